@@ -1,0 +1,83 @@
+"""What every source of documents yields: `Document`s, grouped into a `DomainData`.
+
+The sources differ (a seeded generator, public repositories, a hub, a user's files); everything
+after them sees only these three types, so an experiment never asks where a text came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A cloze question: `prompt` is the beginning of a sentence that `answer` completes.
+
+    `prompt + answer` is a substring of the document that carries the fact (so the prompt ends
+    with the space, if there is one, that precedes the answer). `distractors` are answers of the
+    same kind that are wrong here; with three of them chance level is 25 %.
+    """
+
+    prompt: str
+    answer: str
+    distractors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text with a name. `facts` is empty wherever nobody knows what the text says."""
+
+    id: str
+    text: str
+    facts: tuple[Fact, ...] = ()
+
+
+def hash_documents(documents: Iterable[Document]) -> str:
+    """SHA-256 (hex) over the ids, texts and facts, in order: the identity of a split."""
+    digest = hashlib.sha256()
+    for document in documents:
+        parts = [document.id, document.text]
+        for fact in document.facts:
+            parts += [fact.prompt, fact.answer, *fact.distractors]
+        for part in parts:
+            raw = part.encode("utf-8")
+            # Lengths first, so that moving a character over a boundary changes the hash.
+            digest.update(len(raw).to_bytes(8, "big"))
+            digest.update(raw)
+        digest.update(b"\xff" * 8)
+    return digest.hexdigest()
+
+
+SPLITS = ("forget", "retain", "approximate", "general_retain", "general_evaluation")
+
+
+@dataclass(frozen=True)
+class DomainData:
+    """The five splits of one domain (DESIGN's words).
+
+    `forget` and `retain` were trained on, `approximate` is of the same kind and was not;
+    `general_retain` and `general_evaluation` are free of the domain. A user's own data may
+    leave any but `forget` empty.
+    """
+
+    domain: str
+    forget: tuple[Document, ...]
+    retain: tuple[Document, ...] = ()
+    approximate: tuple[Document, ...] = ()
+    general_retain: tuple[Document, ...] = ()
+    general_evaluation: tuple[Document, ...] = ()
+    source: str = ""
+    extra: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def split(self, name: str) -> tuple[Document, ...]:
+        """The documents of one of `SPLITS`."""
+        return getattr(self, name)  # type: ignore[no-any-return]
+
+    def hash(self) -> str:
+        """SHA-256 (hex) over the five splits: the data's part of a run's key."""
+        digest = hashlib.sha256()
+        for name in SPLITS:
+            digest.update(f"{name}:{hash_documents(self.split(name))}\n".encode())
+        return digest.hexdigest()
