@@ -33,7 +33,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -204,8 +204,8 @@ class Record:
         names = {each.name for each in dataclasses.fields(cls)}
         if set(body) != names:
             raise UnlearnError(
-                f"a record has no field {', '.join(sorted(names - set(body))) or 'missing'} and "
-                f"{', '.join(sorted(set(body) - names)) or 'none'} too many: run the study again."
+                f"a record lacks the fields {sorted(names - set(body))} and has the unknown fields "
+                f"{sorted(set(body) - names)}: run the study again."
             )
         return cls(**_map_leaves(dict(body), _decode_leaf))
 
@@ -258,7 +258,7 @@ def _unpack(raw: bytes, key: str, where: str) -> Record:
         if not intact:
             raise _Damaged("its digest does not match")
         record = Record.from_json(body)
-    except UnlearnError as error:
+    except (UnlearnError, AttributeError, TypeError) as error:
         raise _Damaged(str(error)) from None
     if record.key != key:
         raise _Damaged(f"it holds the record {record.key}")
@@ -507,10 +507,11 @@ class Store:
         correctness: `put` keeps the first record whoever computes. Raises UnlearnError if the
         folder cannot be written.
         """
-        path = self._acquire(_check_key(key), stale_after)
-        if path is None:
+        held = self._acquire(_check_key(key), stale_after)
+        if held is None:
             yield False
             return
+        path, body = held
         stop = threading.Event()
         beat = threading.Thread(target=_beat, args=(path, stop, stale_after / 10), daemon=True)
         beat.start()
@@ -519,13 +520,18 @@ class Store:
         finally:
             stop.set()
             beat.join()
-            # Our own claim last, so that no abandoned one below it ever seems to be the highest.
-            numbers = self._claims(key)
-            own = next((number for number, each in numbers.items() if each == path), -1)
-            for number in sorted(numbers):
-                if number <= own:
-                    with contextlib.suppress(OSError):
-                        numbers[number].unlink()
+            with contextlib.suppress(OSError):
+                if path.read_bytes() == body:  # else it was taken over, and is not ours to remove
+                    self._release(key, path)
+
+    def _release(self, key: str, path: Path) -> None:
+        """Remove a claim of ours and the abandoned ones below it."""
+        claims = self._claims(key)
+        # Ours last, so that no abandoned one below it ever seems to be the highest.
+        for number in sorted(claims):
+            claims[number].unlink(missing_ok=True)
+            if claims[number] == path:
+                break
 
     def _claims(self, key: str) -> dict[int, Path]:
         """Number -> file of the claims on `key`."""
@@ -536,14 +542,14 @@ class Store:
                 found[int(number)] = path
         return found
 
-    def _acquire(self, key: str, stale_after: float) -> Path | None:
-        """The file of a new claim of ours, or None if somebody else holds one."""
+    def _acquire(self, key: str, stale_after: float) -> tuple[Path, bytes] | None:
+        """File and content of a new claim of ours, or None if somebody else holds one."""
         folder = self.root / "claims"
         body = json.dumps(
             {
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
-                "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
                 "token": uuid.uuid4().hex,
             }
         ).encode("ascii")
@@ -560,7 +566,7 @@ class Store:
                 continue  # somebody was faster
             below = _read_claim(claims[last]) if held is not None else None
             if held is None or (below is not None and below[0] == held[0]):
-                return path
+                return path, body
             # The claim that we meant to take over has gone, and its number may have a new owner.
             path.unlink(missing_ok=True)
 
@@ -650,10 +656,10 @@ def write_parquet(records: Iterable[Record], path: Path) -> None:
         if record.key in by_key:
             raise UnlearnError(f"two records have the key {record.key}: give each run once.")
         by_key[record.key] = record
-    integers = {name for name, kind in _SPEC_COLUMNS.items() if kind is int}
-    schema = pa.schema(
-        [(name, pa.int64() if name in integers else pa.string()) for name in COLUMNS]
-    )
+    types = {
+        name: pa.int64() if _SPEC_COLUMNS.get(name) is int else pa.string() for name in COLUMNS
+    }
+    schema = pa.schema(list(types.items()))
     rows = [_row(by_key[key]) for key in sorted(by_key)]
     buffer = pa.BufferOutputStream()
     pq.write_table(
@@ -811,7 +817,7 @@ def provenance(
         "device": device,
         "accelerator": torch.cuda.get_device_name(device) if on_gpu else None,
         "threads": torch.get_num_threads(),
-        "started": started.astimezone(timezone.utc).isoformat(timespec="seconds"),
+        "started": started.astimezone(UTC).isoformat(timespec="seconds"),
         "seconds": seconds,
         "command": command,
         "commit": git_commit(Path(__file__).resolve()),

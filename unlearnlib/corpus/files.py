@@ -147,7 +147,7 @@ def user_domain(
     }
     given = {split: Path(path) for split, path in paths.items() if path is not None}
     shared_general = "general_retain" in given and "general_evaluation" not in given
-    splits = {
+    splits: dict[str, Any] = {
         split: read_documents(
             path,
             column=column,

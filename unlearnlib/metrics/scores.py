@@ -129,7 +129,8 @@ class TokenScores:
     def load(cls, path: str | Path) -> TokenScores:
         """Read what `save` wrote; `UnlearnError` if the file is not that."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # NumPy leaves a file that it opened itself open when it is no archive.
+            with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in _ARRAYS if name in file}
                 return cls(ids=tuple(str(i) for i in file["ids"]), **arrays)
         except _UNREADABLE as error:
@@ -148,7 +149,7 @@ _UNREADABLE = (
     EOFError,
     TypeError,
     AttributeError,
-    NotImplementedError,
+    RuntimeError,
     zipfile.BadZipFile,
     zlib.error,
 )

@@ -1,0 +1,75 @@
+# Every target does its own set-up: `make test` and `make book` work on a fresh clone.
+#
+#   PYTHON=python3.12        the interpreter that .venv is made with (3.11 or newer)
+#   PIP_ARGS=...             more arguments for pip, say an index that has CPU-only builds of torch
+#   PYTEST_ARGS="--slow"     more arguments for pytest
+#   BOOK_ARGS=--force        more arguments for book/build.py
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+BOOK_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+# In a terminal pip shows how far it is; a log needs no progress bars.
+PIP_QUIET := $(if $(CI),--quiet --progress-bar off)
+
+.PHONY: help setup test book lab check lint format-check types notebooks format clean distclean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) \
+	  | while IFS='|' read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
+
+setup: $(STAMP) ## Create .venv and install the locked requirements and this package
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "$(PYTHON) is missing or older than Python 3.11: name a newer one, as in" \
+	            "make PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing the locked requirements into $(VENV) (a few minutes the first time)"
+	@$(BIN)/python -m pip install $(PIP_QUIET) --disable-pip-version-check $(PIP_ARGS) -r requirements.lock
+	@# The lock brings setuptools, so building the package in place needs nothing else.
+	@$(BIN)/python -m pip install $(PIP_QUIET) --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m ipykernel install --sys-prefix --name python3 >/dev/null
+	@touch $@
+
+test: $(STAMP) ## Run the tests
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+book: $(STAMP) ## Execute the notebooks and build the book in _build/html
+	$(BIN)/python book/build.py $(BOOK_ARGS)
+
+lab: $(STAMP) ## Train the lab's models again, from scratch
+	$(BIN)/unlearn pretrain --profile lab
+
+check: lint format-check types notebooks ## Check style, formatting, types and notebooks
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+format-check: $(STAMP)
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+notebooks: $(STAMP)
+	$(BIN)/python tools/check_notebooks.py
+
+format: $(STAMP) ## Format the code and sort its imports
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove what was built, but not .venv
+	rm -rf _build book/_run build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find unlearnlib tests book tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+distclean: clean ## Remove .venv as well
+	rm -rf $(VENV)

@@ -1,0 +1,128 @@
+"""Tokens: documents are tokenised, cut into chunks, and chunks are put together into batches.
+
+As in the authors' release a document is cut into chunks of `length` tokens and chunks under
+`minimum` tokens are dropped; unlike there, nothing is padded to the full length: a micro-batch
+is as wide as its longest chunk, and chunks of like length share one. Neither choice changes a
+result, because every loss here is a sum over target tokens divided by their number in the
+whole update.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from unlearnlib.corpus.documents import Document
+from unlearnlib.errors import UnlearnError
+
+MINIMUM_TOKENS = 5
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A run of T tokens of one document. `id` is "DOCUMENT#INDEX"."""
+
+    id: str
+    document: str
+    tokens: tuple[int, ...]
+    zlib_bytes: int = 0
+
+    @property
+    def targets(self) -> int:
+        """How many tokens are predicted: all but the first."""
+        return len(self.tokens) - 1
+
+
+def cut(
+    documents: Iterable[Document],
+    tokenizer: Any,
+    length: int,
+    minimum: int = MINIMUM_TOKENS,
+    name: str = "documents",
+) -> list[Chunk]:
+    """The chunks of `documents`, in order, each of `minimum` to `length` tokens.
+
+    `tokenizer` is a `transformers` tokenizer; its own special tokens are added once per
+    document. `name` is what the split is called in the error for a set that has documents but
+    not one chunk (all shorter than the minimum).
+    """
+    chunks: list[Chunk] = []
+    seen = 0
+    for document in documents:
+        seen += 1
+        tokens = tokenizer(document.text, add_special_tokens=True, verbose=False)["input_ids"]
+        for index, start in enumerate(range(0, len(tokens), length)):
+            part = tuple(int(t) for t in tokens[start : start + length])
+            if len(part) < minimum:
+                continue
+            whole = len(tokens) <= length
+            text = document.text if whole else tokenizer.decode(part, skip_special_tokens=True)
+            size = len(zlib.compress(text.encode("utf-8")))
+            chunks.append(Chunk(f"{document.id}#{index}", document.id, part, size))
+    if seen and not chunks:
+        raise UnlearnError(
+            f"all {seen} {name} documents are shorter than {minimum} tokens: give longer texts."
+        )
+    return chunks
+
+
+def pack(chunks: Sequence[Chunk], max_tokens: int, max_chunks: int) -> list[list[int]]:
+    """Micro-batches of chunk indices: like lengths together, at most `max_tokens` padded tokens.
+
+    A chunk longer than `max_tokens` gets a micro-batch of its own. Longest first, so that a
+    machine too small for the work says so at once.
+    """
+    order = sorted(range(len(chunks)), key=lambda i: (-len(chunks[i].tokens), i))
+    batches: list[list[int]] = []
+    for index in order:
+        width = len(chunks[batches[-1][0]].tokens) if batches else 0
+        fits = batches and (len(batches[-1]) + 1) * width <= max_tokens
+        if fits and len(batches[-1]) < max_chunks:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B chunks padded on the right to their longest, T tokens.
+
+    input_ids       (B, T) i64
+    attention_mask  (B, T) i64   1 on tokens, 0 on padding
+    target_mask     (B, T) bool  True at t where token t + 1 of the chunk exists: the positions
+                                 whose output predicts a token; padding never does
+    targets         (N,) i64     the predicted tokens, row by row, N = target_mask.sum()
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    target_mask: torch.Tensor
+    targets: torch.Tensor
+
+
+def collate(chunks: Sequence[Chunk], device: torch.device | str = "cpu") -> Batch:
+    """Pad `chunks` on the right into a `Batch`.
+
+    Padding carries token 0, whatever that is: with causal attention nothing real can see what
+    stands to its right, and no padded position is a target.
+    """
+    lengths = torch.tensor([len(chunk.tokens) for chunk in chunks])
+    width = int(lengths.max())
+    input_ids = torch.zeros(len(chunks), width, dtype=torch.int64)
+    for row, chunk in enumerate(chunks):
+        input_ids[row, : len(chunk.tokens)] = torch.tensor(chunk.tokens)
+    position = torch.arange(width)
+    attention_mask = (position < lengths[:, None]).long()  # (B, T)
+    target_mask = position < lengths[:, None] - 1  # (B, T)
+    shifted = torch.roll(input_ids, -1, dims=1)
+    return Batch(
+        input_ids.to(device),
+        attention_mask.to(device),
+        target_mask.to(device),
+        shifted[target_mask].to(device),
+    )

@@ -1,0 +1,255 @@
+"""The methods, one row each: a forget term, a retain term, and where the retain data comes from.
+
+An update of the model minimises
+
+    forget term on the forget set  +  weight x retain term on other data        (unified view)
+
+and each of the paper's seven methods is a choice of the two terms and of the data. A new method
+is a new row (`register`), a new term a small class with the two functions of `Term`; nothing
+else in the package asks which method it is running.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from unlearnlib.corpus.chunks import Chunk
+from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.objectives import Head, cross_entropy, kl_to_reference, positions_per_chunk
+
+Alignment = Literal["aligned", "release"]
+RetainData = Literal["general", "in_distribution"]
+
+
+@dataclass(frozen=True)
+class Original:
+    """What a term may know of the original model at one chunk, before the first update.
+
+    chunk      the chunk, T tokens
+    hidden     (T, H) final hidden states of the original model at every token, or None where
+               the term did not ask for them
+    head       the original output head
+    special    ids of the tokenizer's special tokens
+    vocabulary size of the tokenizer's vocabulary (the head may be padded beyond it)
+    seed       the run's seed
+    alignment  "aligned", or "release" for the authors' label positions
+    """
+
+    chunk: Chunk
+    hidden: Tensor | None
+    head: Head
+    special: frozenset[int]
+    vocabulary: int
+    seed: int
+    alignment: Alignment
+
+
+class Term(Protocol):
+    """One term of the objective.
+
+    needs_original  ask for the original model's hidden states in `prepare`
+    prepare(o)      what to keep per chunk from the original model, (T - 1, ...) or None
+    loss(...)       the weighted sum over the N target positions of a micro-batch; `kept` is
+                    what `prepare` returned, concatenated over the micro-batch's chunks
+    """
+
+    needs_original: bool
+
+    def prepare(self, original: Original) -> Tensor | None: ...
+
+    def loss(
+        self,
+        hidden: Tensor,
+        head: Head,
+        targets: Tensor,
+        kept: Tensor | None,
+        coefficient: Tensor,
+        original_head: Head,
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Cross-entropy of the true tokens: ordinary training."""
+
+    sign: float = 1.0
+    needs_original: bool = False
+
+    def prepare(self, original: Original) -> Tensor | None:
+        """Nothing to keep."""
+        return None
+
+    def loss(
+        self,
+        hidden: Tensor,
+        head: Head,
+        targets: Tensor,
+        kept: Tensor | None,
+        coefficient: Tensor,
+        original_head: Head,
+    ) -> Tensor:
+        """`sign` times the weighted sum of -log p(target)."""
+        return cross_entropy(hidden, head, targets, self.sign * coefficient)
+
+
+def Ascent() -> Descent:  # noqa: N802 - reads as a term in the table below
+    """Minus cross-entropy of the true tokens: gradient ascent."""
+    return Descent(sign=-1.0)
+
+
+@dataclass(frozen=True)
+class _Relabelled:
+    """Cross-entropy against labels that `prepare` made."""
+
+    needs_original: bool = False
+
+    def prepare(self, original: Original) -> Tensor | None:
+        raise TypeError(f"{type(self).__name__} does not say how to make labels")
+
+    def loss(
+        self,
+        hidden: Tensor,
+        head: Head,
+        targets: Tensor,
+        kept: Tensor | None,
+        coefficient: Tensor,
+        original_head: Head,
+    ) -> Tensor:
+        """The weighted sum of -log p(made label)."""
+        assert kept is not None
+        return cross_entropy(hidden, head, kept, coefficient)
+
+
+@dataclass(frozen=True)
+class RandomLabels(_Relabelled):
+    """Cross-entropy against uniformly random tokens, drawn once per run and chunk.
+
+    Labels are uniform over the tokens that are not special. A target that is itself a special
+    token keeps it, as in the release: a document still ends where it ends. With
+    `alignment="release"` the target at t never gets x_t (there: the input token at t, after the
+    library's shift), which excludes the truth; aligned labels may hit it by chance, 1 in V.
+    """
+
+    def prepare(self, original: Original) -> Tensor:
+        """(T - 1,) i64 labels; a function of seed and chunk alone, whatever batch it is in."""
+        seed = hashlib.sha256(f"random-labels:{original.seed}:{original.chunk.id}".encode())
+        generator = torch.Generator().manual_seed(int.from_bytes(seed.digest()[:7], "big"))
+        targets = torch.tensor(original.chunk.tokens[1:])
+        ordinary = torch.tensor(
+            [t for t in range(original.vocabulary) if t not in original.special]
+        )
+        draw = torch.randint(len(ordinary), targets.shape, generator=generator)
+        labels = ordinary[draw]
+        if original.alignment == "release":
+            # A second draw from one fewer: the next ordinary token where the first was the truth.
+            labels = torch.where(labels == targets, ordinary[(draw + 1) % len(ordinary)], labels)
+        special = torch.isin(targets, torch.tensor(sorted(original.special), dtype=torch.int64))
+        return torch.where(special, targets, labels)
+
+
+@dataclass(frozen=True)
+class AdversarialLabels(_Relabelled):
+    """Cross-entropy against the original model's most likely *wrong* token.
+
+    Aligned: the label of the token at t + 1 is the original model's best guess there (its output
+    at t) with x_{t+1} removed. "release": the label that the library's shift ends up comparing
+    with the output at t is the best guess for t + 2 with x_{t+1} removed, the off-by-one of the
+    authors' label generation.
+    """
+
+    needs_original: bool = True
+
+    def prepare(self, original: Original) -> Tensor:
+        """(T - 1,) i64 labels from the original model's hidden states."""
+        assert original.hidden is not None
+        # Row t predicts token t + 1; the release reads the row one further on.
+        shift = 0 if original.alignment == "aligned" else 1
+        hidden = original.hidden[shift : shift + original.chunk.targets]
+        truth = torch.tensor(original.chunk.tokens[1:], device=hidden.device)
+        labels = torch.empty_like(truth)
+        step = positions_per_chunk(original.head.weight.shape[0])
+        for start in range(0, len(hidden), step):
+            rows = slice(start, start + step)
+            logits = original.head.logits(hidden[rows])
+            logits[:, original.vocabulary :] = -torch.inf  # rows that pad the head are no tokens
+            logits.scatter_(1, truth[rows, None], -torch.inf)
+            labels[rows] = logits.argmax(-1)
+        return labels.cpu()
+
+
+@dataclass(frozen=True)
+class KLToOriginal:
+    """KL(original model || current model), per position over the whole vocabulary."""
+
+    needs_original: bool = True
+
+    def prepare(self, original: Original) -> Tensor:
+        """(T - 1, H): the original hidden states at the target positions."""
+        assert original.hidden is not None
+        return original.hidden[: original.chunk.targets].cpu()
+
+    def loss(
+        self,
+        hidden: Tensor,
+        head: Head,
+        targets: Tensor,
+        kept: Tensor | None,
+        coefficient: Tensor,
+        original_head: Head,
+    ) -> Tensor:
+        """The weighted sum of KL(original || current)."""
+        assert kept is not None
+        return kl_to_reference(hidden, head, kept, original_head, coefficient)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row: `title` as the book prints it, the two terms, and the retain data (None without)."""
+
+    title: str
+    forget: Term
+    retain: Term | None = None
+    data: RetainData | None = None
+
+    def __post_init__(self) -> None:
+        if (self.retain is None) != (self.data is None):
+            raise UnlearnError(
+                f"method {self.title!r} has a retain term without retain data or the reverse: "
+                'give both, with data "general" or "in_distribution".'
+            )
+
+
+METHODS: dict[str, Method] = {
+    "ga": Method("Gradient ascent", Ascent()),
+    "random_label": Method("Random labels", RandomLabels()),
+    "adversarial": Method("Adversarial labels", AdversarialLabels()),
+    "ga_gd_general": Method("Ascent + descent, general", Ascent(), Descent(), "general"),
+    "ga_gd_in_dist": Method(
+        "Ascent + descent, in-distribution", Ascent(), Descent(), "in_distribution"
+    ),
+    "ga_kl_general": Method("Ascent + KL, general", Ascent(), KLToOriginal(), "general"),
+    "ga_kl_in_dist": Method(
+        "Ascent + KL, in-distribution", Ascent(), KLToOriginal(), "in_distribution"
+    ),
+}
+PAPER_METHODS: Sequence[str] = tuple(METHODS)
+
+
+def register(name: str, method: Method) -> None:
+    """Add a method under a new name; from then on every command and study knows it."""
+    if name in METHODS:
+        raise UnlearnError(f"method {name!r} exists already: choose another name.")
+    METHODS[name] = method
+
+
+def get_method(name: str) -> Method:
+    """The method of that name; `UnlearnError` lists the valid ones, nearest first."""
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return METHODS[name]

@@ -1,0 +1,249 @@
+"""Load and save causal language models and tokenizers, whatever the source.
+
+A source is the word "lab" (the checkpoints that come with the project), a folder, a hub id, or
+a GGUF file. Only safetensors are read (GGUF through transformers' own reader, converted once);
+no pickle, no code that comes with a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unlearnlib.errors import UnlearnError
+from unlearnlib.objectives import Head
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+
+
+def data_folder() -> Path:
+    """The project's `data/`: $UNLEARN_DATA, else beside the package, else in this folder."""
+    if named := os.environ.get("UNLEARN_DATA"):
+        return Path(named)
+    beside = Path(__file__).resolve().parent.parent / "data"
+    return beside if beside.is_dir() else Path("data")
+
+
+def cache_folder() -> Path:
+    """Where conversions are kept: $UNLEARN_CACHE, else the user's cache folder."""
+    named = os.environ.get("UNLEARN_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+    return Path(named) if named else Path(base) / "unlearnlib"
+
+
+def lab_checkpoint(name: str = "vanilla") -> Path:
+    """The folder of a lab model: "vanilla" or "oracle-DOMAIN"."""
+    return data_folder() / "lab" / name
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    """The tokenizer of a model source."""
+    from transformers import AutoTokenizer
+
+    folder = _resolve(source)
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise UnlearnError(
+            f"no tokenizer can be read from {str(source)!r} ({_first_line(error)}): give a folder "
+            "or hub id that has tokenizer.json."
+        ) from error
+
+
+def load_model(
+    source: str | Path = "lab", precision: str = "float32", device: str | torch.device = "cpu"
+) -> nn.Module:
+    """The causal LM of a source, dropout off, on `device`.
+
+    `UnlearnError` for a folder without safetensors, a corrupt file, an unreachable hub, or a
+    head that is more than a linear layer.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    folder = _resolve(source)
+    if isinstance(folder, Path) and not list(folder.glob("*.safetensors")):
+        raise UnlearnError(
+            f"{str(folder)!r} has no *.safetensors: give a folder with a model's weights in that "
+            "format."
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=DTYPES[precision], use_safetensors=True, trust_remote_code=False
+        )
+    except SafetensorError as error:
+        raise UnlearnError(
+            f"the weights in {str(source)!r} are corrupt ({_first_line(error)}): fetch or rebuild "
+            "them."
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UnlearnError(
+            f"no model can be read from {str(source)!r} ({_first_line(error)}): give a folder with "
+            "config.json and *.safetensors, or a hub id that this machine can reach."
+        ) from error
+    head_of(model)
+    return disable_dropout(model).to(device)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _resolve(source: str | Path) -> Path | str:
+    """A folder if the source is local (converted from GGUF if need be), else the hub id."""
+    if str(source) == "lab":
+        return lab_checkpoint()
+    if isinstance(source, str) and source.startswith("lab/"):
+        return lab_checkpoint(source.removeprefix("lab/"))
+    path = Path(source)
+    if path.suffix in {".gguf", ".whl"} and path.is_file():
+        return convert_gguf(path)
+    if path.is_dir():
+        return path
+    if path.is_absolute() or path.exists() or str(source).startswith((".", "~")):
+        raise UnlearnError(f"{str(source)!r} is not a model folder: give one, or a hub id.")
+    return str(source)
+
+
+def convert_gguf(path: Path) -> Path:
+    """The folder of safetensors made from a GGUF file, or from the one inside a wheel.
+
+    Converted once into the user's cache, under the file's own hash, through transformers'
+    GGUF reader; quantised weights are expanded to float32.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    target = cache_folder() / f"{path.stem}-{digest.hexdigest()[:16]}"
+    if (target / "config.json").exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        gguf = path
+        if path.suffix == ".whl":
+            with zipfile.ZipFile(path) as wheel:
+                names = [n for n in wheel.namelist() if n.endswith(".gguf")]
+                if not names:
+                    raise UnlearnError(f"{str(path)!r} holds no .gguf file: give one that does.")
+                gguf = Path(wheel.extract(names[0], scratch))
+        logger.info("converting %s to safetensors, once", gguf.name)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+            )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise UnlearnError(
+                f"{str(path)!r} cannot be read as GGUF ({_first_line(error)}): give a Llama-like "
+                "model's file and have the package gguf installed."
+            ) from error
+        staged = Path(scratch) / "model"
+        save_model(model, tokenizer, staged)
+        try:
+            staged.rename(target)
+        except OSError:
+            if not target.exists():  # somebody else's conversion came first: theirs is the same
+                raise
+    return target
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write model (safetensors) and tokenizer; the folder appears whole or not at all."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        model.save_pretrained(staged, safe_serialization=True)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(staged)
+        staged.chmod(0o755)
+        if folder.exists():
+            for item in staged.iterdir():
+                os.replace(item, folder / item.name)
+        else:
+            staged.rename(folder)
+    except OSError as error:
+        raise UnlearnError(
+            f"the model cannot be written to {str(folder)!r} ({_first_line(error)}): choose "
+            "another folder or free some space."
+        ) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def disable_dropout(model: nn.Module) -> nn.Module:
+    """Set every dropout to 0, in place.
+
+    A dropout mask depends on how documents share micro-batches, and a run must not; forgetting
+    is also no place for noise that nobody seeds.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def decoder_of(model: Any) -> nn.Module:
+    """The part of a causal LM that ends in hidden states: everything but the output head."""
+    decoder = getattr(model, model.base_model_prefix, None)
+    if not isinstance(decoder, nn.Module):
+        raise UnlearnError(f"{type(model).__name__} has no decoder part: give a causal LM.")
+    return decoder
+
+
+def head_of(model: Any) -> Head:
+    """The output head; `UnlearnError` where logits are not a linear map of hidden states."""
+    layer = model.get_output_embeddings()
+    config = model.config
+    odd = [
+        name
+        for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")
+        if getattr(config, name, None) not in (None, 1.0)
+    ]
+    if not isinstance(layer, nn.Linear) or odd:
+        raise UnlearnError(
+            f"{type(model).__name__} ends in {odd[0] if odd else type(layer).__name__}, not in a "
+            "plain linear head: give a model whose logits are a linear map of its hidden states."
+        )
+    return Head(layer.weight, layer.bias)
+
+
+def model_hash(model: nn.Module) -> str:
+    """SHA-256 (hex) over names, shapes, dtypes and bytes of all parameters and buffers saved.
+
+    The same for a model in memory and for the one loaded from the files that it was saved to.
+    Tied parameters count once, under the name that comes first.
+    """
+    digest = hashlib.sha256()
+    seen: set[int] = set()
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
+        if tensor.data_ptr() in seen:
+            continue
+        seen.add(tensor.data_ptr())
+        value = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of parameters, tied ones once."""
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,178 @@
+"""The terms of the objective: pure functions from hidden states and labels to a loss.
+
+All of them see the final hidden states of the N target positions of a micro-batch, (N, H), and
+the output head, (V, H), and return a *sum* over positions, each position weighted by
+`coefficient`. The caller divides by the number of targets of the whole update, which is what
+makes a result independent of micro-batches and processes.
+
+Full logits, (N, V), never exist: positions are taken `CHUNK` at a time and the gradients with
+respect to hidden states and head are computed in the forward pass, while the chunk's logits are
+at hand. Compared with `torch.nn.functional.cross_entropy` on full logits this needs V * CHUNK
+instead of V * N floats and the same three matrix products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_FLOATS = 1 << 24  # logits at a time: 64 MiB in float32
+
+
+def positions_per_chunk(vocabulary: int) -> int:
+    """How many positions' logits are held at a time."""
+    return max(1, CHUNK_FLOATS // vocabulary)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output layer: logits = hidden @ weight.T + bias, weight (V, H), bias (V,) or None."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(n, H) -> (n, V), in at least float32."""
+        out = torch.nn.functional.linear(hidden, self.weight, self.bias)
+        return out if out.dtype == torch.float64 else out.float()
+
+    def detach(self, clone: bool = False) -> Head:
+        """The same numbers without gradient; `clone` keeps them when the original moves on."""
+        weight, bias = self.weight.detach(), None if self.bias is None else self.bias.detach()
+        if clone:
+            weight, bias = weight.clone(), None if bias is None else bias.clone()
+        return Head(weight, bias)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """sum_i coefficient_i * -log softmax(h_i W^T + b)[label_i], chunked over positions."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        coefficient: Tensor,
+    ) -> Tensor:
+        def piece(rows: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
+            logp = torch.log_softmax(logits, dim=-1)  # (n, V)
+            picked = logp.gather(1, labels[rows, None]).squeeze(1)
+            gradient = logp.exp_()
+            gradient.scatter_add_(
+                1, labels[rows, None], gradient.new_full((len(picked), 1), -1.0)
+            )
+            return -picked, gradient
+
+        return _accumulate(ctx, piece, hidden, weight, bias, coefficient)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        return _scaled(ctx, grads[0]) + (None, None)
+
+
+class _KL(torch.autograd.Function):
+    """sum_i coefficient_i * KL(reference_i || softmax(h_i W^T + b)), chunked over positions."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        reference_hidden: Tensor,
+        reference_weight: Tensor,
+        reference_bias: Tensor | None,
+        coefficient: Tensor,
+    ) -> Tensor:
+        reference = Head(reference_weight, reference_bias)
+
+        def piece(rows: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
+            logp = torch.log_softmax(logits, dim=-1)
+            logq = torch.log_softmax(reference.logits(reference_hidden[rows]), dim=-1)
+            q = logq.exp()
+            value = (q * (logq - logp)).sum(-1)
+            return value, logp.exp_().sub_(q)
+
+        return _accumulate(ctx, piece, hidden, weight, bias, coefficient)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        return _scaled(ctx, grads[0]) + (None, None, None, None)
+
+
+def _accumulate(
+    ctx: Any, piece: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, coefficient: Tensor
+) -> Tensor:
+    """Run `piece` over chunks of positions; keep value and gradients for hidden, weight, bias."""
+    head = Head(weight, bias)
+    need_h, need_w, need_b = ctx.needs_input_grad[:3]
+    # Sums over tokens are kept in at least float32, also when the model is in bfloat16.
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    total = torch.zeros((), dtype=wide, device=hidden.device)
+    grad_h = torch.empty_like(hidden) if need_h else None
+    grad_w = torch.zeros_like(weight, dtype=wide) if need_w else None
+    grad_b = torch.zeros_like(bias, dtype=wide) if need_b and bias is not None else None
+    step = positions_per_chunk(weight.shape[0])
+    for start in range(0, len(hidden), step):
+        rows = slice(start, start + step)
+        value, gradient = piece(rows, head.logits(hidden[rows]))
+        weights = coefficient[rows].to(value.dtype)
+        total += (value * weights).sum()
+        if not (need_h or need_w):
+            continue
+        gradient *= weights[:, None]  # (n, V): d loss / d logits
+        narrow = gradient.to(weight.dtype)
+        if grad_h is not None:
+            grad_h[rows] = narrow @ weight
+        if grad_w is not None:
+            grad_w += narrow.T @ hidden[rows]
+        if grad_b is not None:
+            grad_b += gradient.sum(0)
+    ctx.gradients = (
+        grad_h,
+        None if grad_w is None else grad_w.to(weight.dtype),
+        None if grad_b is None or bias is None else grad_b.to(bias.dtype),
+    )
+    return total
+
+
+def _scaled(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+    """The kept gradients times the incoming scalar gradient."""
+    gradients = ctx.gradients
+    ctx.gradients = None  # they are as large as the head: free them at once
+    return tuple(None if g is None else g * outer.to(g.dtype) for g in gradients)
+
+
+def cross_entropy(hidden: Tensor, head: Head, labels: Tensor, coefficient: Tensor) -> Tensor:
+    """sum_i coefficient_i * -log p(labels_i | position i), in nats.
+
+    hidden (N, H), labels (N,) i64, coefficient (N,). A coefficient of -1 is gradient ascent,
+    +1 descent, 0 leaves the position out. Yao et al., eq. of the unified view.
+    """
+    return _CrossEntropy.apply(hidden, head.weight, head.bias, labels, coefficient)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def kl_to_reference(
+    hidden: Tensor, head: Head, reference_hidden: Tensor, reference: Head, coefficient: Tensor
+) -> Tensor:
+    """sum_i coefficient_i * KL(original || current) of the next-token distribution, in nats.
+
+    reference_hidden (N, H) are the original model's hidden states at the same positions: H
+    numbers per position instead of V, and no second model in memory. The entropy part is kept,
+    so the value is a divergence (0 for equal models), and padding is not among the N positions;
+    the authors' release averages a cross-entropy between the distributions over padding too.
+    """
+    return _KL.apply(  # type: ignore[no-any-return, no-untyped-call]
+        hidden,
+        head.weight,
+        head.bias,
+        reference_hidden,
+        reference.weight,
+        reference.bias,
+        coefficient,
+    )

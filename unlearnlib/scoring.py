@@ -1,0 +1,164 @@
+"""One forward pass over documents -> `TokenScores`, the one currency of evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from unlearnlib.corpus.chunks import Chunk, collate, cut, pack
+from unlearnlib.corpus.documents import Document
+from unlearnlib.engine import Execution, hidden_states
+from unlearnlib.metrics.scores import TokenScores
+from unlearnlib.models import head_of
+from unlearnlib.objectives import Head, positions_per_chunk
+
+
+class Reference:
+    """A model's next-token distributions at given chunks, kept as hidden states and one head.
+
+    Costs H floats per token instead of V. Used for the distance to the oracle.
+    """
+
+    def __init__(self, model: nn.Module, chunks: Sequence[Chunk], execution: Execution | None = None):
+        self.head = head_of(model).detach(clone=True)
+        self.hidden: dict[str, Tensor] = {}
+        for rows, hidden, _ in _forward(model, chunks, execution or Execution(progress=False)):
+            for row, index in enumerate(rows):
+                chunk = chunks[index]
+                self.hidden[chunk.id] = hidden[row, : chunk.targets].clone()
+
+
+@torch.no_grad()
+def _forward(model: nn.Module, chunks: Sequence[Chunk], execution: Execution, name: str = "score") -> Any:
+    """Yield (indices, hidden states (B, T, H), batch) for micro-batches of `chunks`."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    micros = pack(chunks, execution.micro_tokens, execution.micro_chunks)
+    for rows in tqdm(micros, desc=name, disable=not execution.progress, leave=False):
+        batch = collate([chunks[i] for i in rows], device)
+        yield rows, hidden_states(model, batch), batch
+    model.train(training)
+
+
+@torch.no_grad()
+def _token_values(
+    hidden: Tensor, head: Head, targets: Tensor, reference: tuple[Tensor, Head] | None
+) -> Tensor:
+    """(5, N) float64: log-probability, top-1, mean, variance, KL to the reference (or 0)."""
+    pieces = []
+    step = positions_per_chunk(head.weight.shape[0])
+    for start in range(0, len(hidden), step):
+        rows = slice(start, start + step)
+        logits = head.logits(hidden[rows])
+        logp = torch.log_softmax(logits, dim=-1)  # (n, V)
+        p = logp.exp()
+        # A probability that underflows to 0 adds nothing, whatever its logarithm.
+        safe = torch.where(p > 0, logp, torch.zeros_like(logp))
+        mean = (p * safe).sum(-1)
+        variance = (p * (safe - mean[:, None]).square()).sum(-1)
+        picked = logp.gather(1, targets[rows, None]).squeeze(1)
+        top1 = (logp.argmax(-1) == targets[rows]).to(logp.dtype)
+        kl = torch.zeros_like(picked)
+        if reference is not None:
+            logq = torch.log_softmax(reference[1].logits(reference[0][rows]), dim=-1)
+            kl = (logq.exp() * (logq - logp)).sum(-1)
+        pieces.append(torch.stack([picked, top1, mean, variance, kl]).double().cpu())
+    return torch.cat(pieces, dim=1) if pieces else torch.zeros(5, 0, dtype=torch.float64)
+
+
+def score_chunks(
+    model: nn.Module,
+    chunks: Sequence[Chunk],
+    *,
+    reference: Reference | None = None,
+    execution: Execution | None = None,
+    name: str = "score",
+) -> TokenScores:
+    """Scores of `chunks`, in their order, from one forward pass.
+
+    With `reference` also KL(reference || model) per target token, in nats.
+    """
+    execution = execution or Execution(progress=False)
+    lengths = np.array([chunk.targets for chunk in chunks], dtype=np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    values = np.zeros((5, int(offsets[-1])))
+    head = head_of(model).detach()
+    for rows, hidden, batch in _forward(model, chunks, execution, name):
+        old = None
+        if reference is not None:
+            states = torch.cat([reference.hidden[chunks[i].id] for i in rows])
+            old = (states, reference.head)
+        out = _token_values(hidden[batch.target_mask], head, batch.targets, old).numpy()
+        start = 0
+        for index in rows:
+            stop = start + int(lengths[index])
+            values[:, offsets[index] : offsets[index + 1]] = out[:, start:stop]
+            start = stop
+    return TokenScores(
+        ids=tuple(chunk.id for chunk in chunks),
+        offsets=offsets,
+        tokens=np.array([t for chunk in chunks for t in chunk.tokens[1:]], dtype=np.int32),
+        logprob=values[0].astype(np.float32),
+        top1=values[1] > 0.5,
+        mean=values[2].astype(np.float32),
+        variance=values[3].astype(np.float32),
+        zlib_bytes=np.array([chunk.zlib_bytes for chunk in chunks], dtype=np.int64),
+        kl=None if reference is None else values[4].astype(np.float32),
+    )
+
+
+def score(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Iterable[str | Document],
+    *,
+    length: int = 1024,
+    execution: Execution | None = None,
+) -> TokenScores:
+    """Scores of texts (or `Document`s) under a causal LM, cut into chunks of `length` tokens."""
+    chunks = cut(as_documents(texts, "text"), tokenizer, length)
+    return score_chunks(model, chunks, execution=execution)
+
+
+def as_documents(texts: Iterable[str | Document], prefix: str) -> tuple[Document, ...]:
+    """Texts as documents named PREFIX-0001 and so on; documents stay as they are."""
+    return tuple(
+        text if isinstance(text, Document) else Document(f"{prefix}-{number:04d}", text)
+        for number, text in enumerate(texts, 1)
+    )
+
+
+def cloze_chunks(documents: Iterable[Document], tokenizer: Any) -> tuple[list[Chunk], np.ndarray]:
+    """The cloze questions of `documents` as chunks, and where each answer begins.
+
+    Per fact: the right answer first, then its distractors, each completing the prompt. Returns
+    (chunks, answer_starts): `answer_starts[c]` is the index of the first target of chunk c that
+    is not shared by all options of its fact.
+    """
+    chunks: list[Chunk] = []
+    starts: list[int] = []
+    for document in documents:
+        for number, fact in enumerate(document.facts):
+            options = [
+                tuple(tokenizer(fact.prompt + answer, add_special_tokens=True)["input_ids"])
+                for answer in (fact.answer, *fact.distractors)
+            ]
+            # A tokenizer that ends texts with a special token must not ask to predict that here.
+            special = set(tokenizer.all_special_ids)
+            options = [o[:-1] if o[-1] in special else o for o in options]
+            prompt = tokenizer(fact.prompt.rstrip(" "), add_special_tokens=True)["input_ids"]
+            shared = 0
+            while shared < min(len(prompt), *map(len, options)) and all(
+                o[shared] == prompt[shared] for o in options
+            ):
+                shared += 1
+            for option, tokens in enumerate(options):
+                chunks.append(Chunk(f"{document.id}?{number}.{option}", document.id, tokens))
+                starts.append(max(0, min(shared, len(tokens) - 1) - 1))
+    return chunks, np.array(starts, dtype=np.int64)

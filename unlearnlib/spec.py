@@ -1,0 +1,202 @@
+"""What a run is: `RunSpec`, and the profiles (scales) at which everything runs.
+
+A spec holds all that can change a result and nothing that cannot: the micro-batch, the number
+of processes or the device are not in it. It is checked when it is made, so that a typing error
+costs a sentence and not an hour.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from unlearnlib.errors import UnlearnError, unknown
+
+Schedule = Literal["constant", "linear", "cosine"]
+SCHEDULES: tuple[str, ...] = typing.get_args(Schedule)
+ALIGNMENTS = ("aligned", "release")
+PRECISIONS = ("float32", "float64", "bfloat16")
+DOMAINS = ("arxiv", "github", "books")
+YOURS = "yours"  # the domain of a user's own documents
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A scale at which everything runs.
+
+    model       where the vanilla model comes from: "lab", a hub id or a folder
+    corpus      "fictitious", "public" or "hub"
+    length      tokens per chunk
+    prefix      target tokens given before verbatim extraction is measured
+    """
+
+    name: str
+    model: str
+    corpus: str
+    length: int
+    prefix: int
+    about: str
+
+
+PROFILES: dict[str, Profile] = {
+    "lab": Profile(
+        "lab",
+        "lab",
+        "fictitious",
+        256,
+        32,
+        "a small Llama trained here from scratch on invented texts; any laptop, no network",
+    ),
+    "open": Profile(
+        "open",
+        "HuggingFaceTB/SmolLM2-135M",
+        "public",
+        1024,
+        64,
+        "SmolLM2-135M on public texts at pinned commits; one GPU, or CPU with limits",
+    ),
+    "paper": Profile(
+        "paper",
+        "01-ai/Yi-6B",
+        "hub",
+        4096,
+        64,
+        "Yi-6B on the authors' published data; one 141 GB GPU or several",
+    ),
+}
+
+
+def get_profile(name: str) -> Profile:
+    """The profile of that name; `UnlearnError` lists the valid ones, nearest first."""
+    if name not in PROFILES:
+        raise unknown("profile", name, PROFILES)
+    return PROFILES[name]
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    """`value` as the field's type; ints serve as floats, strings (of --set) are parsed."""
+    optional = typing.get_origin(kind) is types.UnionType
+    if optional:
+        if value is None or value == "none":
+            return None
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if kind is str or typing.get_origin(kind) is Literal:
+        if isinstance(value, str):
+            return value
+        raise UnlearnError(f"{name} is {value!r}: give a word.")
+    try:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise ValueError
+        number = float(value)
+        if kind is int:
+            if number != int(number):
+                raise ValueError
+            return int(number)
+        return number
+    except (ValueError, OverflowError):
+        what = "a whole number" if kind is int else "a number"
+        raise UnlearnError(f"{name} is {value!r}: give {what}.") from None
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One unlearning of one model, evaluated.
+
+    profile, domain   what is unlearned from; `domain` is "yours" for a user's documents
+    method            a name in `METHODS`
+    learning_rate     peak step size of AdamW
+    updates           number of optimiser steps
+    batch_size        forget chunks per update, over all processes; as many retain chunks
+    retain_weight     weight of the retain term (ignored by methods without one)
+    schedule, warmup  learning-rate schedule and the share of updates that warm up to it
+    weight_decay      AdamW's
+    max_grad_norm     clip the gradient's norm to this; 0 does not clip (as the paper's methods)
+    seed              order of documents and random labels
+    label_alignment   "aligned", or "release" for the authors' off-by-one
+    forget_size       forget only the first this many documents (None: all)
+    length            tokens per chunk (None: the profile's)
+    precision         dtype of the parameters while training
+    probe_every       also evaluate every this many updates (0: only at the end)
+    """
+
+    profile: str = "lab"
+    domain: str = "books"
+    method: str = "ga_gd_in_dist"
+    learning_rate: float = 1e-4
+    updates: int = 8
+    batch_size: int = 64
+    retain_weight: float = 1.0
+    schedule: str = "constant"
+    warmup: float = 0.0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 0.0
+    seed: int = 0
+    label_alignment: str = "aligned"
+    forget_size: int | None = None
+    length: int | None = None
+    precision: str = "float32"
+    probe_every: int = 0
+
+    def __post_init__(self) -> None:
+        kinds = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = _convert(field.name, getattr(self, field.name), kinds[field.name])
+            object.__setattr__(self, field.name, value)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UnlearnError(f"{field.name} is {value}: give a finite number.")
+            if isinstance(value, (int, float)) and value < 0:
+                raise UnlearnError(f"{field.name} is {value}: give a number that is not negative.")
+        from unlearnlib.methods import get_method  # here, so that a spec needs no torch to print
+
+        get_profile(self.profile)
+        get_method(self.method)
+        for name, word, valid in (
+            ("domain", self.domain, (*DOMAINS, YOURS)),
+            ("schedule", self.schedule, SCHEDULES),
+            ("label_alignment", self.label_alignment, ALIGNMENTS),
+            ("precision", self.precision, PRECISIONS),
+        ):
+            if word not in valid:
+                raise unknown(name, word, valid)
+        for name, at_least in (("updates", 0), ("batch_size", 1), ("forget_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < at_least:
+                raise UnlearnError(f"{name} is {value}: give at least {at_least}.")
+        if self.length is not None and self.length < 8:
+            raise UnlearnError(f"length is {self.length}: give at least 8 tokens per chunk.")
+        if self.warmup > 1:
+            raise UnlearnError(f"warmup is {self.warmup}: give a share of the updates, 0 to 1.")
+
+    def replace(self, **changes: Any) -> RunSpec:
+        """A copy with some fields changed; an unknown field lists the valid ones."""
+        names = [field.name for field in dataclasses.fields(self)]
+        for name in changes:
+            if name not in names:
+                raise unknown("setting", name, names)
+        return dataclasses.replace(self, **changes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Field name to value, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
+        """The inverse of `as_dict`; missing fields take their defaults."""
+        return cls().replace(**dict(values))
+
+    def rate(self, update: int) -> float:
+        """The learning rate of update number `update` (from 0)."""
+        warm = math.ceil(self.warmup * self.updates)
+        if update < warm:
+            return self.learning_rate * (update + 1) / warm
+        left = (update - warm) / max(1, self.updates - warm)
+        if self.schedule == "linear":
+            return self.learning_rate * (1 - left)
+        if self.schedule == "cosine":
+            return self.learning_rate * (1 + math.cos(math.pi * left)) / 2
+        return self.learning_rate
