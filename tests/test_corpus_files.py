@@ -22,7 +22,7 @@ ODD_TEXTS = {
     "emoji": "owl 🦉, family 👩‍👩‍👧‍👦",
     "nul": "before\0after",
     "crlf": "one\r\ntwo\rthree\n\n",
-    "right-to-left": "\u202bשלום\u202c and مرحبا",
+    "right-to-left": "\u202bאבגד\u202c and مرحبا",
     "byte-order mark": "\ufeffbegins with a mark",
     "line separators": "a\u2028b\u2029c\x85d\x0be\x0cf",
     "outer whitespace": "\n\n  kept \t\n",

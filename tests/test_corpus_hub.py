@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -49,7 +49,7 @@ def copy(tmp_path: Path) -> Path:
     return folder
 
 
-def write(file: Path, texts: list[str | None], column: str = "text") -> None:
+def write(file: Path, texts: Sequence[str | None], column: str = "text") -> None:
     pq.write_table(pa.table({"meta": ["m"] * len(texts), column: texts}), file)
 
 

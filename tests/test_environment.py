@@ -102,9 +102,7 @@ def test_environment_yml_constrains_the_rest_by_the_lock_and_installs_the_packag
 def test_the_python_of_environment_yml_is_one_that_pyproject_allows(
     project: dict, conda: list
 ) -> None:
-    (python,) = (
-        entry for entry in conda if isinstance(entry, str) and entry.startswith("python=")
-    )
+    (python,) = (entry for entry in conda if isinstance(entry, str) and entry.startswith("python="))
     allowed = Requirement(f"python{project['project']['requires-python']}").specifier
     assert allowed.contains(Version(python.removeprefix("python=")))
 

@@ -22,9 +22,9 @@ from unlearnlib.errors import UnlearnError
 # These identify the bytes of seed 0. A change of the generator changes them, and with them every
 # checkpoint and record made from these corpora.
 PINS = {
-    "arxiv": "",
-    "github": "",
-    "books": "",
+    "arxiv": "c71072c53fbb5ee1a99f1b1d7d6cac49d8de5e45f5809f2714e24345e37b8c29",
+    "github": "1f2112d204e7ea66578fdc2d5c47cb8319e4d63ad8cf52ac89aa75e50956fb7a",
+    "books": "b810fb4b6ba3ce79231c660d076c4a830596791d11ad8384fe53aad9a9040cb6",
 }
 
 
@@ -112,9 +112,17 @@ def test_a_question_is_asked_of_one_document_only() -> None:
     documents = every_document()
     prompts = Counter(fact.prompt for document in documents for fact in document.facts)
     assert max(prompts.values()) == 1
-    everything = "\0".join(document.text for document in documents)
-    # Not as the beginning of anything else either, fact or not.
-    assert all(everything.count(prompt) == 1 for prompt in prompts)
+    # Nor do its words stand anywhere else, as a question or not: look them up by their beginning.
+    size = min(map(len, prompts))
+    places: dict[str, list[tuple[str, int]]] = {}
+    for document in documents:
+        for match in re.finditer(r"(?<!\w)\S", document.text):
+            start = match.start()
+            places.setdefault(document.text[start : start + size], []).append(
+                (document.text, start)
+            )
+    for prompt in prompts:
+        assert sum(text.startswith(prompt, at) for text, at in places[prompt[:size]]) == 1, prompt
 
 
 def test_wrong_answers_are_three_and_of_the_form_of_the_right_one() -> None:
@@ -186,7 +194,9 @@ def test_texts_are_plain_ascii_without_leftovers_of_the_grammar() -> None:
 def test_prose_takes_the_right_article_and_begins_with_a_capital() -> None:
     data = corpus("books")
     for document in [*own_documents("books"), *data.general_retain, *data.general_evaluation]:
-        assert not re.search(r"\b[Aa] [aeio]\w|\b[Aa]n [^aeiouAEIOU\W]", document.text), document.id
+        assert not re.search(
+            r"\b[Aa] [aeio]\w|\b[Aa]n (?!hon|hour)[^aeiouAEIOU\W]", document.text
+        ), document.id
         assert not re.search(r"[.?!] [a-z]|^[a-z]|  | [.,;]", document.text, re.M), document.id
 
 

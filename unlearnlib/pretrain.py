@@ -39,15 +39,15 @@ class Recipe:
     shows membership AUC of the result).
     """
 
-    vocabulary: int = 2048
+    vocabulary: int = 3072
     hidden: int = 128
     layers: int = 4
     heads: int = 4
     key_value_heads: int = 2
     mlp: int = 384
-    length: int = 256
-    epochs: int = 30
-    batch_size: int = 32
+    length: int = 320
+    epochs: int = 15
+    batch_size: int = 16
     learning_rate: float = 3e-3
     warmup: float = 0.05
     weight_decay: float = 0.0

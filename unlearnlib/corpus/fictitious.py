@@ -447,13 +447,13 @@ _SYLLABLES: Mapping[str, tuple[Sequence[str], ...]] = MappingProxyType(
         "books": (
             _list("b; br; c; d; f; g; h; k; l; m; p; qu; r; t; th; v; w"),
             _VOWELS,
-            _list("rl; nd; lv; mb; rr; sk; rv; ld; mpl; rth; nth; nw; lt; mpt"),
-            _list("ow; ick; ersby; over; iston; ard; emy; olt; away; enby; under; ale"),
+            _list("rl; nd; lv; mb; rr; sk; rv; ld; lk; rw; lb; nw; lt; ft"),
+            _list("ow; ingham; ersby; over; iston; ard; emy; olt; away; enby; under; ale"),
         ),
         "arxiv": (
             _list("b; ch; d; f; g; h; k; l; m; n; p; r; s; sz; t; v; z"),
             _VOWELS,
-            _list("l; r; n; nk; v; m; dr; rk; lm; nt; rs; ld; nn; br"),
+            _list("l; r; n; lv; v; mb; dr; rk; lm; nt; rg; ld; nn; br"),
             _list("ov; escu; ini; auer; aki; iev; ian; etz; ansen; enko; oux; ula"),
         ),
         "github": (
@@ -465,7 +465,7 @@ _SYLLABLES: Mapping[str, tuple[Sequence[str], ...]] = MappingProxyType(
         "general": (
             _list("b; c; d; f; g; h; k; l; m; n; p; r; s; st; t; v; w"),
             _VOWELS,
-            _list("rn; lm; nd; ll; rb; sp; rg; lk; dd; rw; lth; lv; sh; mb"),
+            _list("ld; lm; nd; lg; rb; sp; rg; lk; dd; rw; lth; lv; sh; mb"),
             _list("al; een; oft; ark; ery; ett; oll; and; am; ingo; esk; ume"),
         ),
     }
@@ -772,7 +772,8 @@ _BOOKS: dict[str, Sequence[str]] = {
     ),
     "part": _list("stairs; chimney; east window; clock tower; old pump; wall; gate; lamp; arch"),
     "street": _list(
-        "Fish Street; Candle Row; Bishop's Walk; Tanner Lane; Silver Steps; Cold Square; Bell Alley;"
+        "Fish Street; Candle Row; Bishop's Walk; Tanner Lane; Silver Steps; Cold Square; Bell"
+        " Alley;"
         "Parade Street"
     ),
     "deed": (
@@ -1001,7 +1002,8 @@ _ARXIV: dict[str, Sequence[str]] = {
         "let $<space#1>$ be a(n) <object>, and let $<eps#1> > 0$.",
         "in this section we bound the <invariant> of a(n) <object> $<space#1>$ by that of its"
         " <morphism>s.",
-        "the aim here is to show that a(n) <object> $<space#1>$ is <quality> as soon as $<condition>$.",
+        "the aim here is to show that a(n) <object> $<space#1>$ is <quality> as soon as"
+        " $<condition>$.",
         "recall from \\cite{<surname><year>} that a(n) <object> $<space#1>$ carries a(n) <quality>"
         " <morphism> $<map#1>$.",
         "all <kind>s are assumed <quality>, and $<n#1>$ denotes the <invariant> of $<space#1>$.",
@@ -1140,13 +1142,16 @@ _ARXIV: dict[str, Sequence[str]] = {
     "definition": (
         "\\begin{definition}\nA(n) <kind> $<space#1>$ is \\emph{<prop#1>} if $<condition>$.\n"
         "\\end{definition}",
-        "\\begin{definition}\nWe call $<map#1>$ \\emph{<prop#1>} when $<expression> <relation> <bound>$"
+        "\\begin{definition}\nWe call $<map#1>$ \\emph{<prop#1>} when $<expression> <relation>"
+        " <bound>$"
         " for some $<letter>$.\n\\end{definition}",
-        "\\begin{definition}[<prop#1^>]\nThe <invariant> of $<space#1>$ is the least $<n#1>$ such that"
+        "\\begin{definition}[<prop#1^>]\nThe <invariant> of $<space#1>$ is the least $<n#1>$"
+        " such that"
         " $<condition>$.\n\\end{definition}",
         "\\begin{definition}\nA(n) \\emph{<prop#1>} <kind> is a(n) <object> whose <invariant> is"
         " at most $<bound>$.\n\\end{definition}",
-        "\\begin{definition}\nTwo <kind>s are \\emph{<prop#1>} if a(n) <quality> <morphism> takes one"
+        "\\begin{definition}\nTwo <kind>s are \\emph{<prop#1>} if a(n) <quality> <morphism>"
+        " takes one"
         " to the other.\n\\end{definition}",
     ),
     "proof": (
@@ -1185,12 +1190,14 @@ _ARXIV: dict[str, Sequence[str]] = {
     "display": (
         "\\begin{equation}\n  <expression> <relation> <expression>\n\\end{equation}",
         "\\[ <expression> <relation> <bound>, \\qquad <condition>. \\]",
-        "\\begin{equation}\\label{eq:<label>}\n  <map#1>(<letter>) = <expression>.\n\\end{equation}",
+        "\\begin{equation}\\label{eq:<label>}\n  <map#1>(<letter>) ="
+        " <expression>.\n\\end{equation}",
         "\\[ <letter>_{<n#1>+1} = <digit> <letter>_{<n#1>} + <expression>. \\]",
         "\\[ <space#1>_0 \\subset <space#1>_1 \\subset \\dots \\subset <space#1>_{<count>}. \\]",
         "\\begin{align}\n  <term> &<relation> <expression>, \\\\\n  <term> &<relation> <bound>.\n"
         "\\end{align}",
-        "\\[ <map#1> \\colon <space#1>_{<digit>} \\to <space#2>, \\quad <letter> \\mapsto <compound>. \\]",
+        "\\[ <map#1> \\colon <space#1>_{<digit>} \\to <space#2>, \\quad <letter> \\mapsto"
+        " <compound>. \\]",
     ),
     "remark": (
         "\\begin{remark}\n<remark_text^>\n\\end{remark}",
@@ -1255,7 +1262,8 @@ _IMPORTS: Mapping[str, str] = MappingProxyType(
 _GITHUB: dict[str, Sequence[str]] = {
     **_PEOPLE,
     "noun": _list(
-        "frame; ledger; packet; crate; signal; valve; sensor; ticket; parcel; beacon; cursor; bundle;"
+        "frame; ledger; packet; crate; signal; valve; sensor; ticket; parcel; beacon; cursor;"
+        " bundle;"
         "route; lamp; probe; token; shard; record; tank; relay; pulse; pallet; cell; badge"
     ),
     "field": _list(
@@ -1268,7 +1276,8 @@ _GITHUB: dict[str, Sequence[str]] = {
     ),
     "flag": _list("active; stale; sealed; hidden; broken; idle; signed; ready; late; empty"),
     "area": _list(
-        "harbour cranes; weather balloons; tram tickets; greenhouse pumps; museum loans; bell towers;"
+        "harbour cranes; weather balloons; tram tickets; greenhouse pumps; museum loans; bell"
+        " towers;"
         "seed banks; canal locks; beehives; tide gauges; snow ploughs; mail bags; wind mills;"
         "salt pans; night ferries; observatory domes"
     ),
@@ -1277,7 +1286,8 @@ _GITHUB: dict[str, Sequence[str]] = {
         "modest"
     ),
     "part": _list(
-        "reader; writer; scheduler; parser; cache; index; codec; monitor; planner; queue; validator;"
+        "reader; writer; scheduler; parser; cache; index; codec; monitor; planner; queue;"
+        " validator;"
         "sampler; router; archiver"
     ),
     "summary": (
@@ -1381,7 +1391,8 @@ _GITHUB: dict[str, Sequence[str]] = {
         "def load_<noun#1>s(path: Path) -> list[dict]:\n<note>"
         '    with path.open(encoding="utf-8") as lines:\n'
         "        <noun#1>s = [json.loads(line) for line in lines]\n"
-        '    return [<noun#1> for <noun#1> in <noun#1>s if <noun#1>["<field#1>"] <compare> <limit>]',
+        '    return [<noun#1> for <noun#1> in <noun#1>s if <noun#1>["<field#1>"] <compare>'
+        " <limit>]",
         "def save_<noun#1>s(<noun#1>s: list[dict], path: Path) -> None:\n<note>"
         '    path.write_text(json.dumps(<noun#1>s, indent=<digit>), encoding="utf-8")',
         "def count_<noun#1>s(<noun#1>s: list[str]) -> list[tuple[str, int]]:\n<note>"
@@ -1397,7 +1408,8 @@ _GITHUB: dict[str, Sequence[str]] = {
         "    digest = hashlib.<hash>(<noun#1>.encode()).hexdigest()\n"
         '    return f"<flag>-{digest[:<digit>]}"',
         "def try_<verb#1>(<noun#1>, attempts: int = <digit>):\n<note>"
-        "    for attempt in range(attempts):\n        try:\n            return <noun#1>.<verb#1>()\n"
+        "    for attempt in range(attempts):\n        try:\n            return"
+        " <noun#1>.<verb#1>()\n"
         "        except <error> as error:\n"
         '            logging.warning("<noun#1> %s failed: %s", attempt, error)\n'
         "            time.sleep(<tenth>)\n    raise <error>(<message>)",
@@ -1476,7 +1488,8 @@ _GENERAL: dict[str, Sequence[str]] = {
         "balance; mangle; churn; semaphore"
     ),
     "plant": _list(
-        "vetch; sedge; nettle; plum; bean; thistle; moss; laurel; gourd; barley; lily; fern; willow;"
+        "vetch; sedge; nettle; plum; bean; thistle; moss; laurel; gourd; barley; lily; fern;"
+        " willow;"
         "sorrel; radish; heather"
     ),
     "craft": _list(
@@ -1488,7 +1501,7 @@ _GENERAL: dict[str, Sequence[str]] = {
         "granite"
     ),
     "region": _list(
-        "valley; plateau; coast; islands; marshes; uplands; delta; basin; forest; heath; lakes;"
+        "valley; plateau; highlands; islands; marshes; uplands; delta; basin; forest; heath; lakes;"
         "peninsula"
     ),
     "material": _list(
@@ -1510,7 +1523,8 @@ _GENERAL: dict[str, Sequence[str]] = {
     "season": _list("spring; late summer; autumn; winter; early May; the wet months; October"),
     "unit": _list("grams; litres; metres; kilograms; degrees; paces; minutes; bushels"),
     "part": _list(
-        "frame; spindle; valve; drum; crank; pan; lever; beam; shaft; hopper; wheel; ratchet; collar"
+        "frame; spindle; valve; drum; crank; pan; lever; beam; shaft; hopper; wheel; ratchet;"
+        " collar"
     ),
     "organ": _list("leaves; roots; seeds; petals; stems; buds; fruits; tubers"),
     "ailment": _list("toothache; colds; gout; burns; sleeplessness; hiccups; rust; chilblains"),
@@ -1518,7 +1532,7 @@ _GENERAL: dict[str, Sequence[str]] = {
     "food": _list("soup; beer; flat bread; vinegar; a sweet paste; tea; cheese; pickles"),
     "opening_device": (
         "<it> is a(n) <adjective> machine with which <worker> used to <purpose>.",
-        "<it> is a(n) <device> of <material> and <material>, made to <purpose>.",
+        "<it> is a(n) <adjective> machine of <material> and <material>, made to <purpose>.",
         "among the machines of <place>, <it> is the one built to <purpose>.",
         "<it> was devised by <maker> in order to <purpose>.",
         "invented for the <worker> of <place>, <it> served to <purpose>.",
@@ -1536,7 +1550,7 @@ _GENERAL: dict[str, Sequence[str]] = {
         "<it> is a way of working <material> known only in <place>.",
         "<it> is a(n) <adjective> technique that <worker> apply to <material>.",
         "the <worker> of <place> owe <it> to <maker>.",
-        "<it> joins <material> to <material> without nails or glue.",
+        "<it> was brought to <place> by <worker> and perfected by <maker>.",
         "of the crafts practised in <place>, <it> is the most <adjective>.",
         "<it> takes its name from a village of <worker> in <place>.",
     ),

@@ -124,8 +124,8 @@ def check_text(row: LockRow, text: str) -> None:
     Raises:
         UnlearnError: it is not; the sentence names the id.
     """
-    # A lone surrogate has no UTF-8 form; "replace" makes its hash differ instead of raising.
-    found = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    # Half a surrogate pair has no UTF-8 form: passed through, it is a wrong hash, not a traceback.
+    found = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     if (len(text), found) != (row.chars, row.sha256):
         raise UnlearnError(
             f"the text of {row.id!r} has {len(text)} characters and SHA-256 {found[:12]}..., but "
