@@ -1,0 +1,46 @@
+"""Machine unlearning of pre-trained language models: methods, metrics, runs that verify.
+
+from unlearnlib import unlearn, score
+model, record = unlearn(model, tokenizer, method="ga_gd_in_dist", forget=[...], retain=[...])
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Resolved on first use: `unlearn --help` should not wait for torch to load.
+_PUBLIC = {
+    "METHODS": "unlearnlib.methods",
+    "Document": "unlearnlib.corpus.documents",
+    "RunSpec": "unlearnlib.spec",
+    "TokenScores": "unlearnlib.metrics.scores",
+    "UnlearnError": "unlearnlib.errors",
+    "load_domain": "unlearnlib.run",
+    "load_model": "unlearnlib.models",
+    "load_tokenizer": "unlearnlib.models",
+    "score": "unlearnlib.scoring",
+    "unlearn": "unlearnlib.run",
+}
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+
+if TYPE_CHECKING:
+    from unlearnlib.corpus.documents import Document as Document
+    from unlearnlib.errors import UnlearnError as UnlearnError
+    from unlearnlib.methods import METHODS as METHODS
+    from unlearnlib.metrics.scores import TokenScores as TokenScores
+    from unlearnlib.models import load_model as load_model
+    from unlearnlib.models import load_tokenizer as load_tokenizer
+    from unlearnlib.run import load_domain as load_domain
+    from unlearnlib.run import unlearn as unlearn
+    from unlearnlib.scoring import score as score
+    from unlearnlib.spec import RunSpec as RunSpec
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        from importlib import import_module
+
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -171,7 +171,9 @@ def optimise(
             for _ in range(min(batch_size, len(part.chunks)))
         ]
         chunks = [parts[p].chunks[i] for p, i in picks]
-        counts = [sum(parts[q].chunks[i].targets for q, i in picks if q == p) for p in range(len(parts))]
+        counts = [
+            sum(parts[q].chunks[i].targets for q, i in picks if q == p) for p in range(len(parts))
+        ]
         sums = torch.zeros(len(parts), dtype=torch.float64)
         micros = pack(chunks, execution.micro_tokens, execution.micro_chunks)
         optimizer.zero_grad(set_to_none=True)
@@ -238,7 +240,9 @@ def _losses(
         kept = [part.kept[i] for p, i in picks if p == number] if part.kept else []
         tensors = [k for k in kept if k is not None]
         count = int(mine.sum())
-        coefficient = torch.full((count,), part.weight / counts[number], device=device, dtype=torch.float64)
+        coefficient = torch.full(
+            (count,), part.weight / counts[number], device=device, dtype=torch.float64
+        )
         losses.append(
             part.term.loss(
                 hidden[mine],

@@ -18,7 +18,9 @@ class UnlearnError(ValueError):
 def nearest_first(word: str, valid: Iterable[str]) -> list[str]:
     """`valid`, sorted by likeness to `word` (most alike first, ties in the given order)."""
     names = list(valid)
-    return sorted(names, key=lambda name: -SequenceMatcher(None, word.lower(), name.lower()).ratio())
+    return sorted(
+        names, key=lambda name: -SequenceMatcher(None, word.lower(), name.lower()).ratio()
+    )
 
 
 def unknown(kind: str, word: object, valid: Iterable[str]) -> UnlearnError:

@@ -59,7 +59,8 @@ class Term(Protocol):
                     what `prepare` returned, concatenated over the micro-batch's chunks
     """
 
-    needs_original: bool
+    @property
+    def needs_original(self) -> bool: ...
 
     def prepare(self, original: Original) -> Tensor | None: ...
 

@@ -63,9 +63,7 @@ class _CrossEntropy(torch.autograd.Function):
             logp = torch.log_softmax(logits, dim=-1)  # (n, V)
             picked = logp.gather(1, labels[rows, None]).squeeze(1)
             gradient = logp.exp_()
-            gradient.scatter_add_(
-                1, labels[rows, None], gradient.new_full((len(picked), 1), -1.0)
-            )
+            gradient.scatter_add_(1, labels[rows, None], gradient.new_full((len(picked), 1), -1.0))
             return -picked, gradient
 
         return _accumulate(ctx, piece, hidden, weight, bias, coefficient)

@@ -181,7 +181,10 @@ def train_from_scratch(
 
 
 def train_lab_model(
-    name: str, recipe: Recipe = RECIPE, execution: Execution | None = None, folder: Path | None = None
+    name: str,
+    recipe: Recipe = RECIPE,
+    execution: Execution | None = None,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """Make a lab model and save it with its record (`record.json`); returns the record."""
     from unlearnlib.store import provenance
@@ -190,7 +193,9 @@ def train_lab_model(
     folder = folder or lab_checkpoint(name)
     documents = lab_documents(name, recipe.corpus_seed)
     tokenizer = lab_tokenizer(recipe)
-    model, outcome = train_from_scratch(recipe, tokenizer, documents, execution=execution, name=name)
+    model, outcome = train_from_scratch(
+        recipe, tokenizer, documents, execution=execution, name=name
+    )
     if outcome.diverged_at is not None:
         raise UnlearnError(
             f"pre-training of {name} diverged at update {outcome.diverged_at}: lower "

@@ -24,7 +24,9 @@ class Reference:
     Costs H floats per token instead of V. Used for the distance to the oracle.
     """
 
-    def __init__(self, model: nn.Module, chunks: Sequence[Chunk], execution: Execution | None = None):
+    def __init__(
+        self, model: nn.Module, chunks: Sequence[Chunk], execution: Execution | None = None
+    ):
         self.head = head_of(model).detach(clone=True)
         self.hidden: dict[str, Tensor] = {}
         for rows, hidden, _ in _forward(model, chunks, execution or Execution(progress=False)):
@@ -34,7 +36,9 @@ class Reference:
 
 
 @torch.no_grad()
-def _forward(model: nn.Module, chunks: Sequence[Chunk], execution: Execution, name: str = "score") -> Any:
+def _forward(
+    model: nn.Module, chunks: Sequence[Chunk], execution: Execution, name: str = "score"
+) -> Any:
     """Yield (indices, hidden states (B, T, H), batch) for micro-batches of `chunks`."""
     device = next(model.parameters()).device
     training = model.training

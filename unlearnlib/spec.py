@@ -48,7 +48,7 @@ PROFILES: dict[str, Profile] = {
         "lab",
         "lab",
         "fictitious",
-        256,
+        320,
         32,
         "a small Llama trained here from scratch on invented texts; any laptop, no network",
     ),

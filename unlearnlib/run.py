@@ -1,0 +1,452 @@
+"""One run: a spec, a model and data in; the unlearned model and its record out."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shlex
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from unlearnlib import cost
+from unlearnlib.corpus.chunks import Chunk, cut
+from unlearnlib.corpus.documents import Document, DomainData
+from unlearnlib.engine import Execution, Outcome, Part, keep_original, optimise, peak_memory_bytes
+from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.methods import Method, get_method
+from unlearnlib.metrics import attack_scores, cloze, mean_kl, summarise
+from unlearnlib.metrics.membership import auc, min_k
+from unlearnlib.metrics.perplexity import perplexity
+from unlearnlib.metrics.scores import TokenScores
+from unlearnlib.models import DTYPES, lab_checkpoint, load_model, load_tokenizer, model_hash
+from unlearnlib.scoring import Reference, as_documents, cloze_chunks, score_chunks
+from unlearnlib.spec import DOMAINS, YOURS, RunSpec, get_profile
+from unlearnlib.store import Record, provenance, run_key
+
+logger = logging.getLogger(__name__)
+
+EVALUATED = ("forget", "approximate", "retain", "general")
+RETAIN_SHARE = 2  # retain documents evaluated per forget document: enough for a mean
+KEPT_ATTACKS = ("loss", "zlib", "min_k_20", "min_k_40", "min_k_pp_20", "min_k_pp_40")
+
+
+def load_domain(
+    profile: str = "lab",
+    domain: str = "books",
+    folder: str | Path | None = None,
+    limits: Mapping[str, int] | None = None,
+) -> DomainData:
+    """The five splits of a domain at a profile.
+
+    `folder` is a local copy of the public texts ("open") or of the hub's data set ("paper");
+    `limits` cuts splits to their first so many documents.
+    """
+    corpus = get_profile(profile).corpus
+    if domain not in DOMAINS:
+        raise unknown("domain", domain, DOMAINS)
+    if corpus == "fictitious":
+        from unlearnlib.corpus.fictitious import generate
+
+        return limited(generate(domain), limits)
+    if corpus == "public":
+        from unlearnlib.corpus.public import load_public
+
+        return load_public(domain, folder, limits=limits)
+    from unlearnlib.corpus.hub import HUB_DATASET, load_hub
+
+    return load_hub(domain, folder or HUB_DATASET, limits=limits)
+
+
+def limited(data: DomainData, limits: Mapping[str, int] | None) -> DomainData:
+    """`data` with its splits cut to their first so many documents."""
+    import dataclasses
+
+    from unlearnlib.corpus.files import checked_limits
+
+    cuts = {split: data.split(split)[:count] for split, count in checked_limits(limits).items()}
+    return dataclasses.replace(data, **cuts)
+
+
+@dataclass
+class Bench:
+    """What runs on one model and one domain share: loaded, cut and hashed once.
+
+    model      the model before unlearning, on its device; runs work on copies of it
+    oracle     the exactly retrained model, where there is one
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    data: DomainData
+    length: int
+    prefix: int = 32
+    oracle: nn.Module | None = None
+    execution: Execution = field(default_factory=Execution)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        self.model_hash = model_hash(self.model)
+        self.data_hash = self.data.hash()
+        self.special = frozenset(int(t) for t in self.tokenizer.all_special_ids)
+        self.vocabulary = len(self.tokenizer)
+        self._chunks: dict[tuple[str, int], list[Chunk]] = {}
+        self._cloze: dict[str, tuple[list[Chunk], np.ndarray]] = {}
+        self._reference: Reference | None = None
+
+    def chunks(self, split: str, length: int | None = None) -> list[Chunk]:
+        """The chunks of one of `SPLITS`."""
+        key = (split, length or self.length)
+        if key not in self._chunks:
+            self._chunks[key] = cut(self.data.split(split), self.tokenizer, key[1], name=split)
+        return self._chunks[key]
+
+    def forgotten(self, spec: RunSpec) -> list[Chunk]:
+        """The chunks that the run forgets: of the first `forget_size` documents."""
+        chunks = self.chunks("forget", spec.length)
+        if not self.data.forget or not chunks:
+            raise UnlearnError("the forget set is empty: give at least one document to forget.")
+        if spec.forget_size is None:
+            return chunks
+        names = {document.id for document in self.data.forget[: spec.forget_size]}
+        return [chunk for chunk in chunks if chunk.document in names]
+
+    def evaluated(self, spec: RunSpec | None = None) -> dict[str, list[Chunk]]:
+        """The chunks of each split of `EVALUATED` that there is."""
+        spec = spec or RunSpec()
+        length = spec.length
+        sets = {
+            "forget": self.forgotten(spec),
+            "approximate": self.chunks("approximate", length),
+            "retain": self.chunks("retain", length)[: RETAIN_SHARE * len(self.data.forget)],
+            "general": self.chunks("general_evaluation", length),
+        }
+        return {name: chunks for name, chunks in sets.items() if chunks}
+
+    def questions(self, split: str) -> tuple[list[Chunk], np.ndarray]:
+        """Cloze chunks of a split's facts: as many documents as there are to forget."""
+        if split not in self._cloze:
+            documents = self.data.split(split)[: len(self.data.forget)]
+            self._cloze[split] = cloze_chunks(documents, self.tokenizer)
+        return self._cloze[split]
+
+    def reference(self, spec: RunSpec | None = None) -> Reference | None:
+        """The oracle's distributions on forget and approximate chunks."""
+        if self.oracle is None:
+            return None
+        if self._reference is None or (spec is not None and spec.length is not None):
+            length = spec.length if spec else None
+            chunks = self.chunks("forget", length) + self.chunks("approximate", length)
+            self._reference = Reference(self.oracle, chunks)
+        return self._reference
+
+
+def evaluate(
+    bench: Bench, model: nn.Module, spec: RunSpec | None = None
+) -> tuple[dict[str, float], dict[str, dict[str, list[Any]]], dict[str, TokenScores]]:
+    """All metrics of `model` on the bench's data: (metrics, per-chunk scores, token scores)."""
+    reference = bench.reference(spec)
+    quiet = Execution(bench.execution.micro_tokens, bench.execution.micro_chunks, progress=False)
+    scores = {
+        split: score_chunks(
+            model,
+            chunks,
+            reference=reference if split in ("forget", "approximate") else None,
+            execution=quiet,
+        )
+        for split, chunks in bench.evaluated(spec).items()
+    }
+    metrics = summarise(
+        scores.get("forget"),
+        scores.get("approximate"),
+        scores.get("retain"),
+        scores.get("general"),
+        prefix=bench.prefix,
+    )
+    for split in ("forget", "approximate", "retain"):
+        chunks, starts = bench.questions(split)
+        if chunks:
+            asked = score_chunks(model, chunks, execution=quiet)
+            for name, value in cloze(asked, starts, len(chunks) // _facts(bench, split)).items():
+                metrics[f"{split}/cloze_{name}"] = value
+    documents: dict[str, dict[str, list[Any]]] = {}
+    for split, values in scores.items():
+        documents[split] = {
+            "id": list(values.ids),
+            "tokens": values.lengths.tolist(),
+            "nll": _short(-values.chunk_means(values.logprob)),
+        }
+        if split in ("forget", "approximate"):
+            attacks = attack_scores(values)
+            documents[split].update({name: _short(attacks[name]) for name in KEPT_ATTACKS})
+    return metrics, documents, scores
+
+
+def _facts(bench: Bench, split: str) -> int:
+    documents: Sequence[Document] = bench.data.split(split)[: len(bench.data.forget)]
+    return sum(len(document.facts) for document in documents)
+
+
+def _short(values: np.ndarray) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]
+
+
+def _probe(bench: Bench, model: nn.Module, spec: RunSpec) -> dict[str, float]:
+    """The few metrics that a trajectory shows after an update."""
+    quiet = Execution(bench.execution.micro_tokens, bench.execution.micro_chunks, progress=False)
+    sets = bench.evaluated(spec)
+    reference = bench.reference(spec)
+    out: dict[str, float] = {}
+    scores = {}
+    for split in ("forget", "approximate", "general"):
+        if split in sets:
+            old = reference if split == "forget" else None
+            scores[split] = score_chunks(model, sets[split], reference=old, execution=quiet)
+            out[f"{split}/perplexity"] = perplexity(scores[split])
+    if "approximate" in scores:
+        members, others = (min_k(scores[s], 0.4) for s in ("forget", "approximate"))
+        finite = np.isfinite(members).all() and np.isfinite(others).all()
+        out["membership/min_k_40/auc"] = auc(members, others) if finite else float("nan")
+    if reference is not None:
+        out["oracle_kl/forget"] = mean_kl(scores["forget"])
+    return out
+
+
+def _retain(bench: Bench, spec: RunSpec, method: Method) -> list[Chunk]:
+    if method.data is None:
+        return []
+    split = "retain" if method.data == "in_distribution" else "general_retain"
+    chunks = bench.chunks(split, spec.length)
+    if not chunks:
+        flag = "--retain" if split == "retain" else "--general"
+        raise UnlearnError(
+            f"method {spec.method!r} needs {split.replace('_', ' ')} documents and got none: give "
+            f"them ({flag}, or the argument of that name), or choose a method without a retain "
+            "term."
+        )
+    return chunks
+
+
+def key_of(bench: Bench, spec: RunSpec) -> str:
+    """The key of a run on a bench."""
+    return run_key(spec.as_dict(), bench.data_hash, bench.model_hash)
+
+
+def execute(
+    bench: Bench, spec: RunSpec, *, in_place: bool = False, command: str | None = None
+) -> tuple[nn.Module, Record]:
+    """Unlearn and evaluate: (the unlearned model, its record). `bench.model` stays as it is.
+
+    A run whose loss or gradient becomes non-finite stops before that update reaches the
+    parameters; its record says "diverged" and at which update, and carries the metrics of the
+    last finite parameters.
+    """
+    started = time.time()
+    method = get_method(spec.method)
+    forget, retain = bench.forgotten(spec), _retain(bench, spec, method)
+    key = key_of(bench, spec)
+    model = bench.model if in_place else copy.deepcopy(bench.model)
+    model.to(DTYPES[spec.precision])  # type: ignore[call-overload]
+    device = next(model.parameters()).device
+    common: dict[str, Any] = {
+        "special": bench.special,
+        "vocabulary": bench.vocabulary,
+        "seed": spec.seed,
+        "alignment": spec.label_alignment,
+        "execution": bench.execution,
+    }
+    parts = [
+        Part(
+            "forget",
+            forget,
+            method.forget,
+            kept=keep_original(model, forget, method.forget, **common),
+        )
+    ]
+    if method.retain is not None and spec.retain_weight > 0:
+        used = _needed(retain, spec)
+        kept = keep_original(model, [retain[i] for i in used], method.retain, **common)
+        every: list[torch.Tensor | None] = [None] * len(retain)
+        for index, tensor in zip(used, kept, strict=True):
+            every[index] = tensor
+        parts.append(Part("retain", retain, method.retain, spec.retain_weight, every))
+    del common
+
+    def each(update: int) -> dict[str, float]:
+        due = spec.probe_every and (update % spec.probe_every == 0 or update == spec.updates)
+        return _probe(bench, model, spec) if due else {}
+
+    first = _probe(bench, model, spec) if spec.probe_every else {}
+    trained = time.time()
+    outcome = Outcome()
+    if spec.updates and spec.learning_rate:
+        outcome = optimise(
+            model,
+            parts,
+            updates=spec.updates,
+            batch_size=spec.batch_size,
+            rate=spec.rate,
+            seed=spec.seed,
+            weight_decay=spec.weight_decay,
+            max_grad_norm=spec.max_grad_norm,
+            execution=bench.execution,
+            each=each,
+            description=f"{spec.domain} {spec.method}",
+        )
+    seconds_training = time.time() - trained
+    model.eval()
+    metrics, documents, _ = evaluate(bench, model, spec)
+    trajectory = ([{"update": 0.0, **first}] if first else []) + outcome.trajectory
+    record = Record(
+        key=key,
+        kind="run",
+        status="done" if outcome.diverged_at is None else "diverged",
+        spec=spec.as_dict(),
+        data_hash=bench.data_hash,
+        model_hash=bench.model_hash,
+        metrics=metrics,
+        trajectory=[_row(row) for row in trajectory],
+        documents=documents,
+        diverged_at=outcome.diverged_at,
+        extra={"tokens": outcome.tokens, "flops": cost.run_flops(model, outcome.tokens)},
+        provenance=provenance(
+            started=datetime.fromtimestamp(started, UTC),
+            seconds=time.time() - started,
+            device=str(device),
+            command=command or command_of(spec),
+            seconds_training=seconds_training,
+            peak_memory_bytes=peak_memory_bytes(device),
+        ),
+    )
+    return model, record
+
+
+def _needed(retain: Sequence[Chunk], spec: RunSpec) -> list[int]:
+    """Which retain chunks the run will meet: only these need the original's hidden states."""
+    from itertools import islice
+
+    from unlearnlib.engine import order
+
+    count = spec.updates * min(spec.batch_size, len(retain))
+    return sorted(set(islice(order(spec.seed, "retain", len(retain)), count)))
+
+
+def _row(row: Mapping[str, float]) -> dict[str, Any]:
+    return {name: int(v) if name == "update" else float(f"{v:.8g}") for name, v in row.items()}
+
+
+def command_of(spec: RunSpec) -> str:
+    """The command that repeats a run of a profile."""
+    words = ["unlearn", "run", "--profile", spec.profile, "--domain", spec.domain]
+    words += ["--method", spec.method]
+    default = RunSpec().as_dict()
+    for name, value in spec.as_dict().items():
+        if name not in ("profile", "domain", "method") and value != default[name]:
+            words += ["--set", f"{name}={'none' if value is None else value}"]
+    return shlex.join(words)
+
+
+def open_bench(
+    profile: str = "lab",
+    domain: str = "books",
+    *,
+    model: str | Path | None = None,
+    oracle: str | Path | None = None,
+    folder: str | Path | None = None,
+    limits: Mapping[str, int] | None = None,
+    data: DomainData | None = None,
+    length: int | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
+    execution: Execution | None = None,
+) -> Bench:
+    """Load a profile's model, tokenizer, data and (in the lab) oracle."""
+    scale = get_profile(profile)
+    data = data or load_domain(profile, domain, folder, limits)
+    source = model or scale.model
+    retrained = oracle
+    if retrained is None and str(source) == "lab" and scale.corpus == "fictitious":
+        retrained = lab_checkpoint(f"oracle-{domain}") if data.domain != YOURS else None
+    return Bench(
+        load_model(source, precision, device),
+        load_tokenizer(source),
+        data,
+        length or scale.length,
+        scale.prefix,
+        load_model(retrained, precision, device) if retrained else None,
+        execution or Execution(),
+        str(source),
+    )
+
+
+def unlearn(
+    model: nn.Module,
+    tokenizer: Any,
+    *,
+    method: str = "ga_gd_in_dist",
+    forget: Iterable[str | Document],
+    retain: Iterable[str | Document] = (),
+    approximate: Iterable[str | Document] = (),
+    general: Iterable[str | Document] = (),
+    learning_rate: float = 1e-5,
+    updates: int = 8,
+    batch_size: int = 16,
+    retain_weight: float = 1.0,
+    seed: int = 0,
+    length: int = 1024,
+    oracle: nn.Module | None = None,
+    in_place: bool = True,
+    execution: Execution | None = None,
+    **settings: Any,
+) -> tuple[nn.Module, Record]:
+    """Make a causal LM forget texts: (the unlearned model, the record of the run).
+
+    model, tokenizer   of `transformers`; the model is changed in place unless `in_place=False`
+    forget             texts (or `Document`s) to forget
+    retain             texts of the same kind to keep, for the in-distribution methods
+    approximate        texts of the same kind that the model never saw: the target and the
+                       non-members of membership inference
+    general            other texts; the first two thirds serve as retain data of the general
+                       methods, the rest is evaluated on
+    oracle             an exactly retrained model, if there is one, to measure the distance to
+    settings           any other field of `RunSpec` (schedule, warmup, max_grad_norm, ...)
+
+    Raises `UnlearnError` for bad input, before anything is changed.
+    """
+    from unlearnlib.corpus.files import split_general
+    from unlearnlib.models import disable_dropout, head_of
+
+    general_retain, general_evaluation = split_general(as_documents(general, "general"))
+    data = DomainData(
+        YOURS,
+        as_documents(forget, "forget"),
+        as_documents(retain, "retain"),
+        as_documents(approximate, "approximate"),
+        tuple(general_retain),
+        tuple(general_evaluation),
+        source="texts",
+    )
+    precision = {v: k for k, v in DTYPES.items()}.get(next(model.parameters()).dtype, "float32")
+    spec = RunSpec().replace(
+        domain=YOURS,
+        method=method,
+        learning_rate=learning_rate,
+        updates=updates,
+        batch_size=batch_size,
+        retain_weight=retain_weight,
+        seed=seed,
+        length=length,
+        **{"precision": precision, **settings},
+    )
+    head_of(model)
+    bench = Bench(
+        disable_dropout(model), tokenizer, data, length, 32, oracle, execution or Execution()
+    )
+    return execute(bench, spec, in_place=in_place, command="unlearnlib.unlearn(...)")
