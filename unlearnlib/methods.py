@@ -141,7 +141,7 @@ class RandomLabels(_Relabelled):
         """(T - 1,) i64 labels; a function of seed and chunk alone, whatever batch it is in."""
         seed = hashlib.sha256(f"random-labels:{original.seed}:{original.chunk.id}".encode())
         generator = torch.Generator().manual_seed(int.from_bytes(seed.digest()[:7], "big"))
-        targets = torch.tensor(original.chunk.tokens[1:])
+        targets = torch.tensor(original.chunk.tokens[original.chunk.context :])
         ordinary = torch.tensor(
             [t for t in range(original.vocabulary) if t not in original.special]
         )
@@ -170,11 +170,11 @@ class AdversarialLabels(_Relabelled):
         """(T - 1,) i64 labels from the original model's hidden states."""
         assert original.hidden is not None
         # Row t predicts token t + 1; the release reads the row one further on.
-        shift = 0 if original.alignment == "aligned" else 1
-        hidden = original.hidden[shift : shift + original.chunk.targets]
-        truth = torch.tensor(original.chunk.tokens[1:], device=hidden.device)
+        first = original.chunk.context - 1 + (original.alignment == "release")
+        hidden = original.hidden[first : first + original.chunk.targets]
+        truth = torch.tensor(original.chunk.tokens[original.chunk.context :], device=hidden.device)
         labels = torch.empty_like(truth)
-        step = positions_per_chunk(original.head.weight.shape[0])
+        step = positions_per_chunk(original.head.weight)
         for start in range(0, len(hidden), step):
             rows = slice(start, start + step)
             logits = original.head.logits(hidden[rows])
@@ -193,7 +193,8 @@ class KLToOriginal:
     def prepare(self, original: Original) -> Tensor:
         """(T - 1, H): the original hidden states at the target positions."""
         assert original.hidden is not None
-        return original.hidden[: original.chunk.targets].cpu()
+        first = original.chunk.context - 1
+        return original.hidden[first : first + original.chunk.targets].cpu()
 
     def loss(
         self,

@@ -19,12 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_FLOATS = 1 << 24  # logits at a time: 64 MiB in float32
+CHUNK_FLOATS = 1 << 20  # logits at a time: 4 MiB in float32, which a processor's cache holds
+CHUNK_FLOATS_GPU = 1 << 26  # a GPU wants larger products: 256 MiB
 
 
-def positions_per_chunk(vocabulary: int) -> int:
-    """How many positions' logits are held at a time."""
-    return max(1, CHUNK_FLOATS // vocabulary)
+def positions_per_chunk(weight: Tensor) -> int:
+    """How many positions' logits are held at a time, for a head's (V, H) weight."""
+    floats = CHUNK_FLOATS_GPU if weight.is_cuda else CHUNK_FLOATS
+    return max(1, floats // weight.shape[0])
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        return _scaled(ctx, grads[0]) + (None, None)
+        return (*_scaled(ctx, grads[0]), None, None)
 
 
 class _KL(torch.autograd.Function):
@@ -100,7 +102,7 @@ class _KL(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        return _scaled(ctx, grads[0]) + (None, None, None, None)
+        return (*_scaled(ctx, grads[0]), None, None, None, None)
 
 
 def _accumulate(
@@ -115,13 +117,13 @@ def _accumulate(
     grad_h = torch.empty_like(hidden) if need_h else None
     grad_w = torch.zeros_like(weight, dtype=wide) if need_w else None
     grad_b = torch.zeros_like(bias, dtype=wide) if need_b and bias is not None else None
-    step = positions_per_chunk(weight.shape[0])
+    step = positions_per_chunk(weight)
     for start in range(0, len(hidden), step):
         rows = slice(start, start + step)
         value, gradient = piece(rows, head.logits(hidden[rows]))
         weights = coefficient[rows].to(value.dtype)
         total += (value * weights).sum()
-        if not (need_h or need_w):
+        if not (need_h or need_w or need_b):
             continue
         gradient *= weights[:, None]  # (n, V): d loss / d logits
         narrow = gradient.to(weight.dtype)
@@ -142,6 +144,10 @@ def _accumulate(
 def _scaled(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
     """The kept gradients times the incoming scalar gradient."""
     gradients = ctx.gradients
+    if gradients is None:
+        raise RuntimeError(
+            "a term's gradients are freed by its first backward pass: compute it anew"
+        )
     ctx.gradients = None  # they are as large as the head: free them at once
     return tuple(None if g is None else g * outer.to(g.dtype) for g in gradients)
 

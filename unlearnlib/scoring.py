@@ -32,7 +32,8 @@ class Reference:
         for rows, hidden, _ in _forward(model, chunks, execution or Execution(progress=False)):
             for row, index in enumerate(rows):
                 chunk = chunks[index]
-                self.hidden[chunk.id] = hidden[row, : chunk.targets].clone()
+                first = chunk.context - 1
+                self.hidden[chunk.id] = hidden[row, first : first + chunk.targets].clone()
 
 
 @torch.no_grad()
@@ -56,7 +57,7 @@ def _token_values(
 ) -> Tensor:
     """(5, N) float64: log-probability, top-1, mean, variance, KL to the reference (or 0)."""
     pieces = []
-    step = positions_per_chunk(head.weight.shape[0])
+    step = positions_per_chunk(head.weight)
     for start in range(0, len(hidden), step):
         rows = slice(start, start + step)
         logits = head.logits(hidden[rows])
@@ -107,7 +108,9 @@ def score_chunks(
     return TokenScores(
         ids=tuple(chunk.id for chunk in chunks),
         offsets=offsets,
-        tokens=np.array([t for chunk in chunks for t in chunk.tokens[1:]], dtype=np.int32),
+        tokens=np.array(
+            [t for chunk in chunks for t in chunk.tokens[chunk.context :]], dtype=np.int32
+        ),
         logprob=values[0].astype(np.float32),
         top1=values[1] > 0.5,
         mean=values[2].astype(np.float32),
@@ -141,28 +144,29 @@ def as_documents(texts: Iterable[str | Document], prefix: str) -> tuple[Document
 def cloze_chunks(documents: Iterable[Document], tokenizer: Any) -> tuple[list[Chunk], np.ndarray]:
     """The cloze questions of `documents` as chunks, and where each answer begins.
 
-    Per fact: the right answer first, then its distractors, each completing the prompt. Returns
-    (chunks, answer_starts): `answer_starts[c]` is the index of the first target of chunk c that
-    is not shared by all options of its fact.
+    A question is the document up to the answer, and then one of the options: the right answer
+    first, then the distractors. The text before the fact belongs to the question because it is
+    what calls a memorised document back; it does not tell the answer, which stands nowhere else.
+    Returns (chunks, answer_starts), as `metrics.cloze` takes them. What the options of a fact
+    share is a chunk's context, so its targets are the answer and `answer_starts` is all 0.
     """
+    special = set(tokenizer.all_special_ids)
     chunks: list[Chunk] = []
-    starts: list[int] = []
     for document in documents:
         for number, fact in enumerate(document.facts):
+            before = max(0, document.text.find(fact.prompt + fact.answer))
+            prompt = document.text[:before] + fact.prompt
             options = [
-                tuple(tokenizer(fact.prompt + answer, add_special_tokens=True)["input_ids"])
+                tuple(tokenizer(prompt + answer, add_special_tokens=True)["input_ids"])
                 for answer in (fact.answer, *fact.distractors)
             ]
             # A tokenizer that ends texts with a special token must not ask to predict that here.
-            special = set(tokenizer.all_special_ids)
             options = [o[:-1] if o[-1] in special else o for o in options]
-            prompt = tokenizer(fact.prompt.rstrip(" "), add_special_tokens=True)["input_ids"]
-            shared = 0
-            while shared < min(len(prompt), *map(len, options)) and all(
-                o[shared] == prompt[shared] for o in options
-            ):
+            last = min(map(len, options)) - 1  # every option keeps one target of its own
+            shared = 1
+            while shared < last and len({option[shared] for option in options}) == 1:
                 shared += 1
             for option, tokens in enumerate(options):
-                chunks.append(Chunk(f"{document.id}?{number}.{option}", document.id, tokens))
-                starts.append(max(0, min(shared, len(tokens) - 1) - 1))
-    return chunks, np.array(starts, dtype=np.int64)
+                name = f"{document.id}?{number}.{option}"
+                chunks.append(Chunk(name, document.id, tokens, context=shared))
+    return chunks, np.zeros(len(chunks), dtype=np.int64)

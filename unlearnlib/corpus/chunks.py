@@ -24,17 +24,22 @@ MINIMUM_TOKENS = 5
 
 @dataclass(frozen=True)
 class Chunk:
-    """A run of T tokens of one document. `id` is "DOCUMENT#INDEX"."""
+    """A run of T tokens of one document. `id` is "DOCUMENT#INDEX".
+
+    The first `context` tokens are given and the others predicted: all but the first, unless
+    only an answer at the end is of interest.
+    """
 
     id: str
     document: str
     tokens: tuple[int, ...]
     zlib_bytes: int = 0
+    context: int = 1
 
     @property
     def targets(self) -> int:
-        """How many tokens are predicted: all but the first."""
-        return len(self.tokens) - 1
+        """How many tokens are predicted."""
+        return len(self.tokens) - self.context
 
 
 def cut(
@@ -94,8 +99,8 @@ class Batch:
 
     input_ids       (B, T) i64
     attention_mask  (B, T) i64   1 on tokens, 0 on padding
-    target_mask     (B, T) bool  True at t where token t + 1 of the chunk exists: the positions
-                                 whose output predicts a token; padding never does
+    target_mask     (B, T) bool  True at t where token t + 1 of the chunk exists and is no context:
+                                 the positions whose output predicts; padding never does
     targets         (N,) i64     the predicted tokens, row by row, N = target_mask.sum()
     """
 
@@ -118,7 +123,8 @@ def collate(chunks: Sequence[Chunk], device: torch.device | str = "cpu") -> Batc
         input_ids[row, : len(chunk.tokens)] = torch.tensor(chunk.tokens)
     position = torch.arange(width)
     attention_mask = (position < lengths[:, None]).long()  # (B, T)
-    target_mask = position < lengths[:, None] - 1  # (B, T)
+    context = torch.tensor([chunk.context for chunk in chunks])
+    target_mask = (position < lengths[:, None] - 1) & (position >= context[:, None] - 1)  # (B, T)
     shifted = torch.roll(input_ids, -1, dims=1)
     return Batch(
         input_ids.to(device),

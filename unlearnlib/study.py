@@ -1,0 +1,368 @@
+"""Studies: named grids of runs behind the figures and tables; resumable, shared between workers.
+
+A study is a function from a profile and some domains to a list of run specs. Running one means
+asking which keys are missing from the local store and from the published records, and computing
+those. Any number of processes may work on one store: each run is claimed before it is computed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from tqdm import tqdm
+
+from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.methods import PAPER_METHODS
+from unlearnlib.models import data_folder
+from unlearnlib.run import Bench, evaluate, execute, key_of, open_bench
+from unlearnlib.spec import DOMAINS, RunSpec
+from unlearnlib.store import (
+    Library,
+    Record,
+    Store,
+    provenance,
+    read_parquet,
+    run_key,
+    write_parquet,
+)
+
+logger = logging.getLogger(__name__)
+
+BASELINES = ("vanilla", "oracle")
+MAIN_SEEDS = (0, 1, 2)
+TUNING_SEED = 100  # the settings are chosen on a seed that the main study does not use
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+UPDATES, BATCH = 12, 16  # three passes over 64 documents
+GENERAL_TOLERANCE = 1.05  # a setting may raise general perplexity by at most 5 %
+
+Grid = Callable[[str, str], list[RunSpec]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A named grid: `runs(profile, domain)` are its specs for one domain."""
+
+    name: str
+    about: str
+    runs: Grid
+
+
+def _rates(profile: str, domain: str) -> list[RunSpec]:
+    return [
+        RunSpec(profile, domain, method, rate, UPDATES, BATCH, seed=TUNING_SEED)
+        for method in PAPER_METHODS
+        for rate in RATES
+    ]
+
+
+def _chosen(profile: str, domain: str, method: str, seed: int, **more: Any) -> RunSpec:
+    return RunSpec(profile, domain, method, updates=UPDATES, batch_size=BATCH, seed=seed).replace(
+        **settings(profile, domain, method), **more
+    )
+
+
+def _main(profile: str, domain: str) -> list[RunSpec]:
+    return [
+        _chosen(profile, domain, method, seed) for method in PAPER_METHODS for seed in MAIN_SEEDS
+    ]
+
+
+def _trajectory(profile: str, domain: str) -> list[RunSpec]:
+    return [_chosen(profile, domain, method, 0, probe_every=1) for method in PAPER_METHODS]
+
+
+def _alignment(profile: str, domain: str) -> list[RunSpec]:
+    return [
+        _chosen(profile, domain, method, seed, label_alignment="release")
+        for method in ("random_label", "adversarial")
+        for seed in MAIN_SEEDS
+    ]
+
+
+STUDIES: dict[str, Study] = {
+    study.name: study
+    for study in (
+        Study("rates", "learning rates per method; chooses the main study's settings", _rates),
+        Study("main", "seven methods on three domains, three seeds", _main),
+        Study("trajectory", "perplexities and membership after every update", _trajectory),
+        Study("alignment", "the release's label positions beside the aligned ones", _alignment),
+    )
+}
+
+
+def get_study(name: str) -> Study:
+    """The study of that name; `UnlearnError` lists the valid ones, nearest first."""
+    if name not in STUDIES:
+        raise unknown("study", name, STUDIES)
+    return STUDIES[name]
+
+
+# --- settings: chosen by a rule from the study `rates` -------------------------------------------
+
+
+def settings_path() -> Path:
+    """Where the chosen settings are kept: PROFILE -> domain -> method -> fields of `RunSpec`."""
+    return data_folder() / "settings.json"
+
+
+def settings(profile: str, domain: str, method: str) -> dict[str, Any]:
+    """The chosen hyperparameters of a method on a domain."""
+    try:
+        table = json.loads(settings_path().read_text())
+        return dict(table[profile][domain][method])
+    except (OSError, ValueError, KeyError) as error:
+        raise UnlearnError(
+            f"no settings are chosen for {method!r} on {domain!r} at profile {profile!r}: run "
+            f"`unlearn study rates --profile {profile} --domain {domain} --choose` first."
+        ) from error
+
+
+def choose(rates: Iterable[Record], vanilla: Record) -> dict[str, dict[str, Any]]:
+    """Per method the setting of the study `rates` that comes nearest the paper's target.
+
+    The target is vanilla's perplexity on the approximate set, the nearness |log ratio| of the
+    forget perplexity to it; only settings that raise general perplexity by at most 5 % are
+    taken, or, where a method has none, the one that raises it least among those that moved the
+    forget perplexity at least half of the way (or least of all). The oracle has no say: a
+    practitioner has none.
+    """
+    target = vanilla.metrics["approximate/perplexity"]
+    general = vanilla.metrics["general/perplexity"]
+    start = vanilla.metrics["forget/perplexity"]
+    chosen: dict[str, dict[str, Any]] = {}
+    by_method: dict[str, list[Record]] = {}
+    for record in rates:
+        by_method.setdefault(record.spec["method"], []).append(record)
+    for method, records in by_method.items():
+
+        def gap(record: Record) -> float:
+            value = record.metrics["forget/perplexity"]
+            return abs(math.log(value / target)) if 0 < value < math.inf else math.inf
+
+        def rise(record: Record) -> float:
+            return record.metrics["general/perplexity"] / general
+
+        def moved(record: Record) -> bool:
+            value = record.metrics["forget/perplexity"]
+            return math.log(max(value, 1e-9) / start) >= 0.5 * math.log(target / start)
+
+        done = [r for r in records if r.status == "done"] or records
+        fits = [r for r in done if rise(r) <= GENERAL_TOLERANCE]
+        near = [r for r in fits if moved(r)]
+        if near:
+            best = min(near, key=gap)
+        else:
+            best = min([r for r in done if moved(r)] or done, key=rise)
+        chosen[method] = {"learning_rate": best.spec["learning_rate"]}
+    return chosen
+
+
+def write_settings(profile: str, domain: str, chosen: dict[str, dict[str, Any]]) -> None:
+    """Merge the choice for one domain into `settings_path()`."""
+    path = settings_path()
+    table = json.loads(path.read_text()) if path.exists() else {}
+    table.setdefault(profile, {})[domain] = chosen
+    path.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
+
+
+# --- running -------------------------------------------------------------------------------------
+
+
+def published_files() -> list[Path]:
+    """The published records, `data/results/*.parquet`."""
+    return sorted((data_folder() / "results").glob("*.parquet"))
+
+
+def default_store() -> Store:
+    """The local store: $UNLEARN_STORE, else `runs/` in this folder."""
+    import os
+
+    return Store(Path(os.environ.get("UNLEARN_STORE", "runs")))
+
+
+def open_library(store: Store | None = None, fresh: bool = False) -> Library:
+    """Local records (of `store`) before published ones; `fresh` leaves the published ones out."""
+    return Library([] if fresh else published_files(), store)
+
+
+def baseline_key(bench: Bench, profile: str, which: str) -> str:
+    """The key of the scores of vanilla or of the oracle on a bench's data."""
+    return run_key(_baseline_spec(bench, profile, which), bench.data_hash, bench.model_hash)
+
+
+def _baseline_spec(bench: Bench, profile: str, which: str) -> dict[str, Any]:
+    if which not in BASELINES:
+        raise unknown("baseline", which, BASELINES)
+    return {"profile": profile, "domain": bench.data.domain, "baseline": which, "seed": 0}
+
+
+def baseline(bench: Bench, profile: str, which: str) -> Record:
+    """Vanilla's or the oracle's own scores, as a record of kind "score".
+
+    The vanilla model's distance to the oracle is in its metrics; the oracle's own is 0. Its key
+    holds vanilla's hash on both sides: the oracle is the reference of that vanilla.
+    """
+    started = time.time()
+    model = bench.model if which == "vanilla" else bench.oracle
+    if model is None:
+        raise UnlearnError(
+            f"{bench.data.domain!r} at profile {profile!r} has no oracle: train one, or leave its "
+            "line out."
+        )
+    metrics, documents, _ = evaluate(bench, model)
+    return Record(
+        key=baseline_key(bench, profile, which),
+        kind="score",
+        status="done",
+        spec=_baseline_spec(bench, profile, which),
+        data_hash=bench.data_hash,
+        model_hash=bench.model_hash,
+        metrics=metrics,
+        documents=documents,
+        provenance=provenance(
+            started=datetime.fromtimestamp(started, UTC),
+            seconds=time.time() - started,
+            device="cpu",
+            command=f"unlearn study main --profile {profile} --domain {bench.data.domain}",
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """The records of a study, and how many of them this call computed."""
+
+    records: list[Record]
+    baselines: list[Record]
+    computed: int
+    busy: int = 0
+
+
+def run_study(
+    name: str,
+    profile: str = "lab",
+    domains: Sequence[str] = DOMAINS,
+    *,
+    store: Store | None = None,
+    fresh: bool = False,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    benches: Callable[[str, str], Bench] | None = None,
+    progress: bool = True,
+) -> StudyResult:
+    """Compute what is missing of a study and return all of it, in the grid's order.
+
+    Records that are published or in `store` are not computed again (`fresh`: published ones do
+    not count). A run that another process has claimed is left to it and counted as busy.
+    """
+    study = get_study(name)
+    store = store or default_store()
+    library = open_library(store, fresh)
+    open_one = benches or (lambda p, d: open_bench(p, d))
+    records: list[Record] = []
+    baselines: list[Record] = []
+    computed = busy = 0
+    for domain in domains:
+        specs = [
+            spec
+            for spec in study.runs(profile, domain)
+            if (methods is None or spec.method in methods) and (seeds is None or spec.seed in seeds)
+        ]
+        bench = open_one(profile, domain)
+        jobs: list[tuple[str, Callable[[], Record]]] = []
+        for which in BASELINES:
+            if which == "vanilla" or bench.oracle is not None:
+                key = baseline_key(bench, profile, which)
+                jobs.append((key, lambda w=which, b=bench: baseline(b, profile, w)))  # type: ignore[misc]
+        first_run = len(jobs)
+        for spec in specs:
+            jobs.append((key_of(bench, spec), lambda s=spec, b=bench: execute(b, s)[1]))  # type: ignore[misc]
+        bar = tqdm(jobs, desc=f"{name} {domain}", disable=not progress)
+        for number, (key, compute) in enumerate(bar):
+            if key not in library:
+                with store.claim(key) as mine:
+                    if not mine:
+                        busy += 1
+                        continue
+                    if key not in store:
+                        store.put(compute())
+                        computed += 1
+            (baselines if number < first_run else records).append(library.get(key))
+    return StudyResult(records, baselines, computed, busy)
+
+
+def load_study(
+    name: str, profile: str = "lab", domains: Sequence[str] = DOMAINS, store: Store | None = None
+) -> StudyResult:
+    """The records of a study that are at hand, computed or published; computes nothing.
+
+    Records are matched by their spec, so a reader needs neither model nor torch time. Raises
+    UnlearnError if there is none at all.
+    """
+    wanted = {
+        json.dumps(spec.as_dict(), sort_keys=True): order
+        for order, spec in enumerate(s for d in domains for s in get_study(name).runs(profile, d))
+    }
+    found: dict[int, Record] = {}
+    baselines: list[Record] = []
+    for record in open_library(store).records():
+        if record.kind == "run":
+            place = wanted.get(json.dumps(record.spec, sort_keys=True))
+            if place is not None:
+                found.setdefault(place, record)
+        elif record.kind == "score" and record.spec.get("profile") == profile:
+            if record.spec["domain"] in domains:
+                baselines.append(record)
+    if not found:
+        raise UnlearnError(
+            f"there is no record of study {name!r} at profile {profile!r}: run "
+            f"`unlearn study {name} --profile {profile}` first."
+        )
+    missing = len(wanted) - len(found)
+    if missing:
+        logger.warning("study %s lacks %d of %d records", name, missing, len(wanted))
+    return StudyResult([found[place] for place in sorted(found)], baselines, 0)
+
+
+def publish(name: str, profile: str, result: StudyResult) -> Path:
+    """Write a study's records to `data/results/PROFILE-STUDY.parquet`, and the baselines too."""
+    folder = data_folder() / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{profile}-{name}.parquet"
+    _merge(path, result.records)
+    _merge(folder / f"{profile}-baselines.parquet", result.baselines)
+    return path
+
+
+def _merge(path: Path, records: Sequence[Record]) -> None:
+    """Add records to a published file; those of other domains stay, equal specs are replaced."""
+    kept = (
+        {json.dumps(r.spec, sort_keys=True): r for r in read_parquet(path)} if path.exists() else {}
+    )
+    kept.update({json.dumps(r.spec, sort_keys=True): r for r in records})
+    write_parquet(kept.values(), path)
+
+
+def mean_over_seeds(records: Iterable[Record], metric: str) -> dict[tuple[str, str], list[float]]:
+    """(domain, method) -> the metric's value for each seed, in seed order."""
+    table: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for record in records:
+        key = (record.spec["domain"], record.spec["method"])
+        table.setdefault(key, []).append(
+            (record.spec["seed"], record.metrics.get(metric, math.nan))
+        )
+    return {key: [value for _, value in sorted(values)] for key, values in table.items()}
+
+
+def average(values: Sequence[float]) -> float:
+    """The mean, NaN for none."""
+    return fmean(values) if values else math.nan
