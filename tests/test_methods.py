@@ -164,8 +164,8 @@ def model() -> torch.nn.Module:
     """A model whose favourite tokens are always rows that only pad the head."""
     made = tiny_llama()
     with torch.no_grad():
-        made.lm_head.weight[VOCABULARY] = 50 * made.lm_head.weight[0]
-        made.lm_head.weight[VOCABULARY + 1] = -50 * made.lm_head.weight[0]
+        made.lm_head.weight[VOCABULARY] = 1000 * made.lm_head.weight[0]
+        made.lm_head.weight[VOCABULARY + 1] = -1000 * made.lm_head.weight[0]
     return made  # type: ignore[no-any-return]
 
 

@@ -85,8 +85,8 @@ def test_a_term_has_the_value_and_gradient_of_its_definition(
     name: str, at_a_time: int, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(objectives, "CHUNK_FLOATS", at_a_time * V)
-    assert positions_per_chunk(V) == at_a_time
     case = Case(bias)
+    assert positions_per_chunk(case.weight) == at_a_time
     term, kept, reference = TERMS[name]
     value = term.loss(
         case.hidden, case.head, case.targets, kept(case), case.coefficient, case.original

@@ -23,7 +23,7 @@ _PUBLIC = {
     "score": "unlearnlib.scoring",
     "unlearn": "unlearnlib.run",
 }
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+__all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
     from unlearnlib.corpus.documents import Document as Document

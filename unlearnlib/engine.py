@@ -240,6 +240,11 @@ def _losses(
         kept = [part.kept[i] for p, i in picks if p == number] if part.kept else []
         tensors = [k for k in kept if k is not None]
         count = int(mine.sum())
+        if not count:  # a micro-batch of the other parts' chunks alone
+            losses.append(
+                hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+            )
+            continue
         coefficient = torch.full(
             (count,), part.weight / counts[number], device=device, dtype=torch.float64
         )

@@ -99,7 +99,7 @@ class Descent:
         return cross_entropy(hidden, head, targets, self.sign * coefficient)
 
 
-def Ascent() -> Descent:  # noqa: N802 - reads as a term in the table below
+def Ascent() -> Descent:
     """Minus cross-entropy of the true tokens: gradient ascent."""
     return Descent(sign=-1.0)
 
@@ -145,11 +145,14 @@ class RandomLabels(_Relabelled):
         ordinary = torch.tensor(
             [t for t in range(original.vocabulary) if t not in original.special]
         )
-        draw = torch.randint(len(ordinary), targets.shape, generator=generator)
-        labels = ordinary[draw]
         if original.alignment == "release":
-            # A second draw from one fewer: the next ordinary token where the first was the truth.
-            labels = torch.where(labels == targets, ordinary[(draw + 1) % len(ordinary)], labels)
+            # Uniform over the others: as many steps past the truth as there are others.
+            rank = torch.searchsorted(ordinary, targets)
+            others = max(1, len(ordinary) - 1)
+            steps = 1 + torch.randint(others, targets.shape, generator=generator)
+            labels = ordinary[(rank + steps) % len(ordinary)]
+        else:
+            labels = ordinary[torch.randint(len(ordinary), targets.shape, generator=generator)]
         special = torch.isin(targets, torch.tensor(sorted(original.special), dtype=torch.int64))
         return torch.where(special, targets, labels)
 

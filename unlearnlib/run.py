@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import shlex
 import time
@@ -68,8 +69,6 @@ def load_domain(
 
 def limited(data: DomainData, limits: Mapping[str, int] | None) -> DomainData:
     """`data` with its splits cut to their first so many documents."""
-    import dataclasses
-
     from unlearnlib.corpus.files import checked_limits
 
     cuts = {split: data.split(split)[:count] for split, count in checked_limits(limits).items()}
@@ -99,8 +98,8 @@ class Bench:
         self.special = frozenset(int(t) for t in self.tokenizer.all_special_ids)
         self.vocabulary = len(self.tokenizer)
         self._chunks: dict[tuple[str, int], list[Chunk]] = {}
-        self._cloze: dict[str, tuple[list[Chunk], np.ndarray]] = {}
-        self._reference: Reference | None = None
+        self._cloze: dict[tuple[str, int | None], tuple[list[Chunk], np.ndarray]] = {}
+        self._references: dict[int, Reference] = {}
 
     def chunks(self, split: str, length: int | None = None) -> list[Chunk]:
         """The chunks of one of `SPLITS`."""
@@ -131,31 +130,36 @@ class Bench:
         }
         return {name: chunks for name, chunks in sets.items() if chunks}
 
-    def questions(self, split: str) -> tuple[list[Chunk], np.ndarray]:
-        """Cloze chunks of the facts in a split's first `QUESTIONED` documents."""
-        if split not in self._cloze:
-            self._cloze[split] = cloze_chunks(self.questioned(split), self.tokenizer)
-        return self._cloze[split]
+    def questions(self, split: str, limit: int | None = None) -> tuple[list[Chunk], np.ndarray]:
+        """Cloze chunks of the facts in the documents of `questioned`."""
+        key = (split, limit)
+        if key not in self._cloze:
+            self._cloze[key] = cloze_chunks(self.questioned(split, limit), self.tokenizer)
+        return self._cloze[key]
 
-    def questioned(self, split: str) -> tuple[Document, ...]:
-        """The documents whose facts are asked for."""
-        return self.data.split(split)[:QUESTIONED]
+    def questioned(self, split: str, limit: int | None = None) -> tuple[Document, ...]:
+        """The documents whose facts are asked for: the first `QUESTIONED`, at most `limit`."""
+        return self.data.split(split)[:QUESTIONED][:limit]
 
     def reference(self, spec: RunSpec | None = None) -> Reference | None:
         """The oracle's distributions on forget and approximate chunks."""
         if self.oracle is None:
             return None
-        if self._reference is None or (spec is not None and spec.length is not None):
-            length = spec.length if spec else None
+        length = (spec.length if spec else None) or self.length
+        if length not in self._references:
             chunks = self.chunks("forget", length) + self.chunks("approximate", length)
-            self._reference = Reference(self.oracle, chunks)
-        return self._reference
+            self._references[length] = Reference(self.oracle, chunks)
+        return self._references[length]
 
 
 def evaluate(
     bench: Bench, model: nn.Module, spec: RunSpec | None = None
 ) -> tuple[dict[str, float], dict[str, dict[str, list[Any]]], dict[str, TokenScores]]:
-    """All metrics of `model` on the bench's data: (metrics, per-chunk scores, token scores)."""
+    """All metrics of `model` on the bench's data: (metrics, per-chunk scores, token scores).
+
+    Where a model that diverged gives NaN for a split, all that is computed from that split is
+    NaN, under the same names.
+    """
     reference = bench.reference(spec)
     quiet = Execution(bench.execution.micro_tokens, bench.execution.micro_chunks, progress=False)
     scores = {
@@ -167,20 +171,27 @@ def evaluate(
         )
         for split, chunks in bench.evaluated(spec).items()
     }
+    broken = {split for split, values in scores.items() if _has_nan(values)}
+    numbers = {s: _zeros(values) if s in broken else values for s, values in scores.items()}
     metrics = summarise(
-        scores.get("forget"),
-        scores.get("approximate"),
-        scores.get("retain"),
-        scores.get("general"),
+        numbers.get("forget"),
+        numbers.get("approximate"),
+        numbers.get("retain"),
+        numbers.get("general"),
         prefix=bench.prefix,
     )
     for split in ("forget", "approximate"):
-        chunks, starts = bench.questions(split)
+        limit = spec.forget_size if spec and split == "forget" else None
+        chunks, starts = bench.questions(split, limit)
         if chunks:
             asked = score_chunks(model, chunks, execution=quiet)
-            facts = sum(len(document.facts) for document in bench.questioned(split))
+            facts = sum(len(document.facts) for document in bench.questioned(split, limit))
             for name, value in cloze(asked, starts, len(chunks) // facts).items():
                 metrics[f"{split}/cloze_{name}"] = value
+    for name in metrics:
+        words = set(name.split("/"))
+        if broken & (words | ({"forget", "approximate"} if "membership" in words else set())):
+            metrics[name] = float("nan")
     documents: dict[str, dict[str, list[Any]]] = {}
     for split, values in scores.items():
         documents[split] = {
@@ -189,9 +200,23 @@ def evaluate(
             "nll": _short(-values.chunk_means(values.logprob)),
         }
         if split in ("forget", "approximate"):
-            attacks = attack_scores(values)
+            nothing = dict.fromkeys(KEPT_ATTACKS, np.full(len(values), np.nan))
+            attacks = nothing if split in broken else attack_scores(values)
             documents[split].update({name: _short(attacks[name]) for name in KEPT_ATTACKS})
     return metrics, documents, scores
+
+
+def _has_nan(scores: TokenScores) -> bool:
+    """Whether the model gave NaN: its parameters are no use though they may still be finite."""
+    return bool(np.isnan(scores.logprob).any())
+
+
+def _zeros(scores: TokenScores) -> TokenScores:
+    """Scores of the same chunks that every metric accepts."""
+    names = [
+        name for name in ("logprob", "mean", "variance", "kl") if getattr(scores, name) is not None
+    ]
+    return dataclasses.replace(scores, **{n: np.zeros_like(getattr(scores, n)) for n in names})
 
 
 def _short(values: np.ndarray) -> list[float]:
@@ -211,9 +236,10 @@ def _probe(bench: Bench, model: nn.Module, spec: RunSpec) -> dict[str, float]:
             scores[split] = score_chunks(model, sets[split], reference=old, execution=quiet)
             out[f"{split}/perplexity"] = perplexity(scores[split])
     if "approximate" in scores:
-        members, others = (min_k(scores[s], 0.4) for s in ("forget", "approximate"))
-        finite = np.isfinite(members).all() and np.isfinite(others).all()
-        out["membership/min_k_40/auc"] = auc(members, others) if finite else float("nan")
+        out["membership/min_k_40/auc"] = float("nan")
+        if not any(map(_has_nan, scores.values())):
+            members, others = (min_k(scores[s], 0.4) for s in ("forget", "approximate"))
+            out["membership/min_k_40/auc"] = auc(members, others)
     if reference is not None:
         out["oracle_kl/forget"] = mean_kl(scores["forget"])
     return out
@@ -302,19 +328,22 @@ def execute(
         )
     seconds_training = time.time() - trained
     model.eval()
-    metrics, documents, _ = evaluate(bench, model, spec)
+    metrics, documents, scores = evaluate(bench, model, spec)
+    diverged_at = outcome.diverged_at
+    if diverged_at is None and outcome.trajectory and any(map(_has_nan, scores.values())):
+        diverged_at = spec.updates  # the last step did it: no later loss was there to show it
     trajectory = ([{"update": 0.0, **first}] if first else []) + outcome.trajectory
     record = Record(
         key=key,
         kind="run",
-        status="done" if outcome.diverged_at is None else "diverged",
+        status="done" if diverged_at is None else "diverged",
         spec=spec.as_dict(),
         data_hash=bench.data_hash,
         model_hash=bench.model_hash,
         metrics=metrics,
         trajectory=[_row(row) for row in trajectory],
         documents=documents,
-        diverged_at=outcome.diverged_at,
+        diverged_at=diverged_at,
         extra={"tokens": outcome.tokens, "flops": cost.run_flops(model, outcome.tokens)},
         provenance=provenance(
             started=datetime.fromtimestamp(started, UTC),
@@ -446,7 +475,9 @@ def unlearn(
         **{"precision": precision, **settings},
     )
     head_of(model)
+    if not in_place:
+        model = copy.deepcopy(model)
     bench = Bench(
         disable_dropout(model), tokenizer, data, length, 32, oracle, execution or Execution()
     )
-    return execute(bench, spec, in_place=in_place, command="unlearnlib.unlearn(...)")
+    return execute(bench, spec, in_place=True, command="unlearnlib.unlearn(...)")

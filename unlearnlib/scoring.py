@@ -28,12 +28,14 @@ class Reference:
         self, model: nn.Module, chunks: Sequence[Chunk], execution: Execution | None = None
     ):
         self.head = head_of(model).detach(clone=True)
-        self.hidden: dict[str, Tensor] = {}
+        # By what a chunk is, not by its name: two files of a user may use the same names.
+        self.hidden: dict[tuple[tuple[int, ...], int], Tensor] = {}
         for rows, hidden, _ in _forward(model, chunks, execution or Execution(progress=False)):
             for row, index in enumerate(rows):
                 chunk = chunks[index]
                 first = chunk.context - 1
-                self.hidden[chunk.id] = hidden[row, first : first + chunk.targets].clone()
+                states = hidden[row, first : first + chunk.targets].clone()
+                self.hidden[chunk.tokens, chunk.context] = states
 
 
 @torch.no_grad()
@@ -97,7 +99,8 @@ def score_chunks(
     for rows, hidden, batch in _forward(model, chunks, execution, name):
         old = None
         if reference is not None:
-            states = torch.cat([reference.hidden[chunks[i].id] for i in rows])
+            asked = [(chunks[i].tokens, chunks[i].context) for i in rows]
+            states = torch.cat([reference.hidden[key] for key in asked])
             old = (states, reference.head)
         out = _token_values(hidden[batch.target_mask], head, batch.targets, old).numpy()
         start = 0

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 BASELINES = ("vanilla", "oracle")
 MAIN_SEEDS = (0, 1, 2)
 TUNING_SEED = 100  # the settings are chosen on a seed that the main study does not use
-RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+RATES = (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
 UPDATES, BATCH = 12, 16  # three passes over 64 documents
 GENERAL_TOLERANCE = 1.05  # a setting may raise general perplexity by at most 5 %
 
@@ -158,10 +158,7 @@ def choose(rates: Iterable[Record], vanilla: Record) -> dict[str, dict[str, Any]
         done = [r for r in records if r.status == "done"] or records
         fits = [r for r in done if rise(r) <= GENERAL_TOLERANCE]
         near = [r for r in fits if moved(r)]
-        if near:
-            best = min(near, key=gap)
-        else:
-            best = min([r for r in done if moved(r)] or done, key=rise)
+        best = min(near, key=gap) if near else min([r for r in done if moved(r)] or done, key=rise)
         chosen[method] = {"learning_rate": best.spec["learning_rate"]}
     return chosen
 
@@ -319,9 +316,12 @@ def load_study(
             place = wanted.get(json.dumps(record.spec, sort_keys=True))
             if place is not None:
                 found.setdefault(place, record)
-        elif record.kind == "score" and record.spec.get("profile") == profile:
-            if record.spec["domain"] in domains:
-                baselines.append(record)
+        elif (
+            record.kind == "score"
+            and record.spec.get("profile") == profile
+            and record.spec["domain"] in domains
+        ):
+            baselines.append(record)
     if not found:
         raise UnlearnError(
             f"there is no record of study {name!r} at profile {profile!r}: run "

@@ -1,1 +1,1 @@
-"""Where documents come from: `fictitious` (lab), `public` (open), `hub` (paper), `files` (yours)."""
+"""Sources of documents: `fictitious` (lab), `public` (open), `hub` (paper), `files` (yours)."""

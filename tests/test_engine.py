@@ -1,0 +1,411 @@
+"""The optimisation loop: an update is the unified view's, however it is computed."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import socket
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import two_processes
+from helpers import (
+    LENGTH,
+    QUIET,
+    TABLE,
+    documents,
+    flat,
+    flat_gradient,
+    naive_term,
+    naive_unlearn,
+    tiny_bench,
+    tiny_llama,
+    tiny_tokenizer,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unlearnlib.corpus.chunks import Chunk, cut
+from unlearnlib.engine import (
+    Execution,
+    Part,
+    keep_original,
+    optimise,
+    order,
+    peak_memory_bytes,
+)
+from unlearnlib.errors import UnlearnError
+from unlearnlib.methods import METHODS, PAPER_METHODS, Ascent, Descent, KLToOriginal, Term
+from unlearnlib.run import execute
+from unlearnlib.spec import RunSpec
+
+SPECIAL = frozenset({0, 1, 2})
+
+
+def chunks_of(name: str, count: int = 5) -> list[Chunk]:
+    return cut(documents(name, count), tiny_tokenizer(), LENGTH)
+
+
+def part_of(model: Any, name: str, term: Term, chunks: list[Chunk], weight: float = 1.0) -> Part:
+    kept = keep_original(
+        model,
+        chunks,
+        term,
+        special=SPECIAL,
+        vocabulary=len(tiny_tokenizer()),
+        seed=0,
+        alignment="aligned",
+        execution=QUIET,
+    )
+    return Part(name, chunks, term, weight, kept)
+
+
+def one_update(model: Any, parts: list[Part], rate: float = 0.0, **settings: Any) -> Any:
+    settings = {"batch_size": 100, "seed": 0, "execution": QUIET} | settings
+    return optimise(model, parts, updates=1, rate=lambda _: rate, **settings)
+
+
+# ---- an update ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("method", PAPER_METHODS)
+def test_the_gradient_of_an_update_is_that_of_the_unified_view(method: str, tied: bool) -> None:
+    original = tiny_llama(tied=tied)
+    # Away from the original, so that the KL term has a gradient; but for the head, which
+    # `optimise` takes as it finds it.
+    model = copy.deepcopy(original)
+    with torch.no_grad():
+        for number, parameter in enumerate(model.model.layers.parameters()):
+            make = torch.Generator().manual_seed(number)
+            parameter += 0.05 * torch.randn(parameter.shape, generator=make, dtype=parameter.dtype)
+    row, weight = METHODS[method], 0.7
+    parts = [part_of(original, "forget", row.forget, chunks_of("forget"))]
+    if row.retain is not None:
+        parts.append(part_of(original, "retain", row.retain, chunks_of("retain"), weight))
+
+    reference = copy.deepcopy(model)
+    for part, kind in zip(parts, TABLE[method], strict=False):
+        assert kind is not None
+        targets = sum(len(chunk.tokens) - 1 for chunk in part.chunks)
+        for chunk, kept in zip(part.chunks, part.kept, strict=True):
+            labelled = kind in ("random", "adversarial")
+            form, labels = ("labels", kept) if labelled else (kind, None)
+            loss = naive_term(form, reference, chunk, original, labels)
+            (part.weight * loss / targets).backward()
+    one_update(model, parts)
+    torch.testing.assert_close(
+        flat_gradient(model), flat_gradient(reference), rtol=1e-9, atol=1e-11
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_one_ascent_update_is_exactly_the_negative_of_a_descent_update(
+    dtype: torch.dtype,
+) -> None:
+    chunks = chunks_of("forget")
+    up, down = tiny_llama(dtype=dtype), tiny_llama(dtype=dtype)
+    start = flat(up)
+    one_update(up, [Part("forget", chunks, Ascent())], rate=1e-3)
+    one_update(down, [Part("forget", chunks, Descent())], rate=1e-3)
+    assert torch.equal(flat_gradient(up), -flat_gradient(down))
+    assert flat_gradient(up).any()
+    # The steps are negatives too, but for the rounding of adding them to the parameters.
+    rounding = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(flat(up) - start, start - flat(down), rtol=0, atol=rounding)
+
+
+def test_the_loss_of_an_update_is_per_target_token_whatever_the_chunks_lengths() -> None:
+    model, chunks = tiny_llama(), chunks_of("forget")
+    outcome = one_update(model, [Part("loss", chunks, Descent())])
+    with torch.no_grad():
+        total = sum(float(naive_term("descent", model, chunk, None)) for chunk in chunks)
+    targets = sum(len(chunk.tokens) - 1 for chunk in chunks)
+    assert outcome.trajectory[0]["loss"] == pytest.approx(total / targets, rel=1e-12)
+    assert outcome.tokens == sum(len(chunk.tokens) for chunk in chunks)
+
+
+def test_kl_to_an_unmoved_model_is_zero_and_so_is_its_gradient() -> None:
+    model = tiny_llama()
+    outcome = one_update(model, [part_of(model, "retain", KLToOriginal(), chunks_of("retain"))])
+    assert abs(outcome.trajectory[0]["retain"]) < 1e-14
+    assert flat_gradient(model).abs().max() < 1e-14
+
+
+def test_kl_ignores_padding() -> None:
+    model = tiny_llama()
+    short, long = chunks_of("retain", 2), chunks_of("other", 12)
+    short = [chunk for chunk in short if len(chunk.tokens) < LENGTH]
+    wide = [chunk for chunk in long if len(chunk.tokens) == max(len(c.tokens) for c in long)]
+    moved = copy.deepcopy(model)
+    with torch.no_grad():
+        moved.model.norm.weight.mul_(1.3)
+    alone = part_of(model, "retain", KLToOriginal(), short)
+    values = []
+    for parts in ([alone], [alone, Part("wide", wide, Descent())]):
+        # Beside a longer chunk the same chunks are padded further.
+        outcome = one_update(copy.deepcopy(moved), parts)
+        values.append(outcome.trajectory[0]["retain"])
+    assert values[0] > 1e-4
+    assert values[0] == pytest.approx(values[1], rel=1e-12)
+
+
+# ---- a whole run ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", PAPER_METHODS)
+def test_a_run_is_the_naive_loop_over_single_chunks_with_full_logits(method: str) -> None:
+    bench = tiny_bench()
+    spec = RunSpec(
+        method=method,
+        updates=3,
+        batch_size=4,
+        learning_rate=1e-3,
+        retain_weight=0.5,
+        seed=5,
+        precision="float64",
+    )
+    model, _ = execute(bench, spec)
+    forget, retain, split = TABLE[method]
+    labels = keep_original(
+        bench.model,
+        bench.chunks("forget"),
+        METHODS[method].forget,
+        special=bench.special,
+        vocabulary=bench.vocabulary,
+        seed=5,
+        alignment="aligned",
+        execution=QUIET,
+    )
+    expected = naive_unlearn(
+        bench.model,
+        bench.chunks("forget"),
+        bench.chunks(split) if split else [],
+        (forget, retain),
+        updates=3,
+        batch_size=4,
+        learning_rate=1e-3,
+        retain_weight=0.5,
+        seed=5,
+        random_labels={
+            chunk.id: made
+            for chunk, made in zip(bench.chunks("forget"), labels, strict=True)
+            if made is not None
+        },
+    )
+    assert not torch.allclose(flat(model), flat(bench.model), rtol=0, atol=1e-4)
+    torch.testing.assert_close(flat(model), flat(expected), rtol=1e-9, atol=1e-9)
+
+
+def trained(method: str, dtype: torch.dtype, **execution: int) -> torch.Tensor:
+    """The parameters after five updates of 4 + 4 chunks."""
+    model, row = tiny_llama(dtype=dtype), METHODS[method]
+    parts = [part_of(model, "forget", row.forget, chunks_of("forget", 6))]
+    if row.retain is not None:
+        parts.append(part_of(model, "retain", row.retain, chunks_of("retain", 6)))
+    optimise(
+        model,
+        parts,
+        updates=5,
+        batch_size=4,
+        rate=lambda _: 1e-3,
+        seed=0,
+        execution=Execution(progress=False, **execution),
+    )
+    return flat(model)
+
+
+@pytest.mark.parametrize("method", PAPER_METHODS)
+def test_the_micro_batch_does_not_change_the_model(method: str) -> None:
+    whole = trained(method, torch.float64)
+    for micro in (1, 2, 4):  # of the 4 or 8 chunks of an update; 64 by default
+        other = trained(method, torch.float64, micro_chunks=micro)
+        torch.testing.assert_close(other, whole, rtol=1e-9, atol=1e-9)
+    narrow = trained(method, torch.float64, micro_tokens=2 * LENGTH)
+    torch.testing.assert_close(narrow, whole, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["ga", "adversarial", "ga_gd_in_dist", "ga_kl_general"])
+def test_in_float32_the_micro_batch_changes_rounding_only(method: str) -> None:
+    whole = trained(method, torch.float32)
+    for micro in (1, 3):
+        split = trained(method, torch.float32, micro_chunks=micro)
+        torch.testing.assert_close(split, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_two_processes_give_the_same_model_as_one(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = Path(two_processes.__file__)
+    out = tmp_path / "parameters"
+    workers = []
+    for rank in range(2):
+        variables = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "ACCELERATE_USE_CPU": "true",
+            "OMP_NUM_THREADS": "1",
+        }
+        workers.append(
+            subprocess.Popen(
+                [sys.executable, str(script), str(out)],
+                env=os.environ | variables,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    # Meanwhile the same in one process.
+    alone = {name: two_processes.run(*setting)[0] for name, setting in two_processes.RUNS.items()}
+    try:
+        said = [worker.communicate(timeout=240)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(said)
+    for rank in range(2):
+        with np.load(f"{out}-{rank}.npz") as together:
+            assert together["processes"] == 2
+            for name, expected in alone.items():
+                np.testing.assert_allclose(together[name], expected, rtol=1e-9, atol=1e-12)
+
+
+# ---- order ----------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 4))
+def test_every_epoch_is_a_permutation(seed: int, count: int, epochs: int) -> None:
+    stream = order(seed, "forget", count)
+    for _ in range(epochs):
+        assert sorted(islice(stream, count)) == list(range(count))
+
+
+def test_the_order_is_a_function_of_seed_stream_and_position_alone() -> None:
+    def first(seed: int, stream: str) -> list[int]:
+        return list(islice(order(seed, stream, 50), 150))
+
+    reference = first(3, "forget")
+    torch.rand(5)
+    assert first(3, "forget") == reference
+    assert first(4, "forget") != reference
+    assert first(3, "retain") != reference
+    assert reference[:50] != reference[50:100] != reference[100:]
+
+
+def test_the_order_is_the_same_on_every_machine() -> None:
+    two_epochs = [7, 4, 0, 1, 2, 3, 6, 5, 1, 0, 3, 2, 7, 6, 4, 5]
+    assert list(islice(order(0, "forget", 8), 16)) == two_epochs
+
+
+def test_a_batch_larger_than_the_part_takes_each_chunk_once() -> None:
+    chunks = chunks_of("forget", 3)
+    outcome = optimise(
+        tiny_llama(),
+        [Part("loss", chunks, Descent())],
+        updates=2,
+        batch_size=1000,
+        rate=lambda _: 0.0,
+        seed=0,
+        execution=QUIET,
+    )
+    assert outcome.tokens == 2 * sum(len(chunk.tokens) for chunk in chunks)
+    first, second = (row["loss"] for row in outcome.trajectory)
+    assert first == pytest.approx(second, rel=1e-12)
+
+
+# ---- the loop's other promises ----------------------------------------------------------------
+
+
+def test_clipping_bounds_the_gradient_and_reports_its_norm_before() -> None:
+    chunks = chunks_of("forget")
+    free, clipped = tiny_llama(), tiny_llama()
+    one_update(free, [Part("loss", chunks, Descent())])
+    norm = flat_gradient(free).norm().item()
+    outcome = one_update(clipped, [Part("loss", chunks, Descent())], max_grad_norm=norm / 4)
+    assert outcome.trajectory[0]["grad_norm"] == pytest.approx(norm, rel=1e-12)
+    torch.testing.assert_close(flat_gradient(clipped), flat_gradient(free) / 4)
+    loose = tiny_llama()
+    one_update(loose, [Part("loss", chunks, Descent())], max_grad_norm=2 * norm)
+    assert torch.equal(flat_gradient(loose), flat_gradient(free))
+
+
+def test_each_is_called_after_every_update_and_adds_to_the_trajectory() -> None:
+    seen: list[int] = []
+
+    def each(update: int) -> dict[str, float]:
+        seen.append(update)
+        return {"twice": 2.0 * update}
+
+    outcome = optimise(
+        tiny_llama(),
+        [Part("loss", chunks_of("forget"), Descent())],
+        updates=3,
+        batch_size=2,
+        rate=lambda update: 1e-4 * update,
+        seed=0,
+        execution=QUIET,
+        each=each,
+    )
+    assert seen == [1, 2, 3]
+    assert [row["twice"] for row in outcome.trajectory] == [2.0, 4.0, 6.0]
+    assert [row["rate"] for row in outcome.trajectory] == [0.0, 1e-4, 2e-4]
+
+
+@pytest.mark.parametrize("injected", [math.inf, math.nan])
+def test_a_non_finite_loss_stops_before_it_reaches_the_parameters(injected: float) -> None:
+    class Breaks:
+        """Descent whose third update is not finite."""
+
+        needs_original = False
+        calls = 0
+
+        def prepare(self, original: object) -> None:
+            return None
+
+        def loss(self, *arguments: Any) -> torch.Tensor:
+            self.calls += 1
+            return Descent().loss(*arguments) * (injected if self.calls == 3 else 1.0)
+
+    model = tiny_llama()
+    states: list[torch.Tensor] = []
+    outcome = optimise(
+        model,
+        [Part("loss", chunks_of("forget"), Breaks())],
+        updates=6,
+        batch_size=2,
+        rate=lambda _: 1e-3,
+        seed=0,
+        execution=QUIET,
+        each=lambda _: states.append(flat(model)),
+    )
+    assert outcome.diverged_at == 3
+    assert [row["update"] for row in outcome.trajectory] == [1.0, 2.0, 3.0]
+    assert not math.isfinite(outcome.trajectory[-1]["loss"])
+    assert len(states) == 2
+    assert torch.equal(flat(model), states[-1])
+    assert torch.isfinite(flat(model)).all()
+
+
+def test_nothing_to_train_on_is_an_error() -> None:
+    with pytest.raises(UnlearnError, match="no documents to train on"):
+        one_update(tiny_llama(), [Part("loss", [], Descent())])
+
+
+def test_peak_memory_is_that_of_this_process() -> None:
+    before = peak_memory_bytes("cpu")
+    block = torch.ones(64 << 20, dtype=torch.uint8)
+    after = peak_memory_bytes("cpu")
+    assert block.sum().item() == 64 << 20
+    assert after >= before > 1 << 20

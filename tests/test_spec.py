@@ -1,0 +1,150 @@
+"""A spec is checked when it is made; each error is one sentence that names value and remedy."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unlearnlib.errors import UnlearnError
+from unlearnlib.methods import METHODS
+from unlearnlib.spec import DOMAINS, PROFILES, SCHEDULES, RunSpec, get_profile
+from unlearnlib.store import run_key
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"learning_rate": -1e-4}, "learning_rate is -0.0001: give a number that is not negative"),
+    ({"learning_rate": math.nan}, "learning_rate is nan: give a finite number"),
+    ({"learning_rate": math.inf}, "learning_rate is inf: give a finite number"),
+    ({"learning_rate": "nan"}, "learning_rate is nan: give a finite number"),
+    ({"learning_rate": "fast"}, "learning_rate is 'fast': give a number"),
+    ({"learning_rate": None}, "learning_rate is None: give a number"),
+    ({"learning_rate": True}, "learning_rate is True: give a number"),
+    ({"learning_rate": [1e-4]}, r"learning_rate is \[0.0001\]: give a number"),
+    ({"updates": -1}, "updates is -1: give a number that is not negative"),
+    ({"updates": 2.5}, "updates is 2.5: give a whole number"),
+    ({"updates": "2.5"}, "updates is '2.5': give a whole number"),
+    ({"updates": math.nan}, "updates is nan: give a whole number"),
+    ({"updates": math.inf}, "updates is inf: give a whole number"),
+    ({"updates": "many"}, "updates is 'many': give a whole number"),
+    ({"batch_size": 0}, "batch_size is 0: give at least 1"),
+    ({"batch_size": None}, "batch_size is None: give a whole number"),
+    ({"retain_weight": -0.5}, "retain_weight is -0.5: give a number that is not negative"),
+    ({"retain_weight": math.nan}, "retain_weight is nan: give a finite number"),
+    ({"weight_decay": -1}, "weight_decay is -1.0: give a number that is not negative"),
+    ({"max_grad_norm": math.nan}, "max_grad_norm is nan: give a finite number"),
+    ({"warmup": 1.5}, "warmup is 1.5: give a share of the updates, 0 to 1"),
+    ({"seed": -3}, "seed is -3: give a number that is not negative"),
+    ({"seed": "zero"}, "seed is 'zero': give a whole number"),
+    ({"forget_size": 0}, "forget_size is 0: give at least 1"),
+    ({"forget_size": -2}, "forget_size is -2: give a number that is not negative"),
+    ({"length": 4}, "length is 4: give at least 8 tokens per chunk"),
+    ({"probe_every": -1}, "probe_every is -1: give a number that is not negative"),
+    ({"method": 3}, "method is 3: give a word"),
+    ({"method": "gradient_ascent"}, "unknown method 'gradient_ascent': choose one of "),
+    ({"domain": "book"}, "unknown domain 'book': choose one of books, "),
+    ({"profile": "labs"}, "unknown profile 'labs': choose one of lab, "),
+    ({"schedule": "cosin"}, "unknown schedule 'cosin': choose one of cosine, "),
+    ({"label_alignment": "releas"}, "unknown label_alignment 'releas': choose one of release, "),
+    ({"precision": "float16"}, "unknown precision 'float16': choose one of bfloat16, "),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD, ids=[str(c) for c, _ in BAD])
+def test_bad_input_costs_one_sentence(changes: dict[str, Any], message: str) -> None:
+    for make in (lambda: RunSpec(**changes), lambda: RunSpec().replace(**changes)):
+        with pytest.raises(UnlearnError, match=f"^{message}") as caught:
+            make()
+        text = str(caught.value)
+        assert text.endswith(".") and "\n" not in text
+
+
+def test_an_unknown_name_lists_every_valid_one_nearest_first() -> None:
+    with pytest.raises(UnlearnError) as caught:
+        RunSpec(method="ga_gd_indist")
+    listed = str(caught.value).split("choose one of ")[1].rstrip(".").split(", ")
+    assert listed[0] == "ga_gd_in_dist"
+    assert sorted(listed) == sorted(METHODS)
+    with pytest.raises(UnlearnError, match="unknown setting 'lerning_rate': .*learning_rate, "):
+        RunSpec().replace(lerning_rate=1.0)
+    with pytest.raises(UnlearnError, match="unknown profile 'pape': choose one of paper, "):
+        get_profile("pape")
+
+
+@pytest.mark.parametrize("name", PROFILES)
+@pytest.mark.parametrize("domain", [*DOMAINS, "yours"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_combination_of_valid_names_is_a_spec(name: str, domain: str, method: str) -> None:
+    spec = RunSpec(profile=name, domain=domain, method=method)
+    assert (spec.profile, spec.domain, spec.method) == (name, domain, method)
+
+
+def test_words_of_a_command_line_become_the_fields_types() -> None:
+    spec = RunSpec().replace(learning_rate="1e-3", updates="12", length="none", forget_size="3")
+    assert spec == RunSpec(learning_rate=1e-3, updates=12, length=None, forget_size=3)
+    assert isinstance(spec.updates, int) and isinstance(spec.learning_rate, float)
+
+
+def test_equal_specs_have_equal_keys_however_their_numbers_were_written() -> None:
+    one = RunSpec(learning_rate=1, updates=4.0, seed=np.int64(2), warmup=np.float64(0.5))  # type: ignore[arg-type]
+    other = RunSpec(learning_rate=1.0, updates=4, seed=2, warmup=0.5)
+    assert one == other
+    assert run_key(one.as_dict(), "d", "m") == run_key(other.as_dict(), "d", "m")
+    assert run_key(one.replace(seed=3).as_dict(), "d", "m") != run_key(one.as_dict(), "d", "m")
+
+
+@given(
+    st.builds(
+        RunSpec,
+        method=st.sampled_from(sorted(METHODS)),
+        learning_rate=st.floats(0, 1),
+        updates=st.integers(0, 1000),
+        seed=st.integers(0, 2**70),
+        schedule=st.sampled_from(SCHEDULES),
+        forget_size=st.none() | st.integers(1, 100),
+    )
+)
+def test_a_spec_survives_json(spec: RunSpec) -> None:
+    assert RunSpec.from_dict(json.loads(json.dumps(spec.as_dict()))) == spec
+
+
+def test_a_large_seed_is_kept_to_the_last_digit() -> None:
+    assert RunSpec(seed=2**60 + 1).seed == 2**60 + 1
+
+
+# ---- the schedule ---------------------------------------------------------------------------
+
+
+def rates(**changes: Any) -> list[float]:
+    spec = RunSpec(learning_rate=2.0, **changes)
+    return [spec.rate(update) for update in range(spec.updates)]
+
+
+def test_a_constant_schedule_is_constant() -> None:
+    assert rates(updates=4) == [2.0] * 4
+
+
+def test_warm_up_rises_linearly_to_the_peak() -> None:
+    assert rates(updates=8, warmup=0.5)[:5] == [0.5, 1.0, 1.5, 2.0, 2.0]
+    assert rates(updates=4, warmup=1.0) == [0.5, 1.0, 1.5, 2.0]
+
+
+def test_a_linear_schedule_falls_by_equal_steps() -> None:
+    assert rates(updates=4, schedule="linear") == [2.0, 1.5, 1.0, 0.5]
+
+
+def test_a_cosine_schedule_is_half_way_down_in_the_middle() -> None:
+    values = rates(updates=4, schedule="cosine")
+    assert values == pytest.approx([2.0, 1 + math.sqrt(0.5), 1.0, 1 - math.sqrt(0.5)])
+
+
+@given(st.sampled_from(SCHEDULES), st.integers(1, 50), st.floats(0, 1))
+def test_no_rate_is_negative_or_above_the_peak(
+    schedule: str, updates: int, warmup: float
+) -> None:
+    for rate in rates(schedule=schedule, updates=updates, warmup=warmup):
+        assert 0 <= rate <= 2.0

@@ -1,0 +1,10 @@
+"""`python -m unlearnlib`: the same as the `unlearn` command."""
+
+from __future__ import annotations
+
+import sys
+
+from unlearnlib.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1016 @@
+"""Every figure of the book, from records alone: nothing here touches a model.
+
+A figure function takes the records of a study and its baselines and returns a `Plate`: a
+matplotlib figure that carries an alternative text computed from the same values, and a second
+drawing of itself for narrow screens, where small multiples stand under each other. `show` puts
+both into a notebook, and the files beside it.
+
+A method has one colour and one marker everywhere; related methods have related hues, and the
+colours (Okabe and Ito's, with additions) stay apart for colour-blind readers. Vanilla, target
+and oracle are lines: dotted, dashed, solid. A value beyond the axes is drawn at their edge as an
+arrow, a value that is not a number is left out, and the alternative text says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import html
+import io
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogFormatterMathtext,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
+
+from unlearnlib.errors import UnlearnError
+from unlearnlib.metrics.membership import auc, roc
+from unlearnlib.store import Record
+from unlearnlib.tables import (
+    ATTACK,
+    BASELINE_TITLES,
+    CLAIMED_RATIO,
+    METHOD_TITLES,
+    Ratios,
+    baseline_record,
+    baseline_value,
+    domain_title,
+    domains_of,
+    mean_and_spread,
+    method_title,
+    methods_of,
+    number,
+    release_accounts,
+    seed_values,
+    select,
+    value,
+)
+
+WIDE, NARROW = 7.5, 4.4  # inches; the narrow one is about a phone's width at reading size
+NARROW_SCREEN = "(max-width: 600px)"
+
+METHOD_COLOURS = {
+    "ga": "#22272e",
+    "random_label": "#cc79a7",
+    "adversarial": "#882255",
+    "ga_gd_general": "#56b4e9",
+    "ga_gd_in_dist": "#0072b2",
+    "ga_kl_general": "#e69f00",
+    "ga_kl_in_dist": "#d55e00",
+}
+METHOD_MARKERS = {
+    "ga": "X",
+    "random_label": "^",
+    "adversarial": "v",
+    "ga_gd_general": "o",
+    "ga_gd_in_dist": "s",
+    "ga_kl_general": "D",
+    "ga_kl_in_dist": "P",
+}
+OWN_COLOUR, OWN_MARKER = "#6b7280", "*"  # a method that a user registered
+BASELINE_STYLES: dict[str, dict[str, Any]] = {
+    "vanilla": {"color": "#7a828b", "linestyle": ":", "linewidth": 1.8},
+    "target": {"color": "#22272e", "linestyle": (0, (5, 2)), "linewidth": 1.4},
+    "oracle": {"color": "#00805d", "linestyle": "-", "linewidth": 1.8},
+}
+# Splits have hues of their own, so that no split looks like a method.
+SPLIT_COLOURS = {"forget": "#8c510a", "approximate": "#5e3c99", "retain": "#7a828b"}
+# Perplexities this many times beyond every baseline say no more than "destroyed".
+BEYOND = 30.0
+
+P = ParamSpec("P")
+
+
+class Plate(Figure):
+    """A figure with its alternative text, and the function that draws it for narrow screens."""
+
+    alt: str = ""
+    narrow: Callable[[], Plate] | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many panels stand beside each other, and how wide the figure is."""
+
+    is_narrow: bool
+
+    @property
+    def width(self) -> float:
+        """Inches."""
+        return NARROW if self.is_narrow else WIDE
+
+    def grid(
+        self, count: int, height: float, *, beside: int = 3, extra: float = 0.0
+    ) -> tuple[Plate, list[Axes]]:
+        """A figure with `count` panels, `height` inches each, `extra` inches for the legend."""
+        columns = 1 if self.is_narrow else max(1, min(beside, count))
+        rows = math.ceil(count / columns)
+        width = self.width
+        plate = Plate(figsize=(width, rows * height + extra))
+        axes = [plate.add_subplot(rows, columns, i + 1) for i in range(count)]
+        return plate, axes
+
+
+def _plate(draw: Callable[P, Plate]) -> Callable[P, Plate]:
+    """Draw in the book's style; the result can draw itself again for a narrow screen."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Plate:
+        # Drawn twice, and an iterator can be read once.
+        given: Any = [list(a) if isinstance(a, Iterator) else a for a in args]
+        with _style():
+            plate = draw(*given, **kwargs)
+        if not kwargs.get("narrow"):
+            again: Any = {**kwargs, "narrow": True}
+            plate.narrow = lambda: drawn(*given, **again)
+        return plate
+
+    return drawn
+
+
+def _style() -> Any:
+    with as_file(files("unlearnlib").joinpath("unlearn.mplstyle")) as path:
+        return matplotlib.style.context(["default", str(path)])
+
+
+# --- pieces that figures share -------------------------------------------------------------------
+
+
+def method_style(method: str) -> dict[str, Any]:
+    """Colour and marker of a method, the same in every figure."""
+    return {
+        "color": METHOD_COLOURS.get(method, OWN_COLOUR),
+        "marker": METHOD_MARKERS.get(method, OWN_MARKER),
+    }
+
+
+def _tick(x: float, _: object = None) -> str:
+    """A tick's label: "0.05", "20", "5,000", "10⁶"."""
+    power = math.log10(x) if x > 0 else math.nan
+    if abs(power) >= 4 and math.isclose(power, round(power)):
+        return f"$10^{{{round(power)}}}$"
+    return f"{x:,.6g}" if abs(x) < 1e6 else number(x)
+
+
+def _log_ticks(axis: Any, low: float, high: float) -> None:
+    """Few ticks at round numbers on a log axis, written plainly."""
+    decades = math.log10(high / low)
+    if decades < 0.9:  # a decade has too few round numbers to label it like a log axis
+        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    else:
+        subs = (1.0, 2.0, 5.0) if decades < 2.2 else (1.0, 3.0) if decades < 3.2 else (1.0,)
+        axis.set_major_locator(LogLocator(subs=subs, numticks=6 if decades > 5 else 12))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(_tick))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _range(values: Iterable[float], cap: float = math.inf) -> tuple[float, float]:
+    """(low, high) around the positive, finite values up to `cap`, with room; (0.5, 2) for none."""
+    known = [v for v in values if math.isfinite(v) and v > 0]
+    if not known:
+        return 0.5, 2.0
+    low, high = min(known), min(max(known), max(cap, min(known)))
+    room = max((high / low) ** 0.08, 1.04)
+    return low / room, high * room
+
+
+def _set_log(ax: Axes, axis: str, low: float, high: float) -> None:
+    if axis == "x":
+        ax.set_xscale("log")
+        ax.set_xlim(low, high)
+        _log_ticks(ax.xaxis, low, high)
+    else:
+        ax.set_yscale("log")
+        ax.set_ylim(low, high)
+        _log_ticks(ax.yaxis, low, high)
+
+
+def _inside(x: float, low: float, high: float) -> float:
+    """`x` moved to the nearest edge of an axis; NaN stays."""
+    return x if math.isnan(x) else min(max(x, low), high)
+
+
+def _points(ax: Axes, xs: Sequence[float], ys: Sequence[float], **style: Any) -> None:
+    """Draw points; what lies beyond an axis becomes an arrow at its edge."""
+    (x0, x1), (y0, y1) = sorted(ax.get_xlim()), sorted(ax.get_ylim())
+    for x, y in zip(xs, ys, strict=True):
+        if math.isnan(x) or math.isnan(y):
+            continue
+        arrow = "right" if x > x1 else "up" if y > y1 else "left" if x < x0 else "down"
+        beyond = not (x0 <= x <= x1 and y0 <= y <= y1)
+        look = {**style, "marker": f"$\\{arrow}arrow$"} if beyond else style
+        ax.plot(_inside(x, x0, x1), _inside(y, y0, y1), linestyle="", clip_on=False, **look)
+
+
+def _cross(ax: Axes, x: float, y: float, colour: str) -> None:
+    """Mark where a run diverged."""
+    ax.plot(x, y, marker="x", color=colour, markersize=9, clip_on=False)
+
+
+def _legend(
+    plate: Plate,
+    layout: Layout,
+    methods: Sequence[str] = (),
+    lines: Sequence[str] = (),
+    extra: Sequence[Line2D] = (),
+    line: bool = False,
+) -> None:
+    """One legend for the whole figure, below it."""
+    handles = [
+        Line2D([], [], linestyle="-" if line else "", label=method_title(m), **method_style(m))
+        for m in methods
+    ]
+    handles += [
+        Line2D([], [], label=BASELINE_TITLES[which], **BASELINE_STYLES[which]) for which in lines
+    ]
+    handles += list(extra)
+    columns = 2 if layout.is_narrow else 4
+    plate.legend(
+        handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.4, fontsize=9
+    )
+
+
+def _legend_height(layout: Layout, entries: int) -> float:
+    return 0.15 + 0.22 * math.ceil(entries / (2 if layout.is_narrow else 4))
+
+
+def _lines(
+    ax: Axes,
+    axis: str,
+    baselines: Sequence[Record],
+    domain: str,
+    metric: str,
+    runs: Sequence[Record],
+    which: Sequence[str] = tuple(BASELINE_TITLES),
+    scale: float = 1.0,
+) -> None:
+    for name in which:
+        x = baseline_value(baselines, domain, name, metric, runs) * scale
+        if math.isfinite(x):
+            draw = ax.axhline if axis == "y" else ax.axvline
+            draw(x, zorder=1.5, **BASELINE_STYLES[name])
+
+
+def _checked(records: Iterable[Record], what: str) -> list[Record]:
+    found = list(records)
+    if not found:
+        raise UnlearnError(f"there are no records for {what}: run its study first.")
+    return found
+
+
+def _means(records: Sequence[Record], domain: str, metric: str) -> str:
+    """ "METHOD VALUE, ..." for an alternative text."""
+    parts = []
+    for method in methods_of(select(records, domain)):
+        runs = select(records, domain, method)
+        mean = mean_and_spread([value(r, metric) for r in runs])[0]
+        text = "no value" if math.isnan(mean) else "infinite" if math.isinf(mean) else number(mean)
+        if any(r.status == "diverged" for r in runs):
+            text += " (diverged)"
+        parts.append(f"{method_title(method)} {text}")
+    return ", ".join(parts)
+
+
+def _named(baselines: Sequence[Record], domain: str, metric: str, runs: Sequence[Record]) -> str:
+    parts = []
+    for which, title in BASELINE_TITLES.items():
+        x = baseline_value(baselines, domain, which, metric, runs)
+        if not math.isnan(x):
+            parts.append(f"{title} {number(x)}")
+    return ", ".join(parts)
+
+
+# --- the main study ------------------------------------------------------------------------------
+
+
+@_plate
+def forget_vs_general(
+    records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
+) -> Plate:
+    """Forget perplexity against the rise of general perplexity; a dot per seed, a ring the mean."""
+    records, baselines = _checked(records, "this figure"), list(baselines)
+    layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
+    extra = _legend_height(layout, len(methods) + 3)
+    plate, axes = layout.grid(len(domains), 2.9 if not narrow else 2.6, extra=extra)
+    alt = ["Forget perplexity (log) against general perplexity relative to vanilla."]
+    for ax, domain in zip(axes, domains, strict=True):
+        base = baseline_value(baselines, domain, "vanilla", "general/perplexity", records)
+        base = base if math.isfinite(base) and base > 0 else 1.0
+        marks = [
+            baseline_value(baselines, domain, which, "forget/perplexity", records)
+            for which in BASELINE_TITLES
+        ]
+        xs = {
+            m: [v / base for v in seed_values(records, domain, m, "general/perplexity")]
+            for m in methods
+        }
+        ys = {m: seed_values(records, domain, m, "forget/perplexity") for m in methods}
+        top = BEYOND * max([m for m in marks if math.isfinite(m)] or [math.inf])
+        low, high = _range([*marks, *(v for values in ys.values() for v in values)], top)
+        _set_log(ax, "y", low, high)
+        left, right = _range([1.0, *(v for values in xs.values() for v in values)], BEYOND)
+        _set_log(ax, "x", min(left, 0.98), max(right, 1.05))
+        _lines(ax, "y", baselines, domain, "forget/perplexity", records)
+        ax.axvline(1.0, color="#c3c9cf", linewidth=1, zorder=1)
+        for method in methods:
+            style = method_style(method)
+            _points(
+                ax, xs[method], ys[method], alpha=0.45, markersize=5, markeredgewidth=0, **style
+            )
+            mean = [mean_and_spread(values[method])[0] for values in (xs, ys)]
+            _points(ax, mean[:1], mean[1:], markersize=8.5, markeredgecolor="white", **style)
+        ax.set_title(domain_title(domain))
+        if narrow or ax is axes[(len(axes) - 1) // 2]:
+            ax.set_xlabel("general perplexity ÷ vanilla’s")
+        if narrow or ax is axes[0]:
+            ax.set_ylabel("forget perplexity")
+        alt.append(
+            f"{domain_title(domain)}: {_named(baselines, domain, 'forget/perplexity', records)}; "
+            f"{_means(records, domain, 'forget/perplexity')}."
+        )
+    _legend(plate, layout, methods, tuple(BASELINE_TITLES))
+    plate.alt = " ".join(alt)
+    return plate
+
+
+def _dot_rows(
+    axes: Sequence[Axes],
+    methods: Sequence[str],
+    layout: Layout,
+) -> None:
+    """Rows of methods from top to bottom; names at the first panel of each line of panels."""
+    for ax in axes:
+        ax.set_ylim(len(methods) - 0.4, -0.6)
+        named = layout.is_narrow or ax is axes[0]
+        ax.set_yticks(range(len(methods)), [method_title(m) if named else "" for m in methods])
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+
+
+@_plate
+def distance_to_oracle(
+    records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
+) -> Plate:
+    """Mean KL to the oracle per method: on the forget (filled) and the approximate set (open)."""
+    records, baselines = _checked(records, "this figure"), list(baselines)
+    layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
+    sets = ("forget", "approximate")
+    plate, axes = layout.grid(len(domains), 0.75 + 0.3 * len(methods), extra=0.4)
+    alt = ["Mean KL divergence from the oracle in nats per token, lower is closer."]
+    spread = [
+        v
+        for d in domains
+        for m in methods
+        for s in sets
+        for v in seed_values(records, d, m, f"oracle_kl/{s}")
+    ]
+    spread += [
+        baseline_value(baselines, d, "vanilla", f"oracle_kl/{s}") for d in domains for s in sets
+    ]
+    for ax, domain in zip(axes, domains, strict=True):
+        base = [
+            baseline_value(baselines, domain, "vanilla", f"oracle_kl/{s}", records) for s in sets
+        ]
+        top = BEYOND * max([b for b in base if math.isfinite(b)] or [math.inf])
+        _set_log(ax, "x", *_range(spread, top))
+        _dot_rows(axes, methods, layout)
+        for x, dashes in zip(base, ("-", ":"), strict=True):
+            if math.isfinite(x):
+                ax.axvline(
+                    x, color=BASELINE_STYLES["vanilla"]["color"], linestyle=dashes, linewidth=1.6
+                )
+        for row, method in enumerate(methods):
+            colour = method_style(method)["color"]
+            for name, offset, filled in (("forget", -0.14, True), ("approximate", 0.14, False)):
+                values = seed_values(records, domain, method, f"oracle_kl/{name}")
+                _seed_dots(ax, values, row + offset, colour, filled)
+        ax.set_title(domain_title(domain))
+        if narrow or ax is axes[(len(axes) - 1) // 2]:
+            ax.set_xlabel("KL(oracle ‖ model), nats per token")
+        forget = "oracle_kl/forget"
+        alt.append(
+            f"{domain_title(domain)}, forget set: {_named(baselines, domain, forget, records)}; "
+            f"{_means(records, domain, forget)}."
+        )
+    dot: dict[str, Any] = {"linestyle": "", "marker": "o", "color": "#57606a"}
+    grey = BASELINE_STYLES["vanilla"]["color"]
+    _legend(
+        plate,
+        layout,
+        extra=[
+            Line2D([], [], label="on the forget set", **dot),
+            Line2D([], [], label="on the approximate set", markerfacecolor="white", **dot),
+            Line2D([], [], color=grey, linestyle="-", label="vanilla, forget"),
+            Line2D([], [], color=grey, linestyle=":", label="vanilla, approximate"),
+        ],
+    )
+    plate.alt = " ".join(alt)
+    return plate
+
+
+def _seed_dots(
+    ax: Axes, values: Sequence[float], y: float, colour: str, filled: bool = True
+) -> None:
+    """The seeds' range as a line, the seeds as small dots, their mean as a large one."""
+    known = [v for v in values if not math.isnan(v)]
+    if not known:
+        return
+    low, high = ax.get_xlim()
+    ends = [_inside(v, low, high) for v in (min(known), max(known))]
+    ax.plot(ends, [y, y], color=colour, linewidth=1.6, solid_capstyle="round", zorder=2)
+    common: dict[str, Any] = {"color": colour, "marker": "o"}
+    _points(ax, known, [y] * len(known), markersize=3.5, alpha=0.6, markeredgewidth=0, **common)
+    face = colour if filled else "white"
+    mean = mean_and_spread(known)[0]
+    _points(
+        ax, [mean], [y], markersize=7, markerfacecolor=face, markeredgewidth=1.4, zorder=3, **common
+    )
+
+
+@_plate
+def membership_auc(
+    records: Iterable[Record],
+    baselines: Iterable[Record],
+    attack: str = ATTACK,
+    *,
+    narrow: bool = False,
+) -> Plate:
+    """AUC of a membership attack after each method, unflipped; 0.5 is where it tells nothing."""
+    records, baselines = _checked(records, "this figure"), list(baselines)
+    layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
+    metric = f"membership/{attack}/auc"
+    plate, axes = layout.grid(len(domains), 0.75 + 0.28 * len(methods), extra=0.4)
+    alt = [f"AUC of the attack {attack}, forget set against approximate set, not flipped."]
+    _dot_rows(axes, methods, layout)
+    for ax, domain in zip(axes, domains, strict=True):
+        ax.set_xlim(0, 1)
+        ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
+        ax.axvspan(0, 0.5, color="#f4f0ec", zorder=0)
+        ax.axvline(0.5, color="#22272e", linewidth=1)
+        _lines(ax, "x", baselines, domain, metric, records, ("vanilla", "oracle"))
+        for row, method in enumerate(methods):
+            values = seed_values(records, domain, method, metric)
+            _seed_dots(ax, values, row, method_style(method)["color"])
+        ax.set_title(domain_title(domain))
+        if narrow or ax is axes[(len(axes) - 1) // 2]:
+            ax.set_xlabel("membership AUC" + ("" if narrow else "  (shaded: over-unlearned)"))
+        alt.append(
+            f"{domain_title(domain)}: {_named(baselines, domain, metric, records)}; "
+            f"{_means(records, domain, metric)}."
+        )
+    _legend(plate, layout, lines=("vanilla", "oracle"))
+    plate.alt = " ".join(alt)
+    return plate
+
+
+def _attack_scores(record: Record, attack: str) -> tuple[np.ndarray, np.ndarray]:
+    """(member, non-member) scores of a record's documents, without what has no score."""
+    sides = []
+    for split in ("forget", "approximate"):
+        kept = record.documents.get(split, {}).get(attack, [])
+        scores = np.array([math.nan if x is None else x for x in kept], dtype=np.float64)
+        sides.append(scores[~np.isnan(scores)])
+    return sides[0], sides[1]
+
+
+@_plate
+def roc_curves(
+    records: Iterable[Record],
+    baselines: Iterable[Record],
+    domain: str,
+    attack: str = ATTACK,
+    seed: int = 0,
+    *,
+    narrow: bool = False,
+) -> Plate:
+    """ROC curves of a membership attack on one domain, from the scores of single documents."""
+    records, baselines = _checked(records, "this figure"), list(baselines)
+    layout = Layout(narrow)
+    curves: list[tuple[str, Record | None, dict[str, Any]]] = [
+        (
+            BASELINE_TITLES[which],
+            baseline_record(baselines, domain, which, records),
+            BASELINE_STYLES[which],
+        )
+        for which in ("vanilla", "oracle")
+    ]
+    for method in methods_of(select(records, domain)):
+        runs = [r for r in select(records, domain, method) if r.spec.get("seed") == seed]
+        style = {"color": method_style(method)["color"], "linewidth": 1.5}
+        curves.append((method_title(method), runs[0] if runs else None, style))
+    plate, (ax,) = layout.grid(1, 4.0 if not narrow else 3.9, extra=0 if not narrow else 1.2)
+    ax.plot([0, 1], [0, 1], color="#c3c9cf", linewidth=1)
+    said = []
+    for title, record, style in curves:
+        if record is None:
+            continue
+        members, others = _attack_scores(record, attack)
+        if not len(members) or not len(others):
+            continue
+        false, true = roc(members, others)[:2]
+        area = auc(members, others)
+        ax.plot(false, true, label=f"{title}  {area:.2f}", **style)
+        said.append(f"{title} {area:.2f}")
+    ax.set_xlim(-0.01, 1.01)
+    ax.set_ylim(-0.01, 1.01)
+    ax.set_aspect("equal")
+    ax.set_xlabel("false positive rate (approximate set)")
+    ax.set_ylabel("true positive rate (forget set)")
+    ax.set_title(domain_title(domain))
+    where: Any = "outside lower center" if narrow else "outside right upper"
+    plate.legend(loc=where, ncols=2 if narrow else 1, title="AUC", alignment="left", fontsize=9)
+    plate.alt = (
+        f"ROC curves of the attack {attack} on {domain_title(domain)}, seed {seed}. "
+        f"Area under each: {', '.join(said) or 'no scores'}."
+    )
+    return plate
+
+
+# --- trajectories and learning rates -------------------------------------------------------------
+
+_PROBES = (
+    ("forget/perplexity", "forget perplexity"),
+    ("general/perplexity", "general perplexity"),
+    (f"membership/{ATTACK}/auc", "membership AUC"),
+)
+
+
+def _course(record: Record, metric: str) -> tuple[list[float], list[float]]:
+    """(updates, values) of a metric along a run."""
+    rows = [row for row in record.trajectory if metric in row]
+    return [float(row["update"]) for row in rows], [float(row[metric]) for row in rows]
+
+
+def _course_axis(ax: Axes, metric: str, values: Sequence[float], marks: Sequence[float]) -> None:
+    if metric.endswith("/auc"):
+        ax.set_ylim(0, 1)
+        ax.axhline(0.5, color="#22272e", linewidth=0.8)
+    else:
+        top = BEYOND * max([m for m in marks if math.isfinite(m)] or [math.inf])
+        _set_log(ax, "y", *_range([*values, *marks], top))
+
+
+@_plate
+def trajectories(
+    records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
+) -> Plate:
+    """Forget perplexity, general perplexity and membership AUC after every update."""
+    records, baselines = _checked(records, "trajectories"), list(baselines)
+    layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
+    extra = _legend_height(layout, len(methods) + 3)
+    plate, axes = layout.grid(
+        len(_PROBES) * len(domains), 2.0 if not narrow else 1.9, beside=len(domains), extra=extra
+    )
+    alt = ["Course of perplexities and membership AUC over updates."]
+    for number_, ax in enumerate(axes):
+        (metric, label), domain = (
+            _PROBES[number_ // len(domains)],
+            domains[number_ % len(domains)],
+        )
+        marks = [
+            baseline_value(baselines, domain, which, metric, records) for which in BASELINE_TITLES
+        ]
+        runs = [(m, r) for m in methods for r in select(records, domain, m)[:1]]
+        _course_axis(ax, metric, [v for _, r in runs for v in _course(r, metric)[1]], marks)
+        _lines(ax, "y", baselines, domain, metric, records)
+        low, high = ax.get_ylim()
+        for method, run in runs:
+            updates, values = _course(run, metric)
+            inside = [_inside(v, low, high) for v in values]
+            style = method_style(method)
+            ax.plot(updates, inside, linewidth=1.5, markersize=3.6, markeredgewidth=0, **style)
+            if run.diverged_at is not None and inside:
+                ax.plot(
+                    updates[-1],
+                    inside[-1],
+                    marker="x",
+                    color=style["color"],
+                    markersize=9,
+                    clip_on=False,
+                )
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        first_row = number_ < len(domains)
+        if narrow:
+            ax.set_title(f"{domain_title(domain)}: {label}")
+        else:
+            if first_row:
+                ax.set_title(domain_title(domain))
+            if number_ % len(domains) == 0:
+                ax.set_ylabel(label)
+        if narrow or number_ >= len(axes) - len(domains):
+            ax.set_xlabel("update")
+    for domain in domains:
+        ends = []
+        for method in methods:
+            for run in select(records, domain, method)[:1]:
+                updates, values = _course(run, "forget/perplexity")
+                if values:
+                    end = f"{method_title(method)} {number(values[-1])}"
+                    stop = f" (diverged at update {run.diverged_at})" if run.diverged_at else ""
+                    ends.append(end + stop)
+        alt.append(
+            f"{domain_title(domain)}, forget perplexity at the end: "
+            f"{', '.join(ends) or 'no probe'}; "
+            f"{_named(baselines, domain, 'forget/perplexity', records)}."
+        )
+    _legend(plate, layout, methods, tuple(BASELINE_TITLES), line=True)
+    plate.alt = " ".join(alt)
+    return plate
+
+
+@_plate
+def learning_rates(
+    records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
+) -> Plate:
+    """Forget and general perplexity at the end of a run against its learning rate."""
+    records, baselines = _checked(records, "learning rates"), list(baselines)
+    layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
+    extra = _legend_height(layout, len(methods) + 4)
+    plate, axes = layout.grid(
+        2 * len(domains), 2.4 if not narrow else 2.1, beside=len(domains), extra=extra
+    )
+    steps = [r.spec["learning_rate"] for r in records]
+    alt = ["Perplexities at the end of a run against its learning rate."]
+    for number_, ax in enumerate(axes):
+        domain = domains[number_ % len(domains)]
+        metric, label = _PROBES[number_ // len(domains)]
+        marks = [
+            baseline_value(baselines, domain, which, metric, records) for which in BASELINE_TITLES
+        ]
+        ours = select(records, domain)
+        _course_axis(ax, metric, [value(r, metric) for r in ours], marks)
+        _set_log(ax, "x", *_range(steps))
+        ax.xaxis.set_major_locator(LogLocator(numticks=6))
+        ax.xaxis.set_major_formatter(LogFormatterMathtext())
+        _lines(ax, "y", baselines, domain, metric, records)
+        low, high = ax.get_ylim()
+        for method in methods:
+            runs = sorted(select(records, domain, method), key=lambda r: r.spec["learning_rate"])
+            rates = [r.spec["learning_rate"] for r in runs]
+            values = [value(r, metric) for r in runs]
+            style = method_style(method)
+            ax.plot(
+                rates, [_inside(v, low, high) for v in values], linewidth=1.4, color=style["color"]
+            )
+            for run, rate, v in zip(runs, rates, values, strict=True):
+                if run.status == "diverged":
+                    ax.plot(
+                        rate,
+                        _inside(v, low, high),
+                        marker="x",
+                        color=style["color"],
+                        markersize=8,
+                        clip_on=False,
+                    )
+                else:
+                    _points(ax, [rate], [v], markersize=4.6, markeredgewidth=0, **style)
+        if narrow:
+            ax.set_title(f"{domain_title(domain)}: {label}")
+        else:
+            if number_ < len(domains):
+                ax.set_title(domain_title(domain))
+            if number_ % len(domains) == 0:
+                ax.set_ylabel(label)
+        if narrow or number_ >= len(domains):
+            ax.set_xlabel("learning rate")
+    for domain in domains:
+        parts = []
+        for method in methods:
+            values = [value(r, "forget/perplexity") for r in select(records, domain, method)]
+            known = [v for v in values if not math.isnan(v)]
+            if known:
+                parts.append(f"{method_title(method)} {number(min(known))} to {number(max(known))}")
+        alt.append(
+            f"{domain_title(domain)}, forget perplexity over all rates: {', '.join(parts)}; "
+            f"{_named(baselines, domain, 'forget/perplexity', records)}."
+        )
+    cross = Line2D([], [], linestyle="", marker="x", color="#57606a", label="diverged")
+    _legend(plate, layout, methods, tuple(BASELINE_TITLES), [cross], line=True)
+    plate.alt = " ".join(alt)
+    return plate
+
+
+# --- one run -------------------------------------------------------------------------------------
+
+
+@_plate
+def loss_terms(record: Record, *, narrow: bool = False) -> Plate:
+    """The two terms of the objective after each update of one run: how they come apart."""
+    layout = Layout(narrow)
+    plate, (ax,) = layout.grid(1, 3.0)
+    said = []
+    styles = {"forget": SPLIT_COLOURS["forget"], "retain": SPLIT_COLOURS["approximate"]}
+    for name, colour in styles.items():
+        updates, values = _course(record, name)
+        points = [(u, v) for u, v in zip(updates, values, strict=True) if math.isfinite(v)]
+        if not points:
+            continue
+        xs, ys = zip(*points, strict=True)
+        ax.plot(xs, ys, color=colour, marker="o", markersize=4)
+        ax.annotate(
+            f"{name} term",
+            (xs[-1], ys[-1]),
+            xytext=(8, 0),
+            textcoords="offset points",
+            color=colour,
+            va="center",
+            fontweight="bold",
+        )
+        said.append(f"the {name} term goes from {number(ys[0])} to {number(ys[-1])}")
+    ax.margins(x=0.02)
+    left, right = ax.get_xlim()
+    ax.set_xlim(left, right + 0.2 * (right - left))  # room for the labels
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.set_xlabel("update")
+    ax.set_ylabel("loss term, nats per token")
+    title = method_title(record.spec["method"])
+    ax.set_title(f"{title} on {domain_title(record.spec['domain'])}")
+    stop = f" It diverged at update {record.diverged_at}." if record.diverged_at else ""
+    plate.alt = f"{title}: {'; '.join(said) or 'no finite loss'}.{stop}"
+    return plate
+
+
+@_plate
+def run_trajectory(record: Record, baselines: Iterable[Record], *, narrow: bool = False) -> Plate:
+    """Perplexities on forget, approximate and general documents after each update of one run."""
+    baselines, layout, domain = list(baselines), Layout(narrow), record.spec["domain"]
+    plate, (ax,) = layout.grid(1, 3.4, extra=0.2)
+    colours = {**SPLIT_COLOURS, "general": "#7a828b"}
+    splits = ("forget", "approximate", "general")
+    courses = {s: _course(record, f"{s}/perplexity") for s in splits}
+    marks = [
+        baseline_value(baselines, domain, which, "forget/perplexity", [record])
+        for which in ("target", "oracle")
+    ]
+    every = [v for _, values in courses.values() for v in values]
+    _course_axis(ax, "perplexity", every, marks)
+    low, high = ax.get_ylim()
+    _lines(ax, "y", baselines, domain, "forget/perplexity", [record], ("target", "oracle"))
+    said = []
+    handles = []
+    for split, (updates, values) in courses.items():
+        if values:
+            inside = [_inside(v, low, high) for v in values]
+            ax.plot(updates, inside, color=colours[split], marker="o", markersize=4)
+            handles.append(
+                Line2D([], [], color=colours[split], marker="o", markersize=4, label=f"{split} set")
+            )
+            said.append(f"{split} from {number(values[0])} to {number(values[-1])}")
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.set_xlabel("update")
+    ax.set_ylabel("perplexity")
+    ax.set_title(f"{method_title(record.spec['method'])} on {domain_title(domain)}")
+    _legend(plate, layout, lines=("target", "oracle"), extra=handles)
+    plate.alt = (
+        f"Perplexity over updates: {'; '.join(said) or 'no probe'}; "
+        f"{_named(baselines, domain, 'forget/perplexity', [record])}."
+    )
+    return plate
+
+
+# --- the target, cost, data ----------------------------------------------------------------------
+
+
+def bootstrap_perplexity(
+    record: Record, split: str, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """(low, high): percentile bootstrap interval of a split's perplexity over its documents.
+
+    From the record's mean negative log-likelihood and number of tokens per chunk; the chunks of
+    one document ("DOCUMENT#INDEX") are drawn together. NaN where the record has none.
+    """
+    kept = record.documents.get(split, {})
+    if not kept.get("nll"):
+        return math.nan, math.nan
+    names = [str(name).rpartition("#")[0] or str(name) for name in kept["id"]]
+    _, groups = np.unique(names, return_inverse=True)
+    tokens = np.bincount(groups, weights=kept["tokens"])
+    nats = np.bincount(groups, weights=np.multiply(kept["tokens"], kept["nll"]))
+    draws = np.random.default_rng(seed).integers(len(tokens), size=(resamples, len(tokens)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = np.exp(nats[draws].sum(1) / tokens[draws].sum(1))
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@_plate
+def target_check(baselines: Iterable[Record], *, narrow: bool = False) -> Plate:
+    """The paper's target (vanilla on approximate) beside the truth (oracle on forget)."""
+    baselines = _checked(baselines, "the target")
+    layout, domains = Layout(narrow), domains_of(baselines)
+    plate, axes = layout.grid(2, 0.8 + 0.62 * len(domains), beside=2, extra=0.35)
+    alt = ["The paper’s target beside the truth, per domain."]
+    rows = (
+        ("vanilla", "vanilla", "forget", -0.24),
+        ("target", "vanilla", "approximate", 0.0),
+        ("oracle", "oracle", "forget", 0.24),
+    )
+    markers = {"vanilla": "o", "target": "D", "oracle": "s"}
+    perplexities: list[float] = []
+    for row, domain in enumerate(domains):
+        said = []
+        for name, which, split, offset in rows:
+            record = baseline_record(baselines, domain, which)
+            if record is None:
+                continue
+            style = {"color": BASELINE_STYLES[name]["color"], "marker": markers[name]}
+            x = value(record, f"{split}/perplexity")
+            low, high = bootstrap_perplexity(record, split)
+            if math.isfinite(x):
+                perplexities += [x, low, high]
+                axes[0].plot([low, high], [row + offset] * 2, color=style["color"], linewidth=2)
+                axes[0].plot(x, row + offset, markersize=7.5, **style)
+            right = value(record, f"{split}/accuracy")
+            if math.isfinite(right):
+                axes[1].plot(100 * right, row + offset, markersize=7.5, **style)
+            said.append(
+                f"{BASELINE_TITLES[name]}: perplexity {number(x)} (95 % {number(low)} to "
+                f"{number(high)}), accuracy {number(100 * right)} %"
+            )
+        alt.append(f"{domain_title(domain)}: {'; '.join(said)}.")
+    for ax, label in zip(axes, ("perplexity", "next-token accuracy, %"), strict=True):
+        ax.set_ylim(len(domains) - 0.4, -0.6)
+        named = narrow or ax is axes[0]
+        ax.set_yticks(range(len(domains)), [domain_title(d) if named else "" for d in domains])
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        ax.set_xlabel(label)
+    _set_log(axes[0], "x", *_range(perplexities))
+    names = {
+        "vanilla": "vanilla on forget",
+        "target": "target: vanilla on approximate",
+        "oracle": "truth: oracle on forget",
+    }
+    handles = [
+        Line2D(
+            [], [], linestyle="", marker=markers[n], color=BASELINE_STYLES[n]["color"], label=label
+        )
+        for n, label in names.items()
+    ]
+    columns = 1 if narrow else 3
+    plate.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9)
+    if narrow:
+        plate.set_figheight(plate.get_figheight() + 0.4)
+    plate.alt = " ".join(alt)
+    return plate
+
+
+@_plate
+def cost_ratio(ratios: Mapping[str, Ratios], *, narrow: bool = False) -> Plate:
+    """How many times cheaper than retraining: measured at this profile, and by account on Yi-6B."""
+    layout = Layout(narrow)
+    accounts = {
+        f"Yi-6B, {domain_title(d)}, {'forget' if parts == 1 else 'forget + retain'}": a.ratio
+        for (d, parts), a in release_accounts().items()
+    }
+    order = [m for m in METHOD_TITLES if m in ratios] + sorted(set(ratios) - set(METHOD_TITLES))
+    names = [method_title(m) for m in order] + list(accounts)
+    if narrow:
+        names = [name.replace("Yi-6B, ", "Yi-6B\n", 1) for name in names]
+    plate, (ax,) = layout.grid(1, 0.9 + (0.3 if not narrow else 0.38) * len(names), extra=0.3)
+    said, every = [], [CLAIMED_RATIO, *accounts.values(), 1.0]
+    every += [x for m in order for x in (*ratios[m].flops, *ratios[m].seconds)]
+    _set_log(ax, "x", *_range(every))
+    for row, method in enumerate(order):
+        colour = method_style(method)["color"]
+        _seed_dots(ax, ratios[method].flops, row - 0.13, colour)
+        _seed_dots(ax, ratios[method].seconds, row + 0.13, colour, filled=False)
+        flops, seconds = (
+            mean_and_spread(v)[0] for v in (ratios[method].flops, ratios[method].seconds)
+        )
+        said.append(
+            f"{method_title(method)} {number(flops)} in operations, {number(seconds)} in seconds"
+        )
+    for row, (name, ratio) in enumerate(accounts.items(), start=len(order)):
+        ax.plot(ratio, row, marker="D", color="#57606a", markersize=6.5)
+        said.append(f"{name} {number(ratio)} for one update")
+    if order:
+        ax.axhline(len(order) - 0.5, color="#aeb7c0", linewidth=0.8)
+    ax.axvline(CLAIMED_RATIO, color="#22272e", linestyle=(0, (5, 2)), linewidth=1.2)
+    ax.set_ylim(len(names) - 0.4, -0.7)
+    ax.set_yticks(range(len(names)), names)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_xlabel("times cheaper than retraining")
+    dot: dict[str, Any] = {"linestyle": "", "marker": "o", "color": "#57606a"}
+    handles = [
+        Line2D([], [], label="operations, measured", **dot),
+        Line2D([], [], label="seconds, measured", markerfacecolor="white", **dot),
+        Line2D([], [], label="by account, one update", linestyle="", marker="D", color="#57606a"),
+        Line2D([], [], label="the paper’s claim", linestyle=(0, (5, 2)), color="#22272e"),
+    ]
+    _legend(plate, layout, extra=handles)
+    plate.alt = f"How many times cheaper than retraining, log scale: {'; '.join(said)}."
+    return plate
+
+
+@_plate
+def document_lengths(
+    lengths: Mapping[str, Mapping[str, Sequence[int]]], *, narrow: bool = False
+) -> Plate:
+    """Histograms of document lengths, a panel per domain; lengths: domain -> split -> tokens."""
+    layout, domains = Layout(narrow), list(lengths)
+    if not domains:
+        raise UnlearnError("there are no document lengths: give at least one domain.")
+    plate, axes = layout.grid(len(domains), 2.3, extra=0.35)
+    shown = [n for d in domains for s in SPLIT_COLOURS for n in lengths[d].get(s, ())] or [0, 1]
+    bins = np.linspace(min(shown), max(shown) + 1, 19).tolist()
+    alt = ["Histograms of document lengths in tokens."]
+    for ax, domain in zip(axes, domains, strict=True):
+        said = []
+        for split, colour in SPLIT_COLOURS.items():
+            values = lengths[domain].get(split, ())
+            if not len(values):
+                continue
+            filled = split == "retain"
+            shares = np.full(len(values), 100 / len(values))
+            look: dict[str, Any] = {"alpha": 0.3} if filled else {"linewidth": 1.8}
+            kind: Any = "stepfilled" if filled else "step"
+            ax.hist(values, bins, weights=shares, color=colour, histtype=kind, **look)
+            said.append(f"{split} {len(values)} documents, mean {number(float(np.mean(values)))}")
+        ax.set_title(domain_title(domain))
+        if narrow or ax is axes[0]:
+            ax.set_ylabel("share of documents, %")
+        ax.set_xlabel("tokens per document")
+        alt.append(f"{domain_title(domain)}: {'; '.join(said)}.")
+    handles = [Line2D([], [], color=c, label=s, linewidth=3) for s, c in SPLIT_COLOURS.items()]
+    _legend(plate, layout, extra=handles)
+    plate.alt = " ".join(alt)
+    return plate
+
+
+# --- showing -------------------------------------------------------------------------------------
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as SVG; the same figure gives the same bytes."""
+    buffer = io.StringIO()
+    with _style():
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def figures_folder() -> Path | None:
+    """Where `show` leaves files: $UNLEARN_FIGURES, else book/_run/figures where there is a book."""
+    if named := os.environ.get("UNLEARN_FIGURES"):
+        return Path(named)
+    return Path("book/_run/figures") if Path("book").is_dir() else None
+
+
+def to_html(figure: Plate, caption: str, command: str = "") -> str:
+    """An HTML figure: both drawings as images, the alternative text, the caption, the command."""
+    if not figure.alt:
+        raise UnlearnError("the figure has no alternative text: set its `alt`.")
+    sources = ""
+    if figure.narrow is not None:
+        sources = f'<source media="{NARROW_SCREEN}" srcset="{_data_uri(figure.narrow())}">'
+    width = round(figure.get_figwidth() * 96)
+    image = (
+        f'<img src="{_data_uri(figure)}" alt="{html.escape(figure.alt, quote=True)}" '
+        f'width="{width}">'
+    )
+    again = f" Repeat: <code>{html.escape(command)}</code>" if command else ""
+    return (
+        f"<figure><picture>{sources}{image}</picture>"
+        f"<figcaption>{html.escape(caption)}{again}</figcaption></figure>"
+    )
+
+
+def _data_uri(figure: Figure) -> str:
+    raw = to_svg(figure).encode("utf-8")
+    return "data:image/svg+xml;base64," + base64.b64encode(raw).decode("ascii")
+
+
+def show(figure: Plate, name: str, caption: str, command: str = "") -> None:
+    """Display a figure in a notebook and leave NAME.svg and NAME-narrow.svg with the book.
+
+    `command` is what computes the figure's records again.
+    """
+    from IPython.display import HTML, display
+
+    folder = figures_folder()
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.svg").write_text(to_svg(figure), encoding="utf-8")
+        (folder / f"{name}.txt").write_text(figure.alt + "\n", encoding="utf-8")
+        if figure.narrow is not None:
+            (folder / f"{name}-narrow.svg").write_text(to_svg(figure.narrow()), encoding="utf-8")
+    display(HTML(to_html(figure, caption, command)))

@@ -1,0 +1,237 @@
+"""Re-run published records and say whether they agree: a result that nobody can check is a claim.
+
+Comparing is a pure function of two records (`compare`); only `verify` runs a model. What must
+come out equal is what a run's key determines: every number of the record but its provenance, the
+status, and the update at which it diverged. Machines add floating-point numbers in different
+orders, so numbers are compared within a tolerance; NaN agrees with NaN and with nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from unlearnlib.errors import UnlearnError
+from unlearnlib.spec import DOMAINS, RunSpec
+from unlearnlib.store import Record, run_key
+
+if TYPE_CHECKING:
+    from unlearnlib.run import Bench
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Two numbers a and b agree if |a - b| <= absolute + relative x |a|, a the published one."""
+
+    relative: float = TOLERANCE
+    absolute: float = TOLERANCE
+
+    def __post_init__(self) -> None:
+        for name in ("relative", "absolute"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0:
+                raise UnlearnError(
+                    f"the {name} tolerance is {value}: give a finite number that is not negative."
+                )
+
+    def excess(self, published: float, repeated: float) -> float:
+        """|a - b| in units of what is allowed: up to 1 the numbers agree; 0 for equal ones.
+
+        Two NaN are equal, as are two infinities of one sign; any other pair with a number that
+        is not finite differs by infinity.
+        """
+        if published == repeated or (math.isnan(published) and math.isnan(repeated)):
+            return 0.0
+        if not (math.isfinite(published) and math.isfinite(repeated)):
+            return math.inf
+        allowed = self.absolute + self.relative * abs(published)
+        return abs(published - repeated) / allowed if allowed else math.inf
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One number in two records; NaN stands for one that is missing on that side.
+
+    `excess` is the distance in units of the tolerance.
+    """
+
+    name: str
+    published: float
+    repeated: float
+    excess: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the two are within the tolerance."""
+        return self.excess <= 1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A published record beside its repetition.
+
+    `differences` has every number that was compared, the largest excess first; `reason` says
+    in words what else is not the same, and is empty if nothing is.
+    """
+
+    record: Record
+    differences: tuple[Difference, ...] = ()
+    reason: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether everything is the same within the tolerance."""
+        return not self.reason and all(d.agrees for d in self.differences)
+
+    @property
+    def largest(self) -> Difference | None:
+        """The number furthest apart, in units of the tolerance; None if none was compared."""
+        return self.differences[0] if self.differences else None
+
+
+def numbers(record: Record) -> dict[str, float]:
+    """Every number that a repetition must reproduce, by name.
+
+    Metrics go by their own names, the rest by their place: "trajectory/3/forget",
+    "documents/forget/nll/17", "extra/tokens".
+    """
+    found = dict(record.metrics)
+    for part in ("trajectory", "documents", "extra"):
+        found.update(_leaves(getattr(record, part), part))
+    return found
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, float]]:
+    """(name, number) of every number inside lists and dictionaries."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, f"{name}/{key}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{name}/{index}")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield name, float(value)
+
+
+def compare(published: Record, repeated: Record, tolerance: Tolerance | None = None) -> Comparison:
+    """Compare two records number by number; a number that only one of them has disagrees."""
+    tolerance = tolerance or Tolerance()
+    old, new = numbers(published), numbers(repeated)
+    differences = []
+    for name in sorted({*old, *new}):
+        both = name in old and name in new
+        a, b = old.get(name, math.nan), new.get(name, math.nan)
+        differences.append(Difference(name, a, b, tolerance.excess(a, b) if both else math.inf))
+    differences.sort(key=lambda d: -d.excess)  # stable: equal ones stay in the order of names
+    reasons = [
+        f"{name} is {after!r}, not {before!r}"
+        for name, before, after in (
+            ("its key", published.key, repeated.key),
+            ("its status", published.status, repeated.status),
+            ("the update of divergence", published.diverged_at, repeated.diverged_at),
+        )
+        if before != after
+    ]
+    return Comparison(published, tuple(differences), "; ".join(reasons))
+
+
+def runs_to_verify(
+    records: Iterable[Record], profile: str, domains: Sequence[str] = DOMAINS
+) -> list[Record]:
+    """The runs among `records` that a profile can repeat, by key: others need a user's files."""
+    found = [
+        r
+        for r in records
+        if r.kind == "run" and r.spec.get("profile") == profile and r.spec.get("domain") in domains
+    ]
+    if not found:
+        raise UnlearnError(
+            f"there is no record of a run at profile {profile!r} to verify: run "
+            f"`unlearn study main --profile {profile}` first, or name another study or store."
+        )
+    return sorted(found, key=lambda r: r.key)
+
+
+def pick(records: Sequence[Record], count: int, seed: int = 0) -> list[Record]:
+    """`count` of the records at random, in their order; all of them if there are no more."""
+    if count < 1:
+        raise UnlearnError(f"the sample is {count} records: give at least 1.")
+    if count >= len(records):
+        return list(records)
+    places = random.Random(seed).sample(range(len(records)), count)
+    return [records[place] for place in sorted(places)]
+
+
+def verify(
+    records: Sequence[Record],
+    open_one: Callable[[RunSpec], Bench],
+    tolerance: Tolerance | None = None,
+    progress: bool = True,
+) -> list[Comparison]:
+    """Run each record's spec again and compare, in the given order.
+
+    `open_one` loads model and data for a spec; it is called once per profile, domain and
+    precision. A record of another model or other data is not run: it is reported as such.
+    """
+    from unlearnlib.run import execute  # here: comparing needs no torch
+
+    places: dict[tuple[str, ...], list[int]] = {}
+    for place, record in enumerate(records):
+        spec = RunSpec.from_dict(record.spec)
+        places.setdefault((spec.profile, spec.domain, spec.precision), []).append(place)
+    done: dict[int, Comparison] = {}
+    with tqdm(total=len(records), desc="verify", disable=not progress) as bar:
+        for group in places.values():
+            bench = open_one(RunSpec.from_dict(records[group[0]].spec))
+            for place in group:
+                record = records[place]
+                reason = _foreign(record, bench)
+                if reason:
+                    done[place] = Comparison(record, reason=reason)
+                else:
+                    _, again = execute(bench, RunSpec.from_dict(record.spec))
+                    done[place] = compare(record, again, tolerance)
+                bar.update()
+    return [done[place] for place in range(len(records))]
+
+
+def _foreign(record: Record, bench: Bench) -> str:
+    """Why the bench cannot repeat the record, or nothing."""
+    for what, theirs, ours in (
+        ("model", record.model_hash, bench.model_hash),
+        ("data", record.data_hash, bench.data_hash),
+    ):
+        if theirs != ours:
+            return f"it is of another {what} ({theirs[:12]}, here {ours[:12]})"
+    if record.key != run_key(record.spec, record.data_hash, record.model_hash):
+        return "its key does not follow from its spec, data and model"
+    return ""
+
+
+def as_row(comparison: Comparison) -> dict[str, Any]:
+    """A comparison in brief: which run, whether it agrees, and where it is furthest off."""
+    spec, largest = comparison.record.spec, comparison.largest
+    return {
+        "key": comparison.record.key,
+        "domain": spec["domain"],
+        "method": spec["method"],
+        "seed": spec["seed"],
+        "agrees": comparison.agrees,
+        "reason": comparison.reason,
+        "compared": len(comparison.differences),
+        "disagreeing": [d.name for d in comparison.differences if not d.agrees],
+        "metric": largest.name if largest else None,
+        "published": largest.published if largest else None,
+        "repeated": largest.repeated if largest else None,
+        "excess": largest.excess if largest else None,
+    }
