@@ -304,11 +304,14 @@ def show(value: float | None) -> str:
 def score_rows(
     before: Mapping[str, float], after: Mapping[str, float]
 ) -> list[tuple[str, str, str, str]]:
-    """(name, before, after, meaning) of each metric of `MEANINGS` that either side has."""
+    """(name, before, after, meaning) of each metric of `MEANINGS` that either side has.
+
+    One that is NaN on both sides is left out: it could not be measured on these texts.
+    """
     return [
         (label, show(before.get(metric)), show(after.get(metric)), meaning)
         for metric, (label, meaning) in MEANINGS.items()
-        if metric in before or metric in after
+        if not all(math.isnan(side.get(metric, math.nan)) for side in (before, after))
     ]
 
 

@@ -67,8 +67,8 @@ def load_model(
 ) -> nn.Module:
     """The causal LM of a source, dropout off, on `device`.
 
-    `UnlearnError` for a folder without safetensors, a corrupt file, an unreachable hub, or a
-    head that is more than a linear layer.
+    `UnlearnError` for a folder without safetensors, a corrupt file, a missing tensor, an
+    unreachable hub, or a head that is more than a linear layer.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -80,8 +80,12 @@ def load_model(
             "format."
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[precision], use_safetensors=True, trust_remote_code=False
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=DTYPES[precision],
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except SafetensorError as error:
         raise UnlearnError(
@@ -93,6 +97,11 @@ def load_model(
             f"no model can be read from {str(source)!r} ({_first_line(error)}): give a folder with "
             "config.json and *.safetensors, or a hub id that this machine can reach."
         ) from error
+    if missing := sorted(report["missing_keys"]):  # transformers makes them up, with a warning
+        raise UnlearnError(
+            f"the weights in {str(source)!r} lack {missing[0]!r} and {len(missing) - 1} other "
+            "tensors: fetch or rebuild them."
+        )
     head_of(model)
     return disable_dropout(model).to(device)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import types
 import typing
 from collections.abc import Mapping
@@ -90,8 +91,10 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
             return value
         raise UnlearnError(f"{name} is {value!r}: give a word.")
     try:
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        if isinstance(value, bool) or not isinstance(value, (numbers.Real, str)):
             raise ValueError
+        if kind is int and (isinstance(value, numbers.Integral) or str(value).isdecimal()):
+            return int(value)  # at once: on the way through a float a long seed loses digits
         number = float(value)
         if kind is int:
             if number != int(number):

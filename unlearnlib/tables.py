@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from unlearnlib.cost import FLOPS_PER_PARAMETER_TOKEN, YI_6B, YI_6B_TOKENS, Account
 from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from unlearnlib.corpus.documents import Document, DomainData
+    from unlearnlib.metrics.scores import TokenScores
 
 DOMAIN_TITLES = {"arxiv": "arXiv", "github": "GitHub", "books": "Books", "yours": "Your documents"}
 METHOD_TITLES = {
@@ -1072,25 +1075,72 @@ def beginning_shared(text: str, truth: str) -> str:
     return (f"<strong>{head}</strong>" if head.strip() else head) + tail
 
 
-def sample_table(samples: Mapping[str, Mapping[str, str]]) -> str:
-    """HTML: per prompt, what each model goes on with; "truth" is how the document goes on.
+def samples_html(samples: Iterable[tuple[str, str, Mapping[str, str]]]) -> str:
+    """HTML of what models write: for each document its name, the prompt, and continuations.
 
-    samples  prompt -> name of a model, or "truth" -> continuation
+    samples  (name, prompt, model -> continuation); "truth" is how the document itself goes on
     """
     parts = []
-    for prompt, continuations in samples.items():
+    for name, prompt, continuations in samples:
         truth = continuations.get("truth", "")
         rows = "".join(
-            f'<tr><th scope="row">{html.escape(BASELINE_TITLES.get(name, name.capitalize()))}</th>'
-            f'<td class="text" style="white-space: pre-wrap">{beginning_shared(text, truth)}</td>'
-            "</tr>"
-            for name, text in continuations.items()
+            f'<tr><th scope="row" class="text">{html.escape(model)}</th>'
+            f'<td class="text"><pre>{beginning_shared(text, truth)}</pre></td></tr>'
+            for model, text in continuations.items()
         )
         parts.append(
-            f"<table class='dataframe'><caption>… after: "
-            f"<em>{html.escape(prompt)}</em></caption><tbody>{rows}</tbody></table>"
+            f'<table class="dataframe"><caption>{html.escape(name)}</caption><thead>'
+            f'<tr><th scope="row" class="text">given</th><td class="text">'
+            f"<pre>{html.escape(prompt)}</pre></td></tr></thead><tbody>{rows}</tbody></table>"
         )
-    return f'<div class="table-scroll">{"".join(parts)}</div>'
+    # Breaks and indentation belong to code and formulas; long lines may still be broken.
+    style = "<style scoped>td.text pre {white-space: pre-wrap; margin: 0; padding: 0; border: 0; "
+    style += "background: none; color: inherit; text-align: left;}</style>"
+    return f'<div class="table-scroll">{style}{"".join(parts)}</div>'
+
+
+def samples(given: Iterable[tuple[str, str, Mapping[str, str]]]) -> Any:
+    """`samples_html` as notebooks and the book show it."""
+    from IPython.display import HTML
+
+    return HTML(samples_html(given))
+
+
+# --- single runs and scores, in words ------------------------------------------------------------
+
+
+def run_in_words(record: Record) -> str:
+    """What a run did, in a Markdown sentence, and the command that repeats it."""
+    spec, done = record.spec, record.provenance
+    memory = done.get("peak_memory_bytes")
+    stop = f" It diverged at update {record.diverged_at}." if record.diverged_at else ""
+    return (
+        f"{method_title(spec['method'])} on {domain_title(spec['domain'])}: {spec['updates']} "
+        f"{_plural('update', spec['updates'])} of {spec['batch_size']} forget chunks at learning "
+        f"rate {spec['learning_rate']:g}; {record.extra.get('tokens', 0):,} tokens went forward "
+        f"and backward. With all evaluations it took "
+        f"{number(float(done.get('seconds', math.nan)))} seconds on {done.get('device', '?')}"
+        + (f", and at most {number(memory / 2**30)} GiB of memory" if memory else "")
+        + f".{stop} To repeat it: `{done.get('command', '?')}`."
+    )
+
+
+def entropy_in_words(scores: TokenScores) -> str:
+    """What a model's divergence from itself would read as, were it a cross-entropy."""
+    entropy = -float(np.mean(scores.mean, dtype=np.float64))
+    return (
+        f"Of vanilla against itself, over {len(scores)} retain chunks, the divergence is 0; the "
+        f"cross-entropy is its own entropy, {number(entropy)} nats per token."
+    )
+
+
+def padding_in_words(lengths: Sequence[int], full: int) -> str:
+    """Which share of the positions is padding when chunks are padded to `full` tokens."""
+    share = 100 * (1 - sum(lengths) / (full * len(lengths)))
+    return (
+        f"Padded to {full:,} tokens, {number(share)} % of the positions of the {len(lengths)} "
+        f"forget chunks would be padding: their mean length is {number(fmean(lengths))} tokens."
+    )
 
 
 # --- as HTML -------------------------------------------------------------------------------------

@@ -1,0 +1,283 @@
+"""Loading and saving: any Llama folder works, any broken one costs one sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import HEAD_ROWS, tiny_llama, tiny_tokenizer
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from unlearnlib.errors import UnlearnError
+from unlearnlib.models import (
+    data_folder,
+    decoder_of,
+    disable_dropout,
+    head_of,
+    lab_checkpoint,
+    load_model,
+    load_tokenizer,
+    model_hash,
+    parameter_count,
+    save_model,
+)
+
+# The keys of Yi-6B's own configuration file, with its values but for the sizes.
+YI_CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "hidden_size": 64,
+    "initializer_range": 0.02,
+    "intermediate_size": 172,
+    "max_position_embeddings": 4096,
+    "model_type": "llama",
+    "num_attention_heads": 16,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 4,
+    "pad_token_id": 0,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "rope_theta": 5000000.0,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.34.0",
+    "use_cache": True,
+    "vocab_size": HEAD_ROWS,
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A sound model folder, to be broken."""
+    save_model(tiny_llama(dtype=torch.float32), tiny_tokenizer(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+# ---- the paper's profile --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def yi(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer model on disk under Yi-6B's configuration keys, in bfloat16."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("yi")
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**YI_CONFIG)).to(torch.bfloat16)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(YI_CONFIG))
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_a_model_under_the_papers_configuration_keys_loads(yi: Path) -> None:
+    model: Any = load_model(yi, "bfloat16")
+    weights = load_file(yi / "model.safetensors")
+    state = model.state_dict()
+    assert set(weights) == set(state)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in weights.items())
+    assert not model.config.tie_word_embeddings
+    assert model.config.num_key_value_heads == 4
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+def test_the_papers_rope_base_reaches_the_rotations(yi: Path) -> None:
+    model: Any = load_model(yi)
+    width = 64 // 16
+    expected = 5e6 ** -(torch.arange(0, width, 2) / width)
+    torch.testing.assert_close(model.model.rotary_emb.inv_freq.float(), expected)
+
+
+def test_the_precision_asked_for_is_that_of_the_parameters(yi: Path) -> None:
+    for name, dtype in (("float32", torch.float32), ("float64", torch.float64)):
+        assert {p.dtype for p in load_model(yi, name).parameters()} == {dtype}
+
+
+# ---- hashes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_a_model_has_the_same_hash_in_memory_and_from_disk(
+    tied: bool, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = tiny_llama(dtype=dtype, tied=tied)
+    save_model(model, tiny_tokenizer(), tmp_path / "model")
+    back = load_model(tmp_path / "model", str(dtype).removeprefix("torch."))
+    assert model_hash(back) == model_hash(model)
+    assert parameter_count(back) == parameter_count(model)
+
+
+def test_the_hash_changes_when_one_weight_changes() -> None:
+    model = tiny_llama()
+    before = model_hash(model)
+    for parameter in (model.lm_head.weight, model.model.norm.weight):
+        with torch.no_grad():
+            parameter.view(-1)[-1] += 1e-9
+        assert model_hash(model) != before
+        before = model_hash(model)
+    assert model_hash(model.float()) != before
+
+
+def test_equal_models_have_equal_hashes() -> None:
+    assert model_hash(tiny_llama()) == model_hash(tiny_llama())
+    assert model_hash(tiny_llama()) != model_hash(tiny_llama(seed=1))
+
+
+# ---- saving ---------------------------------------------------------------------------------
+
+
+def test_a_saved_tokenizer_gives_the_same_tokens(folder: Path) -> None:
+    text = "In 1840 the keeper of Vesk was Tobin."
+    back = load_tokenizer(folder)
+    assert back(text)["input_ids"] == tiny_tokenizer()(text)["input_ids"]
+    assert back.all_special_ids == tiny_tokenizer().all_special_ids
+    assert len(back) == len(tiny_tokenizer())
+
+
+def test_saving_over_a_folder_replaces_the_model_and_leaves_nothing_behind(folder: Path) -> None:
+    other = tiny_llama(dtype=torch.float32, seed=9)
+    (folder / "notes.txt").write_text("mine")
+    save_model(other, tiny_tokenizer(), folder)
+    assert model_hash(load_model(folder)) == model_hash(other)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises((UnlearnError, OSError)):
+        save_model(tiny_llama(), None, tmp_path / "file" / "model")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+# ---- what is broken -------------------------------------------------------------------------
+
+
+def error_of(source: str | Path) -> str:
+    with pytest.raises(UnlearnError) as caught:
+        load_model(source)
+    text = str(caught.value)
+    assert text.endswith(".") and "\n" not in text
+    return text
+
+
+def test_a_folder_without_weights_is_named(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    assert error_of(folder).startswith(f"'{folder}' has no *.safetensors: ")
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, 0.5, 0.99])
+def test_a_truncated_weights_file_is_called_corrupt(folder: Path, keep: float) -> None:
+    weights = folder / "model.safetensors"
+    raw = weights.read_bytes()
+    weights.write_bytes(raw[: int(keep if keep > 1 else keep * len(raw))])
+    assert "corrupt" in error_of(folder)
+
+
+def test_a_weights_file_of_another_kind_is_called_corrupt(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"this is no safetensors file at all" * 20)
+    assert "corrupt" in error_of(folder)
+
+
+def test_missing_tensors_are_an_error_and_not_random_numbers(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "model.layers.1.mlp.up_proj.weight" in error_of(folder)
+
+
+def test_tensors_of_another_shape_are_an_error(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 40}))
+    assert "no model can be read from" in error_of(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '{"model_type": "unheard of"}'])
+def test_a_broken_configuration_is_an_error(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+    assert "no model can be read from" in error_of(folder)
+
+
+def test_a_missing_configuration_is_an_error(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    assert "no model can be read from" in error_of(folder)
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    assert "is not a model folder" in error_of(tmp_path / "absent")
+    assert "is not a model folder" in error_of("./absent")
+
+
+def test_a_hub_id_that_cannot_be_reached_is_an_error() -> None:
+    assert "or a hub id that this machine can reach" in error_of("nobody/nothing-of-the-kind")
+
+
+@pytest.mark.parametrize("broken", ["missing", "truncated"])
+def test_a_missing_or_broken_tokenizer_is_an_error(folder: Path, broken: str) -> None:
+    tokenizer = folder / "tokenizer.json"
+    if broken == "missing":
+        tokenizer.unlink()
+    else:
+        tokenizer.write_text(tokenizer.read_text()[:200])
+    with pytest.raises(UnlearnError, match=r"no tokenizer can be read from .*tokenizer\.json\.$"):
+        load_tokenizer(folder)
+
+
+# ---- parts of a model -----------------------------------------------------------------------
+
+
+def test_the_decoder_and_the_head_make_the_models_logits() -> None:
+    model = tiny_llama()
+    ids = torch.tensor([[1, 5, 9, 30]])
+    with torch.no_grad():
+        hidden = decoder_of(model)(input_ids=ids).last_hidden_state
+        torch.testing.assert_close(head_of(model).logits(hidden), model(input_ids=ids).logits)
+
+
+def test_a_head_that_is_more_than_linear_is_refused() -> None:
+    model = tiny_llama()
+    model.config.final_logit_softcapping = 30.0
+    with pytest.raises(UnlearnError, match="final_logit_softcapping, not in a plain linear head"):
+        head_of(model)
+    model = tiny_llama()
+    model.lm_head = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, HEAD_ROWS))
+    with pytest.raises(UnlearnError, match="Sequential, not in a plain linear head"):
+        head_of(model)
+
+
+def test_dropout_is_off_in_a_loaded_model(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.5}))
+    model = load_model(folder).train()
+    ids = torch.tensor([[1, 5, 9, 30]])
+    first, second = (model(input_ids=ids).logits for _ in range(2))
+    assert torch.equal(first, second)
+    block = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)).train()
+    x = torch.ones(2, 4)
+    assert torch.equal(disable_dropout(block)(x), block(x))
+
+
+def test_the_data_folder_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNLEARN_DATA", str(tmp_path))
+    assert data_folder() == tmp_path
+    assert lab_checkpoint("oracle-books") == tmp_path / "lab" / "oracle-books"
+    shutil.copytree(_saved(tmp_path), lab_checkpoint("oracle-books"))
+    for source in ("lab/oracle-books", lab_checkpoint("oracle-books")):
+        assert parameter_count(load_model(source)) == parameter_count(tiny_llama())
+
+
+def _saved(tmp_path: Path) -> Path:
+    save_model(tiny_llama(dtype=torch.float32), tiny_tokenizer(), tmp_path / "saved")
+    return tmp_path / "saved"
