@@ -345,13 +345,15 @@ def _limits(facts: CardFacts) -> str:
         "- They are evidence and no proof. A score near the target does not show that the "
         "information has left the weights: paraphrased questions, further training, quantisation "
         "or other attacks may bring it back.",
-        "- The target is an estimate, and only as good as the approximate set: those texts must "
-        "be of the same kind and must not have been in the training data. Nothing here can check "
-        "either.",
         "- Whether the base model had seen the forgotten texts at all is not known; compare the "
         "scores before.",
     ]
     if "approximate" in chunks:
+        lines.append(
+            "- The target is an estimate, and only as good as the approximate set: those texts "
+            "must be of the same kind and must not have been in the training data. Nothing here "
+            "can check either."
+        )
         lines.append(
             f"- Membership inference compares {_count(chunks['forget'], 'chunk')} with "
             f"{_count(chunks['approximate'], 'chunk')}; with few of them its AUC is uncertain by "

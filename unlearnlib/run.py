@@ -110,13 +110,11 @@ class Bench:
 
     def forgotten(self, spec: RunSpec) -> list[Chunk]:
         """The chunks that the run forgets: of the first `forget_size` documents."""
-        chunks = self.chunks("forget", spec.length)
-        if not self.data.forget or not chunks:
-            raise UnlearnError("the forget set is empty: give at least one document to forget.")
-        if spec.forget_size is None:
-            return chunks
         names = {document.id for document in self.data.forget[: spec.forget_size]}
-        return [chunk for chunk in chunks if chunk.document in names]
+        chunks = [c for c in self.chunks("forget", spec.length) if c.document in names]
+        if not chunks:
+            raise UnlearnError("the forget set is empty: give at least one document to forget.")
+        return chunks
 
     def evaluated(self, spec: RunSpec | None = None) -> dict[str, list[Chunk]]:
         """The chunks of each split of `EVALUATED` that there is."""

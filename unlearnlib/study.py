@@ -127,40 +127,37 @@ def settings(profile: str, domain: str, method: str) -> dict[str, Any]:
 
 
 def choose(rates: Iterable[Record], vanilla: Record) -> dict[str, dict[str, Any]]:
-    """Per method the setting of the study `rates` that comes nearest the paper's target.
+    """Per method the setting of the study `rates` with the least `shortfall`.
 
-    The target is vanilla's perplexity on the approximate set, the nearness |log ratio| of the
-    forget perplexity to it; only settings that raise general perplexity by at most 5 % are
-    taken, or, where a method has none, the one that raises it least among those that moved the
-    forget perplexity at least half of the way (or least of all). The oracle has no say: a
-    practitioner has none.
+    The oracle has no say: a practitioner has none.
     """
-    target = vanilla.metrics["approximate/perplexity"]
-    general = vanilla.metrics["general/perplexity"]
-    start = vanilla.metrics["forget/perplexity"]
-    chosen: dict[str, dict[str, Any]] = {}
     by_method: dict[str, list[Record]] = {}
     for record in rates:
         by_method.setdefault(record.spec["method"], []).append(record)
-    for method, records in by_method.items():
+    return {
+        method: {
+            "learning_rate": min(
+                [r for r in records if r.status == "done"] or records,
+                key=lambda record: shortfall(record, vanilla),
+            ).spec["learning_rate"]
+        }
+        for method, records in by_method.items()
+    }
 
-        def gap(record: Record) -> float:
-            value = record.metrics["forget/perplexity"]
-            return abs(math.log(value / target)) if 0 < value < math.inf else math.inf
 
-        def rise(record: Record) -> float:
-            return record.metrics["general/perplexity"] / general
+def shortfall(record: Record, vanilla: Record) -> float:
+    """How far a run is from what the paper asks for; 0 is perfect, infinite is useless.
 
-        def moved(record: Record) -> bool:
-            value = record.metrics["forget/perplexity"]
-            return math.log(max(value, 1e-9) / start) >= 0.5 * math.log(target / start)
-
-        done = [r for r in records if r.status == "done"] or records
-        fits = [r for r in done if rise(r) <= GENERAL_TOLERANCE]
-        near = [r for r in fits if moved(r)]
-        best = min(near, key=gap) if near else min([r for r in done if moved(r)] or done, key=rise)
-        chosen[method] = {"learning_rate": best.spec["learning_rate"]}
-    return chosen
+    |log(forget perplexity / target)|, the target being vanilla's perplexity on the approximate
+    set, plus the log of the rise of general perplexity as far as it exceeds 5 %.
+    """
+    forget = record.metrics["forget/perplexity"]
+    general = record.metrics["general/perplexity"]
+    if not (0 < forget < math.inf and 0 < general < math.inf):
+        return math.inf
+    gap = abs(math.log(forget / vanilla.metrics["approximate/perplexity"]))
+    rise = math.log(general / vanilla.metrics["general/perplexity"])
+    return gap + max(0.0, rise - math.log(GENERAL_TOLERANCE))
 
 
 def write_settings(profile: str, domain: str, chosen: dict[str, dict[str, Any]]) -> None:

@@ -1,0 +1,253 @@
+"""Every figure can be drawn from records alone, and survives whatever a run may leave behind."""
+
+from __future__ import annotations
+
+import base64
+import colorsys
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic
+from matplotlib.colors import to_rgb
+
+from unlearnlib import figures, tables
+from unlearnlib.errors import UnlearnError
+from unlearnlib.methods import PAPER_METHODS
+from unlearnlib.spec import DOMAINS
+from unlearnlib.store import Record
+
+Draw = Callable[[list[Record], list[Record]], figures.Plate]
+
+BASELINES = synthetic.baselines()
+STUDIES = {
+    "main": synthetic.main_study(),
+    "rates": synthetic.rates_study(),
+    "trajectory": synthetic.trajectory_study(),
+}
+RETRAINING = {d: tables.Retraining(5e6, 600.0, 1.2e6) for d in DOMAINS}
+FIGURES: dict[str, tuple[str, Draw]] = {
+    "forget_vs_general": ("main", figures.forget_vs_general),
+    "distance_to_oracle": ("main", figures.distance_to_oracle),
+    "membership_auc": ("main", figures.membership_auc),
+    "roc_curves": ("main", lambda r, b: figures.roc_curves(r, b, r[0].spec["domain"])),
+    "trajectories": ("trajectory", figures.trajectories),
+    "learning_rates": ("rates", figures.learning_rates),
+    "cost_ratio": (
+        "main",
+        lambda r, b: figures.cost_ratio(tables.cost_ratios(r, RETRAINING)),
+    ),
+    "loss_terms": ("trajectory", lambda r, b: figures.loss_terms(r[0])),
+    "run_trajectory": ("trajectory", lambda r, b: figures.run_trajectory(r[0], b)),
+}
+
+
+def drawn(plate: figures.Plate) -> str:
+    """The SVG of a figure and of its narrow twin, which makes matplotlib lay both out."""
+    assert plate.narrow is not None
+    return figures.to_svg(plate) + figures.to_svg(plate.narrow())
+
+
+def spoilt(record: Record, x: float) -> Record:
+    """The record with every metric, probe and document score replaced by `x`."""
+    documents = {
+        split: {
+            name: [x] * len(values) if name not in ("id", "tokens") else values
+            for name, values in columns.items()
+        }
+        for split, columns in record.documents.items()
+    }
+    trajectory = [
+        {name: v if name == "update" else x for name, v in row.items()} for row in record.trajectory
+    ]
+    metrics = dict.fromkeys(record.metrics, x)
+    return replace(record, metrics=metrics, documents=documents, trajectory=trajectory)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_says_in_words_what_it_shows(name: str) -> None:
+    study, draw = FIGURES[name]
+    plate = draw(STUDIES[study], BASELINES)
+    assert len(plate.alt) > 60
+    assert drawn(plate).count("<svg") == 2
+
+
+@pytest.mark.parametrize("x", [math.nan, math.inf, 1e300, 0.0])
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_survives_runs_that_broke_the_model(name: str, x: float) -> None:
+    study, draw = FIGURES[name]
+    records = synthetic_subset(study)
+    drawn(draw([spoilt(r, x) for r in records], BASELINES))
+    drawn(draw([*records[:-1], spoilt(records[-1], x)], [spoilt(b, x) for b in BASELINES]))
+
+
+def synthetic_subset(study: str) -> list[Record]:
+    """Two methods on one domain of a study: enough to draw, quick to draw often."""
+    return [
+        r
+        for r in STUDIES[study]
+        if r.spec["domain"] == "books" and r.spec["method"] in ("ga", "ga_gd_in_dist")
+    ]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_survives_missing_baselines_methods_and_domains(name: str) -> None:
+    study, draw = FIGURES[name]
+    drawn(draw(synthetic_subset(study), []))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n for n in FIGURES if n not in ("loss_terms", "run_trajectory", "cost_ratio", "roc_curves")],
+)
+def test_a_figure_without_records_names_the_remedy(name: str) -> None:
+    with pytest.raises(UnlearnError, match="run its study first"):
+        FIGURES[name][1]([], BASELINES)
+
+
+def test_a_diverged_run_is_named_in_the_alternative_text() -> None:
+    run = synthetic.run("books", "ga", rate=synthetic.RATES[-1])
+    plate = figures.forget_vs_general([run], BASELINES)
+    assert "GA infinite (diverged)" in plate.alt
+
+
+def test_the_alternative_text_has_the_values_of_the_records() -> None:
+    plate = figures.membership_auc(STUDIES["main"], BASELINES)
+    for domain in DOMAINS:
+        values = tables.seed_values(STUDIES["main"], domain, "ga", "membership/min_k_40/auc")
+        assert f"GA {tables.number(float(np.mean(values)))}" in plate.alt
+
+
+def test_the_same_records_give_the_same_bytes() -> None:
+    one, two = (figures.to_svg(figures.target_check(BASELINES)) for _ in range(2))
+    assert one == two
+
+
+def test_records_may_come_from_a_generator() -> None:
+    plate = figures.membership_auc((r for r in STUDIES["main"]), iter(BASELINES))
+    assert drawn(plate).count("<svg") == 2
+
+
+def test_every_method_of_the_paper_has_a_colour_and_marker_of_its_own() -> None:
+    assert tuple(figures.METHOD_COLOURS) == tuple(PAPER_METHODS)
+    assert len(set(figures.METHOD_COLOURS.values())) == len(PAPER_METHODS)
+    assert len(set(figures.METHOD_MARKERS.values())) == len(PAPER_METHODS)
+    assert set(tables.METHOD_TITLES) == set(PAPER_METHODS)
+
+
+@pytest.mark.parametrize(
+    "pair", [("ga_gd_general", "ga_gd_in_dist"), ("ga_kl_general", "ga_kl_in_dist")]
+)
+def test_related_methods_have_related_hues(pair: tuple[str, str]) -> None:
+    hues = [colorsys.rgb_to_hsv(*to_rgb(figures.METHOD_COLOURS[m]))[0] for m in pair]
+    assert abs(hues[0] - hues[1]) < 0.08
+
+
+def test_a_method_of_ones_own_gets_a_style_and_keeps_its_name() -> None:
+    run = synthetic.run("books", "ga")
+    own = replace(run, spec={**run.spec, "method": "my_method"})
+    plate = figures.forget_vs_general([own], BASELINES)
+    assert "my_method" in plate.alt
+    assert drawn(plate)
+
+
+def test_type_is_at_least_nine_points() -> None:
+    for study, draw in FIGURES.values():
+        plate = draw(STUDIES[study], BASELINES)
+        sizes = [
+            t.get_fontsize() for t in plate.findobj(match=lambda a: hasattr(a, "get_fontsize"))
+        ]
+        assert min(sizes) >= 9
+        assert plate.get_figwidth() == figures.WIDE
+
+
+def test_a_figure_for_phones_stacks_its_panels() -> None:
+    plate = figures.membership_auc(STUDIES["main"], BASELINES)
+    assert plate.narrow is not None
+    narrow = plate.narrow()
+    assert narrow.get_figwidth() < plate.get_figwidth() < narrow.get_figheight()
+
+
+# --- the target
+
+
+def test_the_bootstrap_interval_covers_the_perplexity_it_is_of() -> None:
+    record = BASELINES[0]
+    kept = record.documents["forget"]
+    middle = math.exp(np.average(kept["nll"], weights=kept["tokens"]))
+    low, high = figures.bootstrap_perplexity(record, "forget")
+    assert low < middle < high
+
+
+def test_documents_that_are_all_alike_have_an_interval_of_no_width() -> None:
+    record = replace(
+        BASELINES[0],
+        documents={"forget": {"id": ["a#0", "b#0"], "tokens": [10, 20], "nll": [2.0, 2.0]}},
+    )
+    assert figures.bootstrap_perplexity(record, "forget") == pytest.approx((math.e**2,) * 2)
+
+
+def test_chunks_of_one_document_are_drawn_together() -> None:
+    columns = {"tokens": [10, 10], "nll": [1.0, 3.0]}
+    one = replace(BASELINES[0], documents={"forget": {"id": ["a#0", "a#1"], **columns}})
+    two = replace(BASELINES[0], documents={"forget": {"id": ["a#0", "b#0"], **columns}})
+    low, high = figures.bootstrap_perplexity(one, "forget")
+    assert low == high == pytest.approx(math.e**2)
+    assert figures.bootstrap_perplexity(two, "forget") == pytest.approx((math.e, math.e**3))
+
+
+@pytest.mark.parametrize("x", [math.nan, math.inf])
+def test_the_target_can_be_drawn_without_an_oracle_or_numbers(x: float) -> None:
+    vanilla = [b for b in BASELINES if b.spec["baseline"] == "vanilla"]
+    drawn(figures.target_check(vanilla))
+    drawn(figures.target_check([spoilt(b, x) for b in BASELINES]))
+
+
+def test_document_lengths_say_how_many_documents_there_are() -> None:
+    lengths = {"books": {"forget": [100, 120], "approximate": [], "retain": [90] * 5}}
+    plate = figures.document_lengths(lengths)
+    assert "forget 2 documents, mean 110" in plate.alt
+    assert drawn(plate)
+
+
+# --- showing
+
+
+def test_showing_leaves_both_drawings_and_the_alternative_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLEARN_FIGURES", str(tmp_path))
+    figures.show(figures.target_check(BASELINES), "check", "A caption.", "unlearn study main")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "check-narrow.svg",
+        "check.svg",
+        "check.txt",
+    ]
+
+
+def test_the_html_carries_images_alternative_text_caption_and_command() -> None:
+    plate = figures.target_check(BASELINES)
+    page = figures.to_html(plate, 'A "caption" & more', "unlearn study main")
+    images = re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", page)
+    assert len(images) == 2 and all(b"<svg" in base64.b64decode(image) for image in images)
+    assert "A &quot;caption&quot; &amp; more" in page
+    assert "<code>unlearn study main</code>" in page
+    assert plate.alt[:40] in page
+
+
+def test_a_figure_without_alternative_text_is_refused() -> None:
+    with pytest.raises(UnlearnError, match="alternative text"):
+        figures.to_html(figures.Plate(), "caption")
+
+
+def test_nothing_is_left_behind_where_there_is_no_book(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("UNLEARN_FIGURES", raising=False)
+    monkeypatch.chdir(tmp_path)
+    figures.show(figures.target_check(BASELINES), "check", "A caption.")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,155 @@
+"""The templates are as papermill, the book and a reader expect them, and two of them run."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import synthetic
+
+ROOT = Path(__file__).resolve().parent.parent
+TEMPLATES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EXPECTED = {
+    "cost",
+    "data",
+    "learning_rates",
+    "main_table",
+    "membership",
+    "release",
+    "step_by_step",
+    "trajectories",
+}
+
+every_template = pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def code(path: Path) -> str:
+    """All code of a template that is plain Python."""
+    cells = [c.source for c in read(path).cells if c.cell_type == "code"]
+    return "\n".join(re.sub(r"^\s*[!%].*$", "    pass", source, flags=re.M) for source in cells)
+
+
+def test_every_chapter_with_results_has_a_template() -> None:
+    assert {path.stem for path in TEMPLATES} == EXPECTED
+
+
+@every_template
+def test_a_template_is_a_valid_notebook_with_named_cells(path: Path) -> None:
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    names = [cell.id for cell in notebook.cells]
+    assert len(set(names)) == len(names)
+    assert all(name.startswith(path.stem.replace("_", "-")) for name in names)
+
+
+@every_template
+def test_a_template_holds_no_results(path: Path) -> None:
+    for cell in read(path).cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None
+
+
+@every_template
+def test_a_template_can_be_varied_by_profile_and_domain(path: Path) -> None:
+    tagged = [c for c in read(path).cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    names = {
+        target.id
+        for node in ast.parse(tagged[0].source).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    assert {"profile", "domain"} <= names
+
+
+@every_template
+def test_a_chapter_says_what_is_learned_and_ends_with_what_is_next(path: Path) -> None:
+    cells = read(path).cells
+    assert cells[0].cell_type == cells[-1].cell_type == "markdown"
+    assert cells[0].source.startswith("# ") and "**What you will learn.**" in cells[0].source
+    assert "## Summary" in cells[-1].source and "**What is next.**" in cells[-1].source
+
+
+@every_template
+def test_a_template_imports_public_names_that_exist(path: Path) -> None:
+    for node in ast.walk(ast.parse(code(path))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("unlearnlib"):
+            module = importlib.import_module(str(node.module))
+            for alias in node.names:
+                assert not alias.name.startswith("_")
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+        if isinstance(node, ast.Attribute):
+            assert not node.attr.startswith("_")
+
+
+@every_template
+def test_every_attribute_of_figures_and_tables_that_a_template_uses_exists(path: Path) -> None:
+    modules = {
+        n: importlib.import_module(f"unlearnlib.{n}") for n in ("figures", "tables", "study")
+    }
+    for node in ast.walk(ast.parse(code(path))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = modules.get(node.value.id)
+            assert module is None or hasattr(module, node.attr), node.attr
+
+
+@every_template
+def test_no_figure_is_shown_without_a_caption_and_a_command(path: Path) -> None:
+    names = []
+    for node in ast.walk(ast.parse(code(path))):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "show"
+        ):
+            assert len(node.args) == 4
+            names.append(ast.unparse(node.args[1]))
+    assert len(set(names)) == len(names)
+
+
+@every_template
+def test_prose_holds_no_measured_number(path: Path) -> None:
+    """Decimal fractions in prose are 0.5 (chance) or they were typed by hand."""
+    prose = "\n".join(c.source for c in read(path).cells if c.cell_type == "markdown")
+    assert set(re.findall(r"\d+\.\d+", prose)) <= {"0.5", "0.1"}
+
+
+@pytest.mark.parametrize("name", ["main_table", "trajectories"])
+def test_a_template_runs_on_records_alone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    papermill = pytest.importorskip("papermill")
+    monkeypatch.setenv("UNLEARN_DATA", str(synthetic.write_results(tmp_path / "data")))
+    monkeypatch.setenv("UNLEARN_FIGURES", str(tmp_path / "figures"))
+    monkeypatch.setenv("UNLEARN_STORE", str(tmp_path / "runs"))
+    # The kernel's working directory is elsewhere: it finds the package where this test does.
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    result = tmp_path / f"{name}.ipynb"
+    papermill.execute_notebook(
+        str(ROOT / "notebooks" / f"{name}.ipynb"),
+        str(result),
+        parameters={"profile": "lab", "domain": "books"},
+        cwd=str(tmp_path),
+        kernel_name="python3",
+        progress_bar=False,
+    )
+    outputs = [o for c in read(result).cells if c.cell_type == "code" for o in c.outputs]
+    assert not [o for o in outputs if o.output_type == "error"]
+    pages = [o.data["text/html"] for o in outputs if "text/html" in o.get("data", {})]
+    assert any("<figure>" in page for page in pages) and any("<table" in page for page in pages)
+    assert not any("GitHub" in page for page in pages)
+    assert list((tmp_path / "figures").glob("*.svg"))

@@ -1,0 +1,404 @@
+"""A run: a spec, a model and data in; the unlearned model and its record out."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import (
+    LENGTH,
+    QUIET,
+    documents,
+    flat,
+    logits_of,
+    tiny_bench,
+    tiny_data,
+    tiny_llama,
+    tiny_tokenizer,
+)
+
+import unlearnlib
+from unlearnlib.corpus.documents import Document
+from unlearnlib.errors import UnlearnError
+from unlearnlib.metrics import mean_kl, perplexity
+from unlearnlib.models import model_hash, save_model
+from unlearnlib.run import command_of, evaluate, execute, key_of, load_domain, open_bench
+from unlearnlib.scoring import Reference, score_chunks
+from unlearnlib.spec import RunSpec
+from unlearnlib.store import Record
+
+
+def spec_of(**changes: Any) -> RunSpec:
+    """Two small updates."""
+    settings = {"method": "ga", "updates": 2, "batch_size": 4, "learning_rate": 1e-3}
+    return RunSpec(**(settings | changes))
+
+
+def bench_of(**changes: Any) -> Any:
+    return tiny_bench(dtype=torch.float32, **changes)
+
+
+def texts(name: str, count: int = 4) -> list[str]:
+    return [document.text for document in documents(name, count)]
+
+
+# ---- a run is a pure function of its spec ----------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["random_label", "ga_kl_in_dist"])
+def test_the_same_spec_and_seed_give_the_same_record_and_model(method: str) -> None:
+    runs = []
+    for _ in range(2):
+        bench = bench_of(oracle=tiny_llama(dtype=torch.float32, seed=1))
+        runs.append(execute(bench, spec_of(method=method, probe_every=1)))
+        torch.rand(3)  # what else draws random numbers has no say
+    (one, first), (other, second) = runs
+    assert torch.equal(flat(one), flat(other))
+    assert first.comparable() == second.comparable()
+    assert Record.from_json(first.to_json()).comparable() == first.comparable()
+
+
+def test_another_seed_or_setting_is_another_run() -> None:
+    bench, spec = bench_of(), spec_of(method="random_label", updates=1)
+    model, record = execute(bench, spec)
+    for changes in ({"seed": 1}, {"learning_rate": 2e-3}, {"label_alignment": "release"}):
+        changed, other = execute(bench, spec.replace(**changes))
+        assert other.key != record.key
+        assert not torch.equal(flat(changed), flat(model))
+
+
+def test_the_key_depends_on_spec_data_and_model_and_on_nothing_else() -> None:
+    spec = spec_of()
+    key = key_of(bench_of(), spec)
+    from unlearnlib.engine import Execution
+
+    assert key_of(bench_of(execution=Execution(micro_chunks=1, progress=False)), spec) == key
+    assert key_of(bench_of(data=tiny_data(forget=5)), spec) != key
+    assert key_of(bench_of(model=tiny_llama(dtype=torch.float32, seed=1)), spec) != key
+
+
+def test_a_run_leaves_the_benchs_model_alone() -> None:
+    bench = bench_of()
+    before = bench.model_hash
+    model, record = execute(bench, spec_of())
+    assert model_hash(bench.model) == before == record.model_hash
+    assert model_hash(model) != before
+
+
+@pytest.mark.parametrize("changes", [{"learning_rate": 0.0}, {"updates": 0}])
+def test_no_updates_or_no_rate_leave_the_parameters(changes: dict[str, Any]) -> None:
+    bench = bench_of()
+    model, record = execute(bench, spec_of(method="ga_kl_in_dist", **changes))
+    assert model_hash(model) == bench.model_hash
+    assert record.status == "done"
+    untouched, _, _ = evaluate(bench, bench.model, spec_of())
+    assert record.metrics == untouched
+
+
+def test_a_retain_weight_of_zero_is_plain_ascent() -> None:
+    bench = bench_of()
+    plain, _ = execute(bench, spec_of(method="ga"))
+    weightless, _ = execute(bench, spec_of(method="ga_gd_in_dist", retain_weight=0.0))
+    assert torch.equal(flat(plain), flat(weightless))
+
+
+# ---- what a record holds -----------------------------------------------------------------------
+
+
+def test_a_record_has_the_metrics_of_the_unlearned_model() -> None:
+    oracle = tiny_llama(dtype=torch.float32, seed=1)
+    bench = bench_of(oracle=oracle)
+    model, record = execute(bench, spec_of())
+    for split, name in (("forget", "forget"), ("general", "general_evaluation")):
+        scores = score_chunks(model, bench.chunks(name))
+        assert record.metrics[f"{split}/perplexity"] == pytest.approx(perplexity(scores))
+    reference = Reference(oracle, bench.chunks("forget"))
+    distance = mean_kl(score_chunks(model, bench.chunks("forget"), reference=reference))
+    assert record.metrics["oracle_kl/forget"] == pytest.approx(distance)
+    assert {"membership/min_k_40/auc", "forget/cloze_exact", "retain/accuracy"} <= set(
+        record.metrics
+    )
+    assert record.documents["forget"]["id"] == [chunk.id for chunk in bench.chunks("forget")]
+    nll = record.documents["forget"]["nll"][0]
+    with torch.no_grad():
+        chunk = bench.chunks("forget")[0]
+        logp = logits_of(model, chunk)[:-1].log_softmax(-1)
+    truth = torch.tensor(chunk.tokens[1:])
+    assert nll == pytest.approx(-logp[torch.arange(len(truth)), truth].mean().item(), rel=1e-4)
+    assert record.extra["tokens"] > 0 and record.extra["flops"] > 0
+    assert record.provenance["peak_memory_bytes"] > 0
+
+
+def test_ascent_raises_the_loss_on_the_forget_set_update_by_update() -> None:
+    # A model that knows the forget set a little: ascent has somewhere to go.
+    _, record = execute(bench_of(), spec_of(updates=4, batch_size=100, learning_rate=3e-3))
+    losses = [row["forget"] for row in record.trajectory]
+    assert losses == sorted(losses, reverse=True)  # minus cross-entropy falls
+    assert [row["update"] for row in record.trajectory] == [1, 2, 3, 4]
+
+
+def test_probes_show_the_path_from_the_original_on() -> None:
+    bench = bench_of(oracle=tiny_llama(dtype=torch.float32, seed=1))
+    _, record = execute(bench, spec_of(updates=5, probe_every=2))
+    probed = [row["update"] for row in record.trajectory if "forget/perplexity" in row]
+    assert probed == [0, 2, 4, 5]
+    assert record.trajectory[-1]["forget/perplexity"] == pytest.approx(
+        record.metrics["forget/perplexity"], rel=1e-6
+    )
+    _, plain = execute(bench, spec_of(updates=5))
+    assert plain.metrics == record.metrics  # looking changes nothing
+
+
+def test_only_the_first_documents_are_forgotten_when_a_run_says_so() -> None:
+    bench = bench_of()
+    _, record = execute(bench, spec_of(forget_size=2))
+    names = {"forget-0", "forget-1"}
+    assert {chunk.document for chunk in bench.forgotten(spec_of(forget_size=2))} == names
+    assert {name.split("#")[0] for name in record.documents["forget"]["id"]} == names
+    assert record.metrics["forget/cloze_questions"] == 2
+    assert record.metrics["approximate/cloze_questions"] == 6
+
+
+def test_distances_to_the_oracle_are_those_of_the_runs_own_chunk_length() -> None:
+    oracle = tiny_llama(dtype=torch.float32, seed=1)
+    shared = bench_of(oracle=oracle)
+    for length in (16, None, 24):  # one after the other on one bench, as in a study
+        spec = spec_of(updates=0, length=length)
+        fresh = bench_of(oracle=oracle)
+        assert execute(shared, spec)[1].metrics == execute(fresh, spec)[1].metrics
+
+
+@pytest.mark.parametrize("precision", ["float64", "bfloat16"])
+def test_a_run_trains_in_the_precision_it_names(precision: str) -> None:
+    model, record = execute(bench_of(), spec_of(precision=precision, learning_rate=1e-2))
+    assert {str(p.dtype) for p in model.parameters()} == {f"torch.{precision}"}
+    assert record.status == "done"
+
+
+def test_the_command_of_a_record_repeats_its_spec() -> None:
+    spec = spec_of(learning_rate=3e-5, forget_size=None, length=64, seed=7, probe_every=2)
+    words = shlex.split(command_of(spec))
+    assert words[:2] == ["unlearn", "run"]
+    named = {w[2:]: v for w, v in zip(words[2::2], words[3::2], strict=True) if w != "--set"}
+    set_ = [v.split("=") for w, v in zip(words[2::2], words[3::2], strict=True) if w == "--set"]
+    assert RunSpec.from_dict(named | dict(set_)) == spec  # type: ignore[arg-type]
+
+
+# ---- divergence ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("updates", [1, 6])
+@pytest.mark.parametrize("probe_every", [0, 1])
+def test_a_run_that_diverges_is_a_result(updates: int, probe_every: int) -> None:
+    bench = bench_of(oracle=tiny_llama(dtype=torch.float32, seed=1))
+    sound = execute(bench, spec_of(updates=1))[1]
+    spec = spec_of(learning_rate=1e30, updates=updates, probe_every=probe_every)
+    model, record = execute(bench, spec)
+    assert record.status == "diverged"
+    assert record.diverged_at is not None and 1 <= record.diverged_at <= min(updates, 3)
+    assert torch.isfinite(flat(model)).all()
+    # The same names as ever, so that tables need no exception; and no number that means nothing.
+    assert set(record.metrics) == set(sound.metrics)
+    for name in ("forget/perplexity", "forget/accuracy", "membership/min_k_40/auc"):
+        assert math.isnan(record.metrics[name])
+    assert math.isnan(record.metrics["oracle_kl/forget"])
+    assert Record.from_json(record.to_json()).comparable() == record.comparable()
+
+
+def test_a_diverged_run_is_repeated_exactly() -> None:
+    spec = spec_of(learning_rate=1e30, updates=6)
+    first, second = (execute(bench_of(), spec)[1] for _ in range(2))
+    assert first.comparable() == second.comparable()
+
+
+# ---- bad input ---------------------------------------------------------------------------------
+
+
+def error_of(**changes: Any) -> str:
+    """The sentence of a call of `unlearn` that must not change its model."""
+    model = tiny_llama(dtype=torch.float32)
+    before = model_hash(model)
+    arguments: dict[str, Any] = {
+        "method": "ga",
+        "forget": texts("forget"),
+        "updates": 1,
+        "execution": QUIET,
+    }
+    with pytest.raises(UnlearnError) as caught:
+        unlearnlib.unlearn(model, tiny_tokenizer(), **(arguments | changes))
+    assert model_hash(model) == before
+    text = str(caught.value)
+    assert text.endswith(".") and "\n" not in text
+    return text
+
+
+def test_an_empty_forget_set_is_an_error() -> None:
+    assert error_of(forget=[]) == "the forget set is empty: give at least one document to forget."
+
+
+@pytest.mark.parametrize(
+    ("method", "flag"),
+    [
+        ("ga_gd_in_dist", "--retain"),
+        ("ga_kl_in_dist", "--retain"),
+        ("ga_gd_general", "--general"),
+        ("ga_kl_general", "--general"),
+    ],
+)
+def test_a_method_without_its_retain_data_is_an_error(method: str, flag: str) -> None:
+    text = error_of(method=method)
+    assert text.startswith(f"method {method!r} needs ") and flag in text
+
+
+@pytest.mark.parametrize("split", ["forget", "retain", "approximate", "general"])
+def test_documents_that_are_all_too_short_are_named_by_their_split(split: str) -> None:
+    text = error_of(**{"method": "ga_gd_in_dist", "retain": texts("retain"), split: ["x", "y"]})
+    if split == "general":  # cut into two: the first is for retaining, the second evaluates
+        assert "general_evaluation documents are shorter than 5 tokens" in text
+    else:
+        assert text.startswith(f"all 2 {split} documents are shorter than 5 tokens: ")
+
+
+def test_first_documents_that_are_too_short_leave_nothing_to_forget() -> None:
+    assert "the forget set is empty" in error_of(forget=["x", *texts("forget")], forget_size=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "start"),
+    [
+        ({"method": "gaa"}, "unknown method 'gaa': choose one of ga, "),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0: "),
+        ({"learning_rate": math.nan}, "learning_rate is nan: "),
+        ({"updates": "few"}, "updates is 'few': "),
+        ({"batch_size": 0}, "batch_size is 0: "),
+        ({"sched": "cosine"}, "unknown setting 'sched': choose one of schedule, "),
+    ],
+)
+def test_bad_settings_are_an_error_before_anything_changes(
+    changes: dict[str, Any], start: str
+) -> None:
+    assert error_of(**changes).startswith(start)
+
+
+def test_an_unknown_domain_or_profile_lists_the_valid_ones() -> None:
+    with pytest.raises(UnlearnError, match="unknown domain 'boks': choose one of books, "):
+        load_domain("lab", "boks")
+    with pytest.raises(UnlearnError, match="unknown profile 'lap': choose one of lab, "):
+        load_domain("lap", "books")
+
+
+# ---- the Python interface ----------------------------------------------------------------------
+
+
+def test_unlearn_in_place_changes_the_model_and_returns_it() -> None:
+    model = tiny_llama(dtype=torch.float32)
+    before = flat(model)
+    same, record = unlearnlib.unlearn(
+        model, tiny_tokenizer(), method="ga", forget=texts("forget"), updates=1, execution=QUIET
+    )
+    assert same is model
+    assert not torch.equal(flat(model), before)
+    assert record.metrics["forget/perplexity"] > 0
+    assert record.spec["domain"] == "yours" and record.spec["precision"] == "float32"
+    assert not any(name.startswith(("retain/", "membership/")) for name in record.metrics)
+
+
+def test_unlearn_on_a_copy_leaves_the_model_as_it_was_dropout_and_all() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config: LlamaConfig = copy.deepcopy(tiny_llama().config)
+    config.attention_dropout = 0.25
+    model = LlamaForCausalLM(config).train()
+    before = model_hash(model)
+    copied, record = unlearnlib.unlearn(
+        model,
+        tiny_tokenizer(),
+        method="ga_gd_in_dist",
+        forget=texts("forget"),
+        retain=texts("retain"),
+        approximate=texts("approximate"),
+        general=texts("general", 6),
+        updates=1,
+        in_place=False,
+        execution=QUIET,
+    )
+    assert copied is not model
+    assert model_hash(model) == before == record.model_hash != model_hash(copied)
+    assert model.training
+    assert model.model.layers[0].self_attn.attention_dropout == 0.25
+    assert {"retain/perplexity", "general/perplexity", "membership/loss/auc"} <= set(
+        record.metrics
+    )
+
+
+def test_unlearn_says_what_execute_says() -> None:
+    data = dataclasses.replace(
+        tiny_data(), domain="yours", general_retain=(), general_evaluation=(), source="texts"
+    )
+    bench = bench_of(data=data, prefix=32)
+    spec = spec_of(method="ga_gd_in_dist", domain="yours", length=LENGTH)
+    model, record = execute(bench, spec)
+    other, again = unlearnlib.unlearn(
+        tiny_llama(dtype=torch.float32),
+        tiny_tokenizer(),
+        method="ga_gd_in_dist",
+        forget=data.forget,
+        retain=data.retain,
+        approximate=data.approximate,
+        learning_rate=1e-3,
+        updates=2,
+        batch_size=4,
+        length=LENGTH,
+        execution=QUIET,
+    )
+    assert torch.equal(flat(model), flat(other))
+    assert record.comparable() == again.comparable()
+
+
+def test_documents_of_the_same_name_in_two_sets_do_not_get_in_each_others_way() -> None:
+    # Files whose rows are both numbered from 1.
+    forget = [Document(str(n), text) for n, text in enumerate(texts("forget"))]
+    unseen = [Document(str(n), text) for n, text in enumerate(texts("approximate"))]
+    records = [
+        unlearnlib.unlearn(
+            tiny_llama(dtype=torch.float32),
+            tiny_tokenizer(),
+            method="ga",
+            forget=forget,
+            approximate=others,
+            oracle=tiny_llama(dtype=torch.float32, seed=1),
+            updates=1,
+            execution=QUIET,
+        )[1]
+        for others in (unseen, texts("approximate"))
+    ]
+    one, other = (record.metrics for record in records)
+    assert one == other
+    assert one["oracle_kl/forget"] != one["oracle_kl/approximate"]
+
+
+def test_a_bench_opens_from_a_folder_of_ones_own(tmp_path: Path) -> None:
+    model = tiny_llama(dtype=torch.float32)
+    save_model(model, tiny_tokenizer(), tmp_path / "model")
+    data = dataclasses.replace(tiny_data(), domain="yours")
+    bench = open_bench("lab", model=tmp_path / "model", data=data, length=LENGTH, execution=QUIET)
+    assert bench.oracle is None
+    assert bench.model_hash == model_hash(model)
+    _, record = execute(bench, spec_of(domain="yours", updates=1))
+    expected = execute(bench_of(data=data, prefix=bench.prefix), spec_of(domain="yours", updates=1))
+    assert record.comparable() == expected[1].comparable()
+
+
+def test_perplexity_in_bfloat16_is_near_that_in_float32() -> None:
+    chunks = bench_of().chunks("forget")
+    model = tiny_llama(dtype=torch.float32)
+    wide = perplexity(score_chunks(model, chunks))
+    narrow = perplexity(score_chunks(copy.deepcopy(model).bfloat16(), chunks))
+    assert np.isclose(narrow, wide, rtol=0.05)
