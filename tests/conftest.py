@@ -19,7 +19,7 @@ OPTIONS = {
     "network": "fetches from the internet",
     "browser": "drives a web browser over the built book",
 }
-THREADS = 2
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 SEED = 20240223
 
 # Two runs of the suite must try the same examples; and a loaded machine is not a failing test.

@@ -15,12 +15,11 @@ from typing import Any
 
 from unlearnlib.spec import DOMAINS, RunSpec
 from unlearnlib.store import Record, write_parquet
+from unlearnlib.study import BATCH, MAIN_SEEDS, RATES, TUNING_SEED, UPDATES
 from unlearnlib.tables import METHOD_TITLES
 
 ATTACKS = ("loss", "zlib", "min_k_20", "min_k_40", "min_k_pp_20", "min_k_pp_40")
-RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
-UPDATES, BATCH, DOCUMENTS = 12, 16, 64
-TUNING_SEED = 100
+DOCUMENTS = 64
 # Per domain: perplexity of vanilla on forget, on approximate, on general; KL of vanilla to oracle.
 LEVELS = {
     "arxiv": (3.0, 9.0, 6.0, 0.7),
@@ -169,7 +168,7 @@ def run(domain: str, method: str, seed: int = 0, rate: float | None = None, **mo
 
 def main_study(domains: tuple[str, ...] = DOMAINS) -> list[Record]:
     """Seven methods, three seeds."""
-    return [run(d, m, seed) for d in domains for m in METHOD_TITLES for seed in range(3)]
+    return [run(d, m, seed) for d in domains for m in METHOD_TITLES for seed in MAIN_SEEDS]
 
 
 def rates_study(domains: tuple[str, ...] = DOMAINS) -> list[Record]:
@@ -188,7 +187,7 @@ def alignment_study(domains: tuple[str, ...] = DOMAINS) -> list[Record]:
         run(d, m, seed, label_alignment="release")
         for d in domains
         for m in ("random_label", "adversarial")
-        for seed in range(3)
+        for seed in MAIN_SEEDS
     ]
 
 

@@ -20,6 +20,7 @@ from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import PAPER_METHODS
 from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record
+from unlearnlib.study import RATES
 
 Draw = Callable[[list[Record], list[Record]], figures.Plate]
 
@@ -110,7 +111,7 @@ def test_a_figure_without_records_names_the_remedy(name: str) -> None:
 
 
 def test_a_diverged_run_is_named_in_the_alternative_text() -> None:
-    run = synthetic.run("books", "ga", rate=synthetic.RATES[-1])
+    run = synthetic.run("books", "ga", rate=RATES[-1])
     plate = figures.forget_vs_general([run], BASELINES)
     assert "GA infinite (diverged)" in plate.alt
 

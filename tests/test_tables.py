@@ -19,7 +19,7 @@ from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.ngram import Trigram
 from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record
-from unlearnlib.study import GENERAL_TOLERANCE, RATES
+from unlearnlib.study import GENERAL_TOLERANCE, RATES, UPDATES
 
 BASELINES = synthetic.baselines()
 MAIN = synthetic.main_study()
@@ -108,7 +108,7 @@ def test_the_target_is_vanilla_on_the_approximate_set() -> None:
 
 
 def test_a_method_that_diverged_says_so_in_its_row() -> None:
-    run = synthetic.run("books", "ga", rate=synthetic.RATES[-1])
+    run = synthetic.run("books", "ga", rate=RATES[-1])
     assert run.status == "diverged"
     table = tables.main_table([run], BASELINES)
     assert ("Books", "GA (diverged: 1 of 1)") in table.index
@@ -206,7 +206,7 @@ def test_tables_and_study_agree_on_the_tolerated_harm() -> None:
 def test_the_table_of_rates_names_the_update_of_a_divergence() -> None:
     table = tables.rates_table(synthetic.rates_study(), BASELINES)
     assert table.shape == (21, len(RATES))
-    assert table.loc[("Books", "GA"), f"{synthetic.RATES[-1]:g}"] == "diverged at 5"
+    assert table.loc[("Books", "GA"), f"{RATES[-1]:g}"] == "diverged at 5"
 
 
 def test_passing_the_target_is_the_first_update_at_or_above_it() -> None:
@@ -216,7 +216,7 @@ def test_passing_the_target_is_the_first_update_at_or_above_it() -> None:
     table = tables.trajectory_table([replace(run, trajectory=rows)], BASELINES)
     passed = table.loc[("Books", "GA"), ("Passing the target", "update")]
     reached = math.ceil(target)
-    assert passed == (str(reached) if reached <= synthetic.UPDATES else "never")
+    assert passed == (str(reached) if reached <= UPDATES else "never")
 
 
 def test_the_measured_ratio_is_one_of_tokens() -> None:
