@@ -60,9 +60,7 @@ def test_the_papers_claim_of_1e5_holds_for_its_own_settings() -> None:
     assert Account(YI_6B.active_parameters(), 480, 4096, 2, YI_6B_TOKENS).ratio > 1e5
 
 
-@pytest.mark.parametrize(
-    "field", ["parameters", "chunks", "length", "parts", "pretraining_tokens"]
-)
+@pytest.mark.parametrize("field", ["parameters", "chunks", "length", "parts", "pretraining_tokens"])
 def test_an_account_without_a_term_is_an_error(field: str) -> None:
     terms = {"parameters": 1, "chunks": 1, "length": 1, "parts": 1, "pretraining_tokens": 1}
     with pytest.raises(UnlearnError, match="not positive: give counts above 0"):

@@ -59,9 +59,7 @@ def random_labels(
 ) -> Tensor:
     head = Head(torch.zeros(vocabulary + 8, 2))
     chunk = Chunk(name, "a", tokens)
-    return RandomLabels().prepare(
-        Original(chunk, None, head, special, vocabulary, seed, alignment)
-    )
+    return RandomLabels().prepare(Original(chunk, None, head, special, vocabulary, seed, alignment))
 
 
 def many_tokens(count: int, vocabulary: int = 40) -> tuple[int, ...]:

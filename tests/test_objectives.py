@@ -110,9 +110,7 @@ def test_gradients_agree_with_finite_differences(name: str) -> None:
         )
 
     step = 1e-6
-    for leaf, gradient in zip(
-        case.leaves, torch.autograd.grad(value(), case.leaves), strict=True
-    ):
+    for leaf, gradient in zip(case.leaves, torch.autograd.grad(value(), case.leaves), strict=True):
         numbers, slopes = leaf.detach().view(-1), gradient.reshape(-1)
         for index in range(len(numbers)):
             before = numbers[index].item()

@@ -333,9 +333,7 @@ def test_unlearn_on_a_copy_leaves_the_model_as_it_was_dropout_and_all() -> None:
     assert model_hash(model) == before == record.model_hash != model_hash(copied)
     assert model.training
     assert model.model.layers[0].self_attn.attention_dropout == 0.25
-    assert {"retain/perplexity", "general/perplexity", "membership/loss/auc"} <= set(
-        record.metrics
-    )
+    assert {"retain/perplexity", "general/perplexity", "membership/loss/auc"} <= set(record.metrics)
 
 
 def test_unlearn_says_what_execute_says() -> None:

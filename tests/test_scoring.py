@@ -165,9 +165,7 @@ def test_score_takes_texts_and_documents_alike(model: Any) -> None:
     texts = [document.text for document in documents("scored", 3)]
     scores = unlearnlib.score(model, tiny_tokenizer(), texts)
     assert scores.ids == ("text-0001#0", "text-0002#0", "text-0003#0")
-    again = unlearnlib.score(
-        model, tiny_tokenizer(), as_documents(texts, "text"), execution=QUIET
-    )
+    again = unlearnlib.score(model, tiny_tokenizer(), as_documents(texts, "text"), execution=QUIET)
     assert_equal(scores, again)
     assert scores.zlib_bytes.tolist() == [len(zlib.compress(text.encode())) for text in texts]
 

@@ -143,8 +143,6 @@ def test_a_cosine_schedule_is_half_way_down_in_the_middle() -> None:
 
 
 @given(st.sampled_from(SCHEDULES), st.integers(1, 50), st.floats(0, 1))
-def test_no_rate_is_negative_or_above_the_peak(
-    schedule: str, updates: int, warmup: float
-) -> None:
+def test_no_rate_is_negative_or_above_the_peak(schedule: str, updates: int, warmup: float) -> None:
     for rate in rates(schedule=schedule, updates=updates, warmup=warmup):
         assert 0 <= rate <= 2.0

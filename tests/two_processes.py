@@ -28,9 +28,7 @@ RUNS = {
 def run(method: str, micro_chunks: int) -> tuple[np.ndarray, dict[str, object]]:
     """Three updates in float64: all parameters in one vector, and the record's numbers."""
     bench = tiny_bench(execution=Execution(micro_chunks=micro_chunks, progress=False))
-    spec = RunSpec(
-        method=method, updates=3, batch_size=3, learning_rate=1e-3, precision="float64"
-    )
+    spec = RunSpec(method=method, updates=3, batch_size=3, learning_rate=1e-3, precision="float64")
     model, record = execute(bench, spec)
     return flat(model).numpy(), record.comparable()
 

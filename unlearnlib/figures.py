@@ -744,7 +744,10 @@ def loss_terms(record: Record, *, narrow: bool = False) -> Plate:
     title = method_title(record.spec["method"])
     ax.set_title(f"{title} on {domain_title(record.spec['domain'])}")
     stop = f" It diverged at update {record.diverged_at}." if record.diverged_at else ""
-    plate.alt = f"{title}: {'; '.join(said) or 'no finite loss'}.{stop}"
+    plate.alt = (
+        f"Loss terms of {title} on {domain_title(record.spec['domain'])} after each update: "
+        f"{'; '.join(said) or 'no finite loss'}.{stop}"
+    )
     return plate
 
 
