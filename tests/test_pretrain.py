@@ -140,7 +140,7 @@ def test_a_number_is_a_token_per_digit() -> None:
 
 
 def test_an_unknown_lab_model_lists_the_valid_ones() -> None:
-    with pytest.raises(UnlearnError, match="unknown lab model 'oracle-book': .* oracle-books, "):
+    with pytest.raises(UnlearnError, match=r"unknown lab model 'oracle-book': .* oracle-books, "):
         lab_documents("oracle-book")
 
 

@@ -69,9 +69,9 @@ def test_an_unknown_name_lists_every_valid_one_nearest_first() -> None:
     listed = str(caught.value).split("choose one of ")[1].rstrip(".").split(", ")
     assert listed[0] == "ga_gd_in_dist"
     assert sorted(listed) == sorted(METHODS)
-    with pytest.raises(UnlearnError, match="unknown setting 'lerning_rate': .*learning_rate, "):
+    with pytest.raises(UnlearnError, match=r"unknown setting 'lerning_rate': .*learning_rate, "):
         RunSpec().replace(lerning_rate=1.0)
-    with pytest.raises(UnlearnError, match="unknown profile 'pape': choose one of paper, "):
+    with pytest.raises(UnlearnError, match=r"unknown profile 'pape': choose one of paper, "):
         get_profile("pape")
 
 

@@ -80,7 +80,7 @@ def load_model(
             "format."
         )
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=DTYPES[precision],
             use_safetensors=True,
@@ -97,6 +97,7 @@ def load_model(
             f"no model can be read from {str(source)!r} ({_first_line(error)}): give a folder with "
             "config.json and *.safetensors, or a hub id that this machine can reach."
         ) from error
+    model, report = loaded
     if missing := sorted(report["missing_keys"]):  # transformers makes them up, with a warning
         raise UnlearnError(
             f"the weights in {str(source)!r} lack {missing[0]!r} and {len(missing) - 1} other "

@@ -94,7 +94,7 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, (numbers.Real, str)):
             raise ValueError
         if kind is int and (isinstance(value, numbers.Integral) or str(value).isdecimal()):
-            return int(value)  # at once: on the way through a float a long seed loses digits
+            return int(str(value))  # at once: on the way through a float a long seed loses digits
         number = float(value)
         if kind is int:
             if number != int(number):

@@ -185,7 +185,7 @@ def number(x: float, digits: int = 3) -> str:
         return "–"
     if math.isinf(x):
         return "∞" if x > 0 else "−∞"
-    if x == 0:
+    if abs(x) < 1e-9:  # a divergence of a model from itself, but for rounding
         return "0"
     exponent = math.floor(math.log10(abs(x)) + 1e-12)
     if exponent >= 6 or exponent < -3:
