@@ -16,6 +16,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -80,7 +81,7 @@ class Report:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. argparse's own errors exit with code 2."""
-    args = build_parser().parse_args(argv)
+    args = build_parser().parse_args(_with_negative_numbers(sys.argv[1:] if argv is None else argv))
     try:
         with _logging(args), contextlib.redirect_stdout(sys.stderr):
             report: Report = args.run(args)
@@ -105,6 +106,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     _print(json.dumps(_strict(report.values)) if args.json else report.text)
     return report.code
+
+
+def _with_negative_numbers(argv: Sequence[str]) -> list[str]:
+    """`argv` with "--flag -1e-4" as "--flag=-1e-4": argparse would take the number for a flag."""
+    words: list[str] = []
+    for word in argv:
+        if re.fullmatch(r"-(\d|\.\d|inf|nan).*", word) and words and words[-1].startswith("--"):
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
 
 
 def _complain(sentence: str, code: int) -> int:

@@ -94,6 +94,7 @@ BASELINE_STYLES: dict[str, dict[str, Any]] = {
 SPLIT_COLOURS = {"forget": "#8c510a", "approximate": "#5e3c99", "retain": "#7a828b"}
 # Perplexities this many times beyond every baseline say no more than "destroyed".
 BEYOND = 30.0
+BROKEN = 1e30  # no model that still works has such a perplexity or distance
 
 P = ParamSpec("P")
 
@@ -183,8 +184,11 @@ def _log_ticks(axis: Any, low: float, high: float) -> None:
 
 
 def _range(values: Iterable[float], cap: float = math.inf) -> tuple[float, float]:
-    """(low, high) around the positive, finite values up to `cap`, with room; (0.5, 2) for none."""
-    known = [v for v in values if math.isfinite(v) and v > 0]
+    """(low, high) around the positive, finite values up to `cap`, with room; (0.5, 2) for none.
+
+    What a broken model gives (beyond `BROKEN`) does not stretch the axis: it is drawn at its edge.
+    """
+    known = [v for v in values if 1 / BROKEN < v < BROKEN]
     if not known:
         return 0.5, 2.0
     low, high = min(known), min(max(known), max(cap, min(known)))

@@ -275,6 +275,7 @@ def execute(
     started = time.time()
     method = get_method(spec.method)
     forget, retain = bench.forgotten(spec), _retain(bench, spec, method)
+    bench.evaluated(spec)  # what cannot be cut shows before anything is changed
     key = key_of(bench, spec)
     model = bench.model if in_place else copy.deepcopy(bench.model)
     model.to(DTYPES[spec.precision])  # type: ignore[call-overload]
