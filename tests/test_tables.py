@@ -179,6 +179,21 @@ def test_words_follow_the_side_on_which_the_target_lies() -> None:
         assert side in tables.in_words(found)
 
 
+def test_words_set_a_distance_beside_what_training_twice_costs() -> None:
+    vanilla, oracle = (r for r in BASELINES if r.spec["domain"] == "books")
+    pair = [changed(vanilla, oracle_kl__approximate=0.123), oracle]
+    found = tables.findings([synthetic.run("books", "ga")], pair)
+    assert found["books.kl.floor"] == 0.123
+    assert "(0.123 on unseen documents)" in tables.in_words(found)
+
+
+@pytest.mark.parametrize(("auc", "said"), [(0.4, "1 ends below 0.5: there"), (0.6, "No method")])
+def test_words_count_the_methods_that_went_past_one_half(auc: float, said: str) -> None:
+    run = changed(synthetic.run("books", "ga"), membership__min_k_40__auc=auc)
+    words = tables.membership_in_words(tables.findings([run], BASELINES))
+    assert said in words
+
+
 def test_words_do_not_fail_on_a_study_that_went_wrong() -> None:
     broken = [replace(r, metrics=dict.fromkeys(r.metrics, math.nan)) for r in MAIN]
     found = tables.findings(broken, [])

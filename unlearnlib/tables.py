@@ -312,6 +312,8 @@ def findings(records: Iterable[Record], baselines: Iterable[Record]) -> dict[str
     D.target_over_truth               the paper's target as a multiple of the truth
     D.vanilla_auc, D.oracle_auc       membership AUC, Min-40 %
     D.kl.vanilla, D.kl.METHOD         mean KL to the oracle on forget, nats per token
+    D.kl.floor                        vanilla's on approximate, which neither model was trained on:
+                                      what training twice differs by
     D.closest, D.closest_kl           the method with the least of these, and its value
     D.nearest_target                  the method whose forget perplexity is nearest the target
     D.gd_against_ga                   "closer", "farther" or "no clear difference": is ascent +
@@ -340,6 +342,7 @@ def findings(records: Iterable[Record], baselines: Iterable[Record]) -> dict[str
         out[f"{domain}.vanilla_auc"] = base("vanilla", auc)
         out[f"{domain}.oracle_auc"] = base("oracle", auc)
         out[f"{domain}.kl.vanilla"] = base("vanilla", "oracle_kl/forget")
+        out[f"{domain}.kl.floor"] = base("vanilla", "oracle_kl/approximate")
         distance: dict[str, float] = {}
         gap: dict[str, float] = {}
         aucs: dict[str, float] = {}
@@ -401,12 +404,13 @@ def in_words(found: Mapping[str, Finding]) -> str:
         lines.append(f"- **{title}.** {_target_sentence(found, domain, ratio)}")
         closest_kl = float(found[f"{domain}.closest_kl"])
         if not math.isnan(closest_kl):
-            before = float(found[f"{domain}.kl.vanilla"])
+            before, floor = (float(found[f"{domain}.kl.{x}"]) for x in ("vanilla", "floor"))
             side = "less" if closest_kl < before else "not less"
             lines[-1] += (
                 f" Closest to the oracle on the forget set: {found[f'{domain}.closest']}, at "
-                f"{number(closest_kl)} nats per token, {side} than vanilla’s {number(before)}."
+                f"{number(closest_kl)} nats per token, {side} than vanilla’s {number(before)}"
             )
+            lines[-1] += "." if math.isnan(floor) else f" ({number(floor)} on unseen documents)."
         verdict = found[f"{domain}.gd_against_ga"]
         if verdict != "unknown":
             how = {
@@ -450,12 +454,17 @@ def membership_in_words(found: Mapping[str, Finding]) -> str:
     lines = []
     for domain in _domains_in(found):
         below = int(found[f"{domain}.below_half"])
+        count = (
+            f"Of {found['methods']} methods, {below} {'ends' if below == 1 else 'end'} below 0.5: "
+            "there the forget set looks less like training data than text the model never saw."
+            if below
+            else "No method ends below 0.5, where the forget set would look less like training "
+            "data than text the model never saw."
+        )
         lines.append(
             f"- **{domain_title(domain)}.** Vanilla’s AUC is "
             f"{number(float(found[f'{domain}.vanilla_auc']))}, the oracle’s "
-            f"{number(float(found[f'{domain}.oracle_auc']))}. Of {found['methods']} methods, "
-            f"{below} {'ends' if below == 1 else 'end'} below 0.5: there the forget set looks "
-            "less like training data than text the model never saw."
+            f"{number(float(found[f'{domain}.oracle_auc']))}. {count}"
         )
     return "\n".join(lines)
 
