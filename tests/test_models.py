@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +282,110 @@ def test_the_data_folder_can_be_named(tmp_path: Path, monkeypatch: pytest.Monkey
 def _saved(tmp_path: Path) -> Path:
     save_model(tiny_llama(dtype=torch.float32), tiny_tokenizer(), tmp_path / "saved")
     return tmp_path / "saved"
+
+
+# ---- GGUF ----------------------------------------------------------------------------------------
+
+
+def write_gguf(model: Any, tokenizer: Any, path: Path) -> None:
+    """Write a Llama as llama.cpp's converter does: its names, and the rows of the query and key
+    projections interleaved, because it rotates neighbours where transformers rotates halves."""
+    import gguf
+
+    config, heads = model.config, model.config.num_attention_heads
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.hidden_size // heads)
+    writer.add_vocab_size(config.vocab_size)
+    bpe = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    rows = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    rows += [f"<unused{i}>" for i in range(config.vocab_size - len(rows))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(rows)
+    writer.add_token_merges([" ".join(pair) for pair in bpe["merges"]])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+
+    def interleaved(weight: torch.Tensor, count: int) -> torch.Tensor:
+        halves = weight.reshape(count, 2, -1, weight.shape[-1])
+        return halves.transpose(1, 2).reshape(weight.shape)
+
+    weights = model.state_dict()
+    names = {
+        "model.embed_tokens": "token_embd",
+        "model.norm": "output_norm",
+        "lm_head": "output",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "post_attention_layernorm": "ffn_norm",
+        "input_layernorm": "attn_norm",
+        "model.layers": "blk",
+    }
+    for name, weight in weights.items():
+        if "q_proj" in name:
+            weight = interleaved(weight, heads)
+        elif "k_proj" in name:
+            weight = interleaved(weight, config.num_key_value_heads)
+        for theirs, ours in names.items():
+            name = name.replace(theirs, ours)
+        writer.add_tensor(name, weight.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_gguf_file_is_converted_once_to_the_same_model(
+    wrapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path / "cache"))
+    model, tokenizer = tiny_llama(dtype=torch.float32, hidden=32), tiny_tokenizer()
+    path = tmp_path / "tiny.gguf"
+    write_gguf(model, tokenizer, path)
+    if wrapped:
+        wheel = tmp_path / "tiny-1-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.write(path, "tiny/tiny.gguf")
+        path = wheel
+
+    loaded, read = load_model(path), load_tokenizer(path)
+    text = "The lamp of Anna was blue, 42 times."
+    ids = read(text, add_special_tokens=False).input_ids
+    assert ids == tokenizer(text, add_special_tokens=False).input_ids
+    assert read.decode(ids) == text
+    with torch.no_grad():
+        rows = torch.tensor([ids])
+        torch.testing.assert_close(loaded(rows).logits, model(rows).logits)
+    # The conversion is kept: the same model is there without the file's being read again.
+    (kept,) = (tmp_path / "cache").iterdir()
+    assert (kept / "model.safetensors").is_file()
+    before = (kept / "model.safetensors").stat().st_mtime_ns
+    assert model_hash(load_model(path)) == model_hash(loaded)
+    assert (kept / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_wheel_without_a_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path / "cache"))
+    with zipfile.ZipFile(tmp_path / "empty.whl", "w") as archive:
+        archive.writestr("nothing.txt", "")
+    with pytest.raises(UnlearnError, match=r"empty\.whl' holds no \.gguf file"):
+        load_model(tmp_path / "empty.whl")
+
+
+def test_a_file_that_is_no_gguf_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "broken.gguf").write_bytes(b"not a model")
+    with pytest.raises(UnlearnError, match=r"broken\.gguf' cannot be read as GGUF"):
+        load_model(tmp_path / "broken.gguf")

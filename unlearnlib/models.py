@@ -7,6 +7,7 @@ no pickle, no code that comes with a model.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -163,13 +164,25 @@ def convert_gguf(path: Path) -> Path:
                 "model's file and have the package gguf installed."
             ) from error
         staged = Path(scratch) / "model"
-        save_model(model, tokenizer, staged)
+        save_model(_plain(model), tokenizer, staged)
         try:
             staged.rename(target)
         except OSError:
             if not target.exists():  # somebody else's conversion came first: theirs is the same
                 raise
     return target
+
+
+def _plain(model: Any) -> Any:
+    """A model that knows nothing of having been quantized: `transformers` would not save it."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = type(model)(config).to(model.dtype)
+    plain.load_state_dict(model.state_dict())
+    plain.tie_weights()
+    plain.generation_config = model.generation_config
+    return plain
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
