@@ -21,7 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.methods import PAPER_METHODS
+from unlearnlib.methods import PAPER_METHODS, get_method
 from unlearnlib.models import data_folder
 from unlearnlib.run import Bench, evaluate, execute, key_of, open_bench
 from unlearnlib.spec import DOMAINS, RunSpec
@@ -42,9 +42,22 @@ MAIN_SEEDS = (0, 1, 2)
 TUNING_SEED = 100  # the settings are chosen on a seed that the main study does not use
 RATES = (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
 UPDATES, BATCH = 12, 16  # three passes over 64 documents
+REGION_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # even in the logarithm
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+RETAIN_WEIGHTS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+SHAPES = (
+    ("constant", 0.0),
+    ("constant", 0.25),
+    ("constant", 0.5),
+    ("linear", 0.0),
+    ("linear", 0.25),
+    ("cosine", 0.0),
+    ("cosine", 0.25),
+)
 GENERAL_TOLERANCE = 1.05  # a setting may raise general perplexity by at most 5 %
 
-Grid = Callable[[str, str], list[RunSpec]]
+Specs = list[RunSpec]
+Grid = Callable[[str, str], Specs]
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,7 @@ class Study:
     runs: Grid
 
 
-def _rates(profile: str, domain: str) -> list[RunSpec]:
+def _rates(profile: str, domain: str) -> Specs:
     return [
         RunSpec(profile, domain, method, rate, UPDATES, BATCH, seed=TUNING_SEED)
         for method in PAPER_METHODS
@@ -70,21 +83,62 @@ def _chosen(profile: str, domain: str, method: str, seed: int, **more: Any) -> R
     )
 
 
-def _main(profile: str, domain: str) -> list[RunSpec]:
+def _main(profile: str, domain: str) -> Specs:
     return [
         _chosen(profile, domain, method, seed) for method in PAPER_METHODS for seed in MAIN_SEEDS
     ]
 
 
-def _trajectory(profile: str, domain: str) -> list[RunSpec]:
+def _trajectory(profile: str, domain: str) -> Specs:
     return [_chosen(profile, domain, method, 0, probe_every=1) for method in PAPER_METHODS]
 
 
-def _alignment(profile: str, domain: str) -> list[RunSpec]:
+def _alignment(profile: str, domain: str) -> Specs:
     return [
         _chosen(profile, domain, method, seed, label_alignment="release")
         for method in ("random_label", "adversarial")
         for seed in MAIN_SEEDS
+    ]
+
+
+def _robust_region(profile: str, domain: str) -> Specs:
+    """One run per rate: with a constant schedule its first u updates are the run of u updates."""
+    return [
+        RunSpec(profile, domain, method, rate, 24, BATCH, seed=TUNING_SEED, probe_every=3)
+        for method in PAPER_METHODS
+        for rate in REGION_RATES
+    ]
+
+
+def _swept(profile: str, domain: str, methods: Iterable[str], **values: Sequence[Any]) -> Specs:
+    """The chosen setting of each method with one field swept over values."""
+    ((field, grid),) = values.items()
+    return [
+        _chosen(profile, domain, method, TUNING_SEED, **{field: value})
+        for method in methods
+        for value in grid
+    ]
+
+
+def _batch_size(profile: str, domain: str) -> Specs:
+    return _swept(profile, domain, PAPER_METHODS, batch_size=SIZES)
+
+
+def _forget_size(profile: str, domain: str) -> Specs:
+    # The whole set is None, not 64: so these runs are the same runs as other studies'.
+    return _swept(profile, domain, PAPER_METHODS, forget_size=(*SIZES[:-1], None))
+
+
+def _retain_weight(profile: str, domain: str) -> Specs:
+    methods = [name for name in PAPER_METHODS if get_method(name).retain is not None]
+    return _swept(profile, domain, methods, retain_weight=RETAIN_WEIGHTS)
+
+
+def _schedule(profile: str, domain: str) -> Specs:
+    return [
+        _chosen(profile, domain, method, TUNING_SEED, schedule=schedule, warmup=warmup)
+        for method in PAPER_METHODS
+        for schedule, warmup in SHAPES
     ]
 
 
@@ -95,6 +149,13 @@ STUDIES: dict[str, Study] = {
         Study("main", "seven methods on three domains, three seeds", _main),
         Study("trajectory", "perplexities and membership after every update", _trajectory),
         Study("alignment", "the release's label positions beside the aligned ones", _alignment),
+        Study(
+            "robust_region", "learning rate x updates: which settings are usable", _robust_region
+        ),
+        Study("forget_size", "from one document to the whole forget set", _forget_size),
+        Study("retain_weight", "weight of the retain term, over three decades", _retain_weight),
+        Study("batch_size", "documents per update", _batch_size),
+        Study("schedule", "shape of the learning rate, with and without warm-up", _schedule),
     )
 }
 
