@@ -194,7 +194,9 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
         model.save_pretrained(staged, safe_serialization=True)
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)
-        staged.chmod(0o755)
+        staged.chmod(0o755)  # a temporary folder is its owner's alone, and so are some files in it
+        for item in staged.iterdir():
+            item.chmod(0o644)
         if folder.exists():
             for item in staged.iterdir():
                 os.replace(item, folder / item.name)
