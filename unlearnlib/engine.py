@@ -6,28 +6,37 @@ the whole update; gradients of all processes are added, not averaged. So micro-b
 gradient accumulation and the number of processes change speed and memory only.
 
 Forget and retain chunks share micro-batches: ascent and descent happen in one forward pass.
+
+Several processes (accelerate) either hold the whole model each and add their gradients, or hold a
+part of it each (`Execution.shard`: FSDP, full shard). A long run can leave a checkpoint every so
+many updates and be taken up again there (`Checkpoint`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
-from unlearnlib.corpus.chunks import Batch, Chunk, collate, pack
-from unlearnlib.errors import UnlearnError
+from unlearnlib.corpus.chunks import Batch, Chunk, collate, collate_packed, pack
+from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.methods import Alignment, Original, Term
-from unlearnlib.models import decoder_of, head_of
+from unlearnlib.models import decoder_of, head_of, sharded
 from unlearnlib.objectives import Head
+from unlearnlib.spec import OPTIMIZERS
+from unlearnlib.store import write_file
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +48,13 @@ class Execution:
     micro_tokens  padded tokens per micro-batch
     micro_chunks  chunks per micro-batch at most
     progress      show a tqdm bar
+    packed        put the chunks of a micro-batch into one row, with attention inside each chunk
+                  alone, instead of padding them to the longest
+    recompute     activation checkpointing: keep only each layer's input and compute the rest
+                  again on the way back
+    shard         with several processes: each holds a part of parameters, gradients and
+                  optimizer state (FSDP, full shard)
+    save_every    leave a checkpoint after every so many updates (0: never)
     autocast      run matrix products in bfloat16 over float32 parameters (this one does change
                   results, within bfloat16's rounding; only pre-training uses it, and says so)
     """
@@ -46,6 +62,10 @@ class Execution:
     micro_tokens: int = 4096
     micro_chunks: int = 64
     progress: bool = True
+    packed: bool = False
+    recompute: bool = False
+    shard: bool = False
+    save_every: int = 0
     autocast: bool = False
 
 
@@ -75,9 +95,28 @@ class Outcome:
     tokens: int = 0
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run leaves its state, and what marks the state as this run's.
+
+    The file is safetensors: parameters, the optimizer's moments, and as metadata the run's key,
+    the number of updates made and the outcome so far. The order of documents needs no state: it
+    is a function of the update's number.
+    """
+
+    path: Path
+    key: str
+
+
 def hidden_states(model: Any, batch: Batch) -> Tensor:
     """(B, T, H) final hidden states."""
-    out = decoder_of(model)(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+    # A packed batch has positions that begin anew with each chunk and no mask: from these
+    # transformers makes one that is block-diagonal.
+    where = {} if batch.position_ids is None else {"position_ids": batch.position_ids}
+    mask = batch.attention_mask if batch.position_ids is None else None
+    out = decoder_of(model)(
+        input_ids=batch.input_ids, attention_mask=mask, use_cache=False, **where
+    )
     return out.last_hidden_state  # type: ignore[no-any-return]
 
 
@@ -135,6 +174,8 @@ def optimise(
     weight_decay: float = 0.0,
     max_grad_norm: float = 0.0,
     execution: Execution | None = None,
+    optimizer: str = "adamw",
+    checkpoint: Checkpoint | None = None,
     each: Callable[[int], Mapping[str, float] | None] | None = None,
     description: str = "updates",
 ) -> Outcome:
@@ -143,7 +184,8 @@ def optimise(
     Each update takes `batch_size` chunks of every part (a part with fewer gives each of its
     chunks once). `rate(u)` is the learning rate of update u; `each(u)` is called after u
     updates (from 1) and may add values to the trajectory. A non-finite loss or gradient stops
-    the run before it reaches the parameters.
+    the run before it reaches the parameters. A run with a `checkpoint` goes on where that ends,
+    if it is there, and ends in the same parameters as without the interruption.
     """
     from accelerate import PartialState
 
@@ -154,15 +196,21 @@ def optimise(
         raise UnlearnError("there are no documents to train on: give at least one.")
     parameters = [p for p in model.parameters() if p.requires_grad]
     device = parameters[0].device
-    optimizer = torch.optim.AdamW(
-        parameters, lr=0.0, betas=betas, weight_decay=weight_decay, fused=_fused(parameters[0])
-    )
+    stepper = make_optimizer(optimizer, parameters, betas=betas, weight_decay=weight_decay)
     original_head = head_of(model).detach(clone=any(p.term.needs_original for p in parts))
     streams = [order(seed, part.name, len(part.chunks)) for part in parts]
     outcome = Outcome()
-    model.train()  # dropout is off (models.disable_dropout); checkpointing needs train mode
+    done = 0
+    if checkpoint is not None:
+        done = _take_up(checkpoint, model, stepper, outcome)
+    model.train()  # dropout is off (models.disable_dropout); recomputing needs train mode
+    if execution.recompute:
+        # The reentrant kind needs inputs that require gradients; token ids do not.
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     bar = tqdm(
-        range(updates), desc=description, disable=not (execution.progress and world.is_main_process)
+        range(updates),
+        desc=description,
+        disable=not (execution.progress and world.is_main_process),
     )
     for update in bar:
         picks = [  # (part, chunk) of the whole update, whichever process holds them
@@ -170,20 +218,34 @@ def optimise(
             for p, (part, stream) in enumerate(zip(parts, streams, strict=True))
             for _ in range(min(batch_size, len(part.chunks)))
         ]
+        if update < done:
+            continue
         chunks = [parts[p].chunks[i] for p, i in picks]
         counts = [
             sum(parts[q].chunks[i].targets for q, i in picks if q == p) for p in range(len(parts))
         ]
         sums = torch.zeros(len(parts), dtype=torch.float64)
         micros = pack(chunks, execution.micro_tokens, execution.micro_chunks)
-        optimizer.zero_grad(set_to_none=True)
-        for rows in micros[world.process_index :: world.num_processes]:
+        stepper.zero_grad(set_to_none=True)
+        own = micros[world.process_index :: world.num_processes]
+        # Where each process holds a part of every layer, all must walk through the layers equally
+        # often: one with nothing left walks through its smallest micro-batch for a weight of 0.
+        idle = math.ceil(len(micros) / world.num_processes) - len(own) if sharded(model) else 0
+        for number, rows in enumerate(own + [micros[-1]] * idle):
+            mine = number < len(own)
             with torch.autocast(device.type, torch.bfloat16, enabled=execution.autocast):
                 losses = _losses(
-                    model, parts, [picks[r] for r in rows], counts, original_head, device
+                    model,
+                    parts,
+                    [picks[r] for r in rows],
+                    counts if mine else [math.inf] * len(parts),
+                    original_head,
+                    device,
+                    execution.packed,
                 )
             torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
-            sums += torch.stack(losses).detach().double().cpu()
+            if mine:
+                sums += torch.stack(losses).detach().double().cpu()
         norm = _gather(parameters, sums, world)
         outcome.tokens += sum(len(chunk.tokens) for chunk in chunks)
         values = {
@@ -200,33 +262,205 @@ def optimise(
             for p in parameters:
                 if p.grad is not None:
                     p.grad.mul_(max_grad_norm / norm)
-        for group in optimizer.param_groups:
+        for group in stepper.param_groups:
             group["lr"] = rate(update)
-        optimizer.step()
+        stepper.step()
         if each is not None:
             row.update(each(update + 1) or {})
             model.train()
         outcome.trajectory.append(row)
         bar.set_postfix({k: f"{v:.3f}" for k, v in values.items()}, refresh=False)
+        due = execution.save_every and (update + 1) % execution.save_every == 0
+        if checkpoint is not None and due and update + 1 < updates:
+            _leave(checkpoint, update + 1, model, stepper, outcome)
+    if execution.recompute:
+        model.gradient_checkpointing_disable()  # type: ignore[operator]
     model.eval()
+    if checkpoint is not None:
+        _shard_path(checkpoint, model).unlink(missing_ok=True)
     return outcome
 
 
-def _fused(parameter: Tensor) -> bool:
-    return parameter.dtype in (torch.float32, torch.float64, torch.bfloat16)
+# --- optimizers ----------------------------------------------------------------------------------
+
+
+def make_optimizer(
+    name: str,
+    parameters: Sequence[Tensor],
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """One of `OPTIMIZERS` over parameters; `UnlearnError` where bitsandbytes is needed and absent.
+
+    adamw             torch's own: two moments in the parameters' dtype
+    adamw_8bit        two moments of one byte each: a different rounding, hence other results
+    paged_adamw_8bit  the same, paged out to the computer's memory when the GPU's is short
+    """
+    if name not in OPTIMIZERS:
+        raise unknown("optimizer", name, OPTIMIZERS)
+    if name == "adamw":
+        plain = not any(isinstance(p, DTensor) for p in parameters)
+        fused = plain and parameters[0].dtype in (torch.float32, torch.float64, torch.bfloat16)
+        return torch.optim.AdamW(
+            parameters, lr=0.0, betas=betas, weight_decay=weight_decay, fused=fused
+        )
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise UnlearnError(
+            f"optimizer {name!r} needs the package bitsandbytes and a GPU: install it, or choose "
+            "adamw."
+        ) from error
+    kinds = {
+        "adamw_8bit": bitsandbytes.optim.AdamW8bit,
+        "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,
+    }
+    return kinds[name](  # type: ignore[no-any-return]
+        parameters, lr=0.0, betas=betas, weight_decay=weight_decay
+    )
+
+
+# --- checkpoints ---------------------------------------------------------------------------------
+
+
+def _shard_path(checkpoint: Checkpoint, model: nn.Module) -> Path:
+    """The file of this process: one for all, or where the model is sharded one for each."""
+    if not sharded(model):
+        return checkpoint.path
+    import torch.distributed as dist
+
+    name = f"{checkpoint.path.stem}-{dist.get_rank() + 1}-of-{dist.get_world_size()}"
+    return checkpoint.path.with_name(name + checkpoint.path.suffix)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _leave(
+    checkpoint: Checkpoint,
+    update: int,
+    model: nn.Module,
+    stepper: torch.optim.Optimizer,
+    outcome: Outcome,
+) -> None:
+    """Write the state after `update` updates; the file is there whole or not at all."""
+    from accelerate import PartialState
+    from safetensors.torch import save
+
+    if not (sharded(model) or PartialState().is_main_process):
+        return
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            tensors[f"parameter/{name}"] = _local(parameter.detach()).contiguous()
+            for key, value in stepper.state[parameter].items():
+                if isinstance(value, Tensor):
+                    tensors[f"{key}/{name}"] = _local(value.detach()).contiguous()
+    metadata = {
+        "key": checkpoint.key,
+        "update": str(update),
+        "outcome": json.dumps({"trajectory": outcome.trajectory, "tokens": outcome.tokens}),
+    }
+    path = _shard_path(checkpoint, model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, save(tensors, metadata), replace=True)
+
+
+def _take_up(
+    checkpoint: Checkpoint, model: nn.Module, stepper: torch.optim.Optimizer, outcome: Outcome
+) -> int:
+    """Restore what `_leave` wrote: the number of updates made, 0 if there is nothing to restore.
+
+    A file that is damaged or another run's is set aside, with a warning: the run begins anew.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = _shard_path(checkpoint, model)
+    if not path.exists():
+        return _agreed(0)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("key") != checkpoint.key:
+                raise ValueError("it belongs to another run")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            past = json.loads(metadata["outcome"])
+            done = int(metadata["update"])
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        if {f"parameter/{name}" for name in trained} - set(tensors):
+            raise ValueError("it lacks parameters")
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        aside = path.with_name(path.name + ".damaged")
+        path.replace(aside)
+        logger.warning(
+            "the checkpoint %s cannot be used (%s): it is set aside as %s, and the run begins anew",
+            path,
+            " ".join(str(error).split()),
+            aside.name,
+        )
+        return _agreed(0)
+    if _agreed(done) != done:  # another process's part is missing: none can be used
+        return 0
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            _local(parameter).copy_(tensors[f"parameter/{name}"])
+            state = {}
+            for key in {k.partition("/")[0] for k in tensors if k.endswith(f"/{name}")}:
+                value = tensors.get(f"{key}/{name}")
+                if key == "parameter" or value is None:
+                    continue
+                value = value.to(parameter.device) if value.ndim else value
+                state[key] = _like(value, parameter) if value.ndim else value
+            stepper.state[parameter] = state
+    outcome.trajectory = past["trajectory"]
+    outcome.tokens = past["tokens"]
+    logger.info("going on after update %d", done)
+    return done
+
+
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    """This process's part of a moment, as a part of the whole if the parameter is one."""
+    if not isinstance(parameter, DTensor):
+        return value
+    return DTensor.from_local(
+        value,
+        parameter.device_mesh,
+        parameter.placements,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
+
+
+def _agreed(done: int) -> int:
+    """The least of what all processes can restore: they must go on from the same update."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return done
+    from accelerate import PartialState
+
+    least = torch.tensor(done, device=PartialState().device)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return int(least)
+
+
+# --- one update ----------------------------------------------------------------------------------
 
 
 def _losses(
     model: nn.Module,
     parts: Sequence[Part],
     picks: Sequence[tuple[int, int]],
-    counts: Sequence[int],
+    counts: Sequence[float],
     original_head: Head,
     device: torch.device,
+    packed: bool,
 ) -> list[Tensor]:
     """Each part's share of the update's loss in one micro-batch, from one forward pass."""
     chunks = [parts[p].chunks[i] for p, i in picks]
-    batch = collate(chunks, device)
+    batch = (collate_packed if packed else collate)(chunks, device)
     hidden = hidden_states(model, batch)[batch.target_mask]  # (N, H)
     head = head_of(model)
     if hidden.dtype != head.weight.dtype:  # under autocast: the head in the products' dtype
@@ -263,17 +497,24 @@ def _losses(
 
 def _gather(parameters: Sequence[Tensor], sums: Tensor, world: Any) -> float:
     """Add gradients and loss sums over processes; the gradient's global norm."""
-    if world.num_processes > 1:
-        import torch.distributed as dist
+    import torch.distributed as dist
 
+    parts = any(isinstance(p, DTensor) for p in parameters)
+    if world.num_processes > 1:
         for p in parameters:  # a process without a micro-batch takes part with zeros
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-            dist.all_reduce(p.grad)
+            if not parts:  # FSDP has added the gradients of parts already
+                dist.all_reduce(p.grad)
         shared = sums.to(parameters[0].device)
         dist.all_reduce(shared)
         sums.copy_(shared)
-    squares = [p.grad.double().pow(2).sum() for p in parameters if p.grad is not None]
-    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+    grads = [_local(p.grad) for p in parameters if p.grad is not None]
+    if not grads:
+        return 0.0
+    square = torch.stack([g.double().pow(2).sum() for g in grads]).sum()
+    if parts:
+        dist.all_reduce(square)
+    return float(square.sqrt())
 
 
 def peak_memory_bytes(device: torch.device | str) -> int:

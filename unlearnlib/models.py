@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Partial
 
 from unlearnlib.errors import UnlearnError
 from unlearnlib.objectives import Head
@@ -164,7 +165,7 @@ def convert_gguf(path: Path) -> Path:
                 "model's file and have the package gguf installed."
             ) from error
         staged = Path(scratch) / "model"
-        save_model(_plain(model), tokenizer, staged)
+        save_model(_plain(model, model.state_dict()), tokenizer, staged)
         try:
             staged.rename(target)
         except OSError:
@@ -173,13 +174,16 @@ def convert_gguf(path: Path) -> Path:
     return target
 
 
-def _plain(model: Any) -> Any:
-    """A model that knows nothing of having been quantized: `transformers` would not save it."""
+def _plain(model: Any, state: dict[str, Tensor]) -> Any:
+    """A model of the same kind with parameters `state`.
+
+    It knows nothing of having been quantized, which `transformers` would refuse to save.
+    """
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     plain = type(model)(config).to(model.dtype)
-    plain.load_state_dict(model.state_dict())
+    plain.load_state_dict(state)
     plain.tie_weights()
     plain.generation_config = model.generation_config
     return plain
@@ -248,7 +252,65 @@ def head_of(model: Any) -> Head:
             f"{type(model).__name__} ends in {odd[0] if odd else type(layer).__name__}, not in a "
             "plain linear head: give a model whose logits are a linear map of its hidden states."
         )
-    return Head(layer.weight, layer.bias)
+    return Head(_whole(layer.weight), None if layer.bias is None else _whole(layer.bias))
+
+
+def _whole(parameter: Any) -> Any:
+    """A parameter, gathered from all processes if each holds a part of it.
+
+    The way back adds up what each process found of its gradient and gives each its part.
+    """
+    if not isinstance(parameter, DTensor):
+        return parameter
+    return parameter.full_tensor(grad_placements=[Partial()])
+
+
+def sharded(model: nn.Module) -> bool:
+    """Whether each process holds a part of the model only (see `shard`)."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def shard(model: Any) -> Any:
+    """Divide a model among the processes, in place: FSDP, full shard, a layer at a time.
+
+    Gradients are added over processes, not averaged. `UnlearnError` for a model whose decoder has
+    no list of layers.
+    """
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    decoder = decoder_of(model)
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise UnlearnError(
+            f"{type(model).__name__} has no list of layers to divide among processes: run it with "
+            "one process for each whole model."
+        )
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(decoder, mesh=mesh)
+    head = model.get_output_embeddings()
+    if tied:  # the decoder's part has replaced the parameter that the head still has whole
+        head.weight = model.get_input_embeddings().weight
+    else:
+        fully_shard(head, mesh=mesh)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+    return model
+
+
+@torch.no_grad()
+def gather(model: Any) -> Any:
+    """The whole of a sharded model, as a plain one on the CPU; every process must take part."""
+    state = {
+        name: tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor.cpu()
+        for name, tensor in model.state_dict().items()
+    }
+    return disable_dropout(_plain(model, state)).eval()
 
 
 def model_hash(model: nn.Module) -> str:

@@ -20,14 +20,31 @@ from torch import nn
 from unlearnlib import cost
 from unlearnlib.corpus.chunks import Chunk, cut
 from unlearnlib.corpus.documents import Document, DomainData
-from unlearnlib.engine import Execution, Outcome, Part, keep_original, optimise, peak_memory_bytes
+from unlearnlib.engine import (
+    Checkpoint,
+    Execution,
+    Outcome,
+    Part,
+    keep_original,
+    optimise,
+    peak_memory_bytes,
+)
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.methods import Method, get_method
 from unlearnlib.metrics import attack_scores, cloze, mean_kl, summarise
 from unlearnlib.metrics.membership import auc, min_k
 from unlearnlib.metrics.perplexity import perplexity
 from unlearnlib.metrics.scores import TokenScores
-from unlearnlib.models import DTYPES, lab_checkpoint, load_model, load_tokenizer, model_hash
+from unlearnlib.models import (
+    DTYPES,
+    cache_folder,
+    gather,
+    lab_checkpoint,
+    load_model,
+    load_tokenizer,
+    model_hash,
+    shard,
+)
 from unlearnlib.scoring import Reference, as_documents, cloze_chunks, score_chunks
 from unlearnlib.spec import DOMAINS, YOURS, RunSpec, get_profile
 from unlearnlib.store import Record, provenance, run_key
@@ -271,69 +288,39 @@ def execute(
     A run whose loss or gradient becomes non-finite stops before that update reaches the
     parameters; its record says "diverged" and at which update, and carries the metrics of the
     last finite parameters.
+
+    With several processes all must call this alike. Where `Execution.shard` divides the model,
+    the model that comes back is whole again, on the CPU.
     """
     started = time.time()
     method = get_method(spec.method)
-    forget, retain = bench.forgotten(spec), _retain(bench, spec, method)
+    requests = _requests(bench.forgotten(spec), spec.requests)
+    retain = _retain(bench, spec, method)
     bench.evaluated(spec)  # what cannot be cut shows before anything is changed
-    key = key_of(bench, spec)
     model = bench.model if in_place else copy.deepcopy(bench.model)
     model.to(DTYPES[spec.precision])  # type: ignore[call-overload]
     device = next(model.parameters()).device
-    common: dict[str, Any] = {
-        "special": bench.special,
-        "vocabulary": bench.vocabulary,
-        "seed": spec.seed,
-        "alignment": spec.label_alignment,
-        "execution": bench.execution,
-    }
-    parts = [
-        Part(
-            "forget",
-            forget,
-            method.forget,
-            kept=keep_original(model, forget, method.forget, **common),
-        )
-    ]
-    if method.retain is not None and spec.retain_weight > 0:
-        used = _needed(retain, spec)
-        kept = keep_original(model, [retain[i] for i in used], method.retain, **common)
-        every: list[torch.Tensor | None] = [None] * len(retain)
-        for index, tensor in zip(used, kept, strict=True):
-            every[index] = tensor
-        parts.append(Part("retain", retain, method.retain, spec.retain_weight, every))
-    del common
-
-    def each(update: int) -> dict[str, float]:
-        due = spec.probe_every and (update % spec.probe_every == 0 or update == spec.updates)
-        return _probe(bench, model, spec) if due else {}
-
+    if divided := bench.execution.shard and _several_processes():
+        model = shard(model)
     first = _probe(bench, model, spec) if spec.probe_every else {}
     trained = time.time()
     outcome = Outcome()
-    if spec.updates and spec.learning_rate:
-        outcome = optimise(
-            model,
-            parts,
-            updates=spec.updates,
-            batch_size=spec.batch_size,
-            rate=spec.rate,
-            seed=spec.seed,
-            weight_decay=spec.weight_decay,
-            max_grad_norm=spec.max_grad_norm,
-            execution=bench.execution,
-            each=each,
-            description=f"{spec.domain} {spec.method}",
-        )
+    for number, forget in enumerate(requests):
+        if not (spec.updates and spec.learning_rate) or outcome.diverged_at is not None:
+            break
+        _forget(bench, model, spec, method, number, forget, retain, outcome)
     seconds_training = time.time() - trained
     model.eval()
     metrics, documents, scores = evaluate(bench, model, spec)
+    if divided:
+        model = gather(model)
     diverged_at = outcome.diverged_at
     if diverged_at is None and outcome.trajectory and any(map(_has_nan, scores.values())):
-        diverged_at = spec.updates  # the last step did it: no later loss was there to show it
+        # The last step did it: no later loss was there to show it.
+        diverged_at = spec.updates * len(requests)
     trajectory = ([{"update": 0.0, **first}] if first else []) + outcome.trajectory
     record = Record(
-        key=key,
+        key=key_of(bench, spec),
         kind="run",
         status="done" if diverged_at is None else "diverged",
         spec=spec.as_dict(),
@@ -343,7 +330,7 @@ def execute(
         trajectory=[_row(row) for row in trajectory],
         documents=documents,
         diverged_at=diverged_at,
-        extra={"tokens": outcome.tokens, "flops": cost.run_flops(model, outcome.tokens)},
+        extra={"tokens": outcome.tokens, "flops": cost.run_flops(bench.model, outcome.tokens)},
         provenance=provenance(
             started=datetime.fromtimestamp(started, UTC),
             seconds=time.time() - started,
@@ -356,14 +343,112 @@ def execute(
     return model, record
 
 
-def _needed(retain: Sequence[Chunk], spec: RunSpec) -> list[int]:
+def _several_processes() -> bool:
+    from accelerate import PartialState
+
+    return bool(PartialState().num_processes > 1)
+
+
+def _requests(chunks: Sequence[Chunk], count: int) -> list[list[Chunk]]:
+    """The chunks in `count` requests: documents in their order, divided as evenly as can be."""
+    names = list(dict.fromkeys(chunk.document for chunk in chunks))
+    if count > len(names):
+        raise UnlearnError(
+            f"requests is {count}, and there are {len(names)} documents to forget: give at most as "
+            "many requests."
+        )
+    owner = {name: number * count // len(names) for number, name in enumerate(names)}
+    return [[c for c in chunks if owner[c.document] == request] for request in range(count)]
+
+
+def _forget(
+    bench: Bench,
+    model: nn.Module,
+    spec: RunSpec,
+    method: Method,
+    request: int,
+    forget: Sequence[Chunk],
+    retain: Sequence[Chunk],
+    outcome: Outcome,
+) -> None:
+    """One request: its updates, and what they report added to `outcome`.
+
+    What a term keeps of "the original model" is of the model as the request found it.
+    """
+    device = next(model.parameters()).device
+    seed = spec.seed + request
+    before = request * spec.updates
+    common: dict[str, Any] = {
+        "special": bench.special,
+        "vocabulary": bench.vocabulary,
+        "seed": seed,
+        "alignment": spec.label_alignment,
+        "execution": bench.execution,
+    }
+    parts = [
+        Part(
+            "forget",
+            forget,
+            method.forget,
+            kept=keep_original(model, forget, method.forget, **common),
+        )
+    ]
+    if method.retain is not None and spec.retain_weight > 0:
+        used = _needed(retain, spec, seed)
+        kept = keep_original(model, [retain[i] for i in used], method.retain, **common)
+        every: list[torch.Tensor | None] = [None] * len(retain)
+        for index, tensor in zip(used, kept, strict=True):
+            every[index] = tensor
+        parts.append(Part("retain", retain, method.retain, spec.retain_weight, every))
+
+    def each(update: int) -> dict[str, float]:
+        last = update == spec.updates
+        due = spec.probe_every and ((before + update) % spec.probe_every == 0 or last)
+        return _probe(bench, model, spec) if due else {}
+
+    result = optimise(
+        model,
+        parts,
+        updates=spec.updates,
+        batch_size=spec.batch_size,
+        rate=spec.rate,
+        seed=seed,
+        weight_decay=spec.weight_decay,
+        max_grad_norm=spec.max_grad_norm,
+        execution=bench.execution,
+        optimizer=spec.optimizer,
+        checkpoint=_checkpoint(bench, spec, model, request, device),
+        each=each,
+        description=f"{spec.domain} {spec.method}",
+    )
+    outcome.trajectory += [row | {"update": row["update"] + before} for row in result.trajectory]
+    outcome.tokens += result.tokens
+    if result.diverged_at is not None:
+        outcome.diverged_at = before + result.diverged_at
+
+
+def _checkpoint(
+    bench: Bench, spec: RunSpec, model: nn.Module, request: int, device: torch.device
+) -> Checkpoint | None:
+    """Where a run leaves its state, if it is to: in the user's cache, named by the run's key.
+
+    A run of several requests leaves none: its later requests start from a model that no
+    checkpoint of this request holds.
+    """
+    if not bench.execution.save_every or spec.requests > 1:
+        return None
+    key = key_of(bench, spec)
+    return Checkpoint(cache_folder() / "checkpoints" / f"{key}.safetensors", key)
+
+
+def _needed(retain: Sequence[Chunk], spec: RunSpec, seed: int) -> list[int]:
     """Which retain chunks the run will meet: only these need the original's hidden states."""
     from itertools import islice
 
     from unlearnlib.engine import order
 
     count = spec.updates * min(spec.batch_size, len(retain))
-    return sorted(set(islice(order(spec.seed, "retain", len(retain)), count)))
+    return sorted(set(islice(order(seed, "retain", len(retain)), count)))
 
 
 def _row(row: Mapping[str, float]) -> dict[str, Any]:
@@ -374,9 +459,9 @@ def command_of(spec: RunSpec) -> str:
     """The command that repeats a run of a profile."""
     words = ["unlearn", "run", "--profile", spec.profile, "--domain", spec.domain]
     words += ["--method", spec.method]
-    default = RunSpec().as_dict()
+    default = RunSpec()
     for name, value in spec.as_dict().items():
-        if name not in ("profile", "domain", "method") and value != default[name]:
+        if name not in ("profile", "domain", "method") and value != getattr(default, name):
             words += ["--set", f"{name}={'none' if value is None else value}"]
     return shlex.join(words)
 

@@ -22,6 +22,10 @@ Schedule = Literal["constant", "linear", "cosine"]
 SCHEDULES: tuple[str, ...] = typing.get_args(Schedule)
 ALIGNMENTS = ("aligned", "release")
 PRECISIONS = ("float32", "float64", "bfloat16")
+OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw_8bit")
+# Fields that came after records were published: at their defaults they are left out of a spec's
+# dictionary, and so of keys, which stay what they were.
+LATER_FIELDS = ("requests", "optimizer")
 DOMAINS = ("arxiv", "github", "books")
 YOURS = "yours"  # the domain of a user's own documents
 
@@ -125,6 +129,9 @@ class RunSpec:
     length            tokens per chunk (None: the profile's)
     precision         dtype of the parameters while training
     probe_every       also evaluate every this many updates (0: only at the end)
+    requests          forget in this many requests, one after another: the documents are divided
+                      in their order, and each request gets `updates` updates of its own
+    optimizer         one of `OPTIMIZERS`
     """
 
     profile: str = "lab"
@@ -144,6 +151,8 @@ class RunSpec:
     length: int | None = None
     precision: str = "float32"
     probe_every: int = 0
+    requests: int = 1
+    optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
         kinds = typing.get_type_hints(type(self))
@@ -163,10 +172,16 @@ class RunSpec:
             ("schedule", self.schedule, SCHEDULES),
             ("label_alignment", self.label_alignment, ALIGNMENTS),
             ("precision", self.precision, PRECISIONS),
+            ("optimizer", self.optimizer, OPTIMIZERS),
         ):
             if word not in valid:
                 raise unknown(name, word, valid)
-        for name, at_least in (("updates", 0), ("batch_size", 1), ("forget_size", 1)):
+        for name, at_least in (
+            ("updates", 0),
+            ("batch_size", 1),
+            ("forget_size", 1),
+            ("requests", 1),
+        ):
             value = getattr(self, name)
             if value is not None and value < at_least:
                 raise UnlearnError(f"{name} is {value}: give at least {at_least}.")
@@ -184,8 +199,12 @@ class RunSpec:
         return dataclasses.replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Field name to value, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Field name to value, ready for JSON; `LATER_FIELDS` only where they are no defaults."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in LATER_FIELDS or getattr(self, field.name) != field.default
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:

@@ -324,7 +324,7 @@ def _link_new(source: Path, target: Path) -> bool:
     return True
 
 
-def _write(path: Path, raw: bytes, *, replace: bool = False) -> bool:
+def write_file(path: Path, raw: bytes, *, replace: bool = False) -> bool:
     """Write a file whole or not at all; unless `replace`, False if the name is taken.
 
     Raises UnlearnError if the folder cannot be written or the disk is full; the temporary file
@@ -440,10 +440,10 @@ class Store:
         UnlearnError if the folder cannot be written or the disk is full.
         """
         if not self._check_store_format():
-            _write(self.root / "format.json", json.dumps({"format": FORMAT}).encode("ascii"))
+            write_file(self.root / "format.json", json.dumps({"format": FORMAT}).encode("ascii"))
         if record.key in self:
             return False
-        return _write(self._path(record.key), _pack(record).encode("ascii"))
+        return write_file(self._path(record.key), _pack(record).encode("ascii"))
 
     def get(self, key: str) -> Record:
         """The record under `key`. Raises UnlearnError if it is absent or damaged."""
@@ -562,7 +562,7 @@ class Store:
             if held is not None and not _abandoned(held, folder, stale_after):
                 return None
             path = folder / (f"{key}.{last + 1}.json" if claims else f"{key}.json")
-            if not _write(path, body):
+            if not write_file(path, body):
                 continue  # somebody was faster
             below = _read_claim(claims[last]) if held is not None else None
             if held is None or (below is not None and below[0] == held[0]):
@@ -668,7 +668,7 @@ def write_parquet(records: Iterable[Record], path: Path) -> None:
         compression="zstd",
         write_statistics=False,  # they would repeat whole records in the footer
     )
-    _write(Path(path), buffer.getvalue().to_pybytes(), replace=True)
+    write_file(Path(path), buffer.getvalue().to_pybytes(), replace=True)
 
 
 def read_parquet(path: Path) -> list[Record]:

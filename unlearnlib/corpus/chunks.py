@@ -102,12 +102,15 @@ class Batch:
     target_mask     (B, T) bool  True at t where token t + 1 of the chunk exists and is no context:
                                  the positions whose output predicts; padding never does
     targets         (N,) i64     the predicted tokens, row by row, N = target_mask.sum()
+    position_ids    (B, T) i64   None unless packed: then B = 1, the chunks stand one after another,
+                                 and positions begin at 0 with each
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     target_mask: torch.Tensor
     targets: torch.Tensor
+    position_ids: torch.Tensor | None = None
 
 
 def collate(chunks: Sequence[Chunk], device: torch.device | str = "cpu") -> Batch:
@@ -131,4 +134,25 @@ def collate(chunks: Sequence[Chunk], device: torch.device | str = "cpu") -> Batc
         attention_mask.to(device),
         target_mask.to(device),
         shifted[target_mask].to(device),
+    )
+
+
+def collate_packed(chunks: Sequence[Chunk], device: torch.device | str = "cpu") -> Batch:
+    """Put `chunks` one after another into a single row: no padding, T the sum of their lengths.
+
+    The last token of a chunk is no position that predicts, so no chunk predicts the next one's
+    first token; that none sees another is the attention's part, by `position_ids`.
+    """
+    lengths = torch.tensor([len(chunk.tokens) for chunk in chunks])
+    input_ids = torch.tensor([t for chunk in chunks for t in chunk.tokens])[None]
+    position_ids = torch.cat([torch.arange(n) for n in lengths.tolist()])  # (T,)
+    last = torch.repeat_interleave(lengths, lengths) - 1
+    context = torch.repeat_interleave(torch.tensor([c.context for c in chunks]), lengths)
+    target_mask = ((position_ids < last) & (position_ids >= context - 1))[None]
+    return Batch(
+        input_ids.to(device),
+        torch.ones_like(input_ids).to(device),
+        target_mask.to(device),
+        torch.roll(input_ids, -1, dims=1)[target_mask].to(device),
+        position_ids[None].to(device),
     )
