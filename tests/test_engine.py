@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
+import json
 import math
 import os
 import socket
@@ -31,12 +33,16 @@ from helpers import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
-from unlearnlib.corpus.chunks import Chunk, cut
+from unlearnlib.corpus.chunks import Chunk, collate, collate_packed, cut
 from unlearnlib.engine import (
+    Checkpoint,
     Execution,
     Part,
+    hidden_states,
     keep_original,
+    make_optimizer,
     optimise,
     order,
     peak_memory_bytes,
@@ -204,7 +210,7 @@ def test_a_run_is_the_naive_loop_over_single_chunks_with_full_logits(method: str
     torch.testing.assert_close(flat(model), flat(expected), rtol=1e-9, atol=1e-9)
 
 
-def trained(method: str, dtype: torch.dtype, **execution: int) -> torch.Tensor:
+def trained(method: str, dtype: torch.dtype, **execution: Any) -> torch.Tensor:
     """The parameters after five updates of 4 + 4 chunks."""
     model, row = tiny_llama(dtype=dtype), METHODS[method]
     parts = [part_of(model, "forget", row.forget, chunks_of("forget", 6))]
@@ -230,6 +236,124 @@ def test_the_micro_batch_does_not_change_the_model(method: str) -> None:
         torch.testing.assert_close(other, whole, rtol=1e-9, atol=1e-9)
     narrow = trained(method, torch.float64, micro_tokens=2 * LENGTH)
     torch.testing.assert_close(narrow, whole, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("how", [{"recompute": True}, {"packed": True}])
+@pytest.mark.parametrize("method", PAPER_METHODS)
+def test_recomputing_and_packing_do_not_change_the_model(method: str, how: dict[str, bool]) -> None:
+    whole = trained(method, torch.float64)
+    for micro in (2, 64):
+        other = trained(method, torch.float64, micro_chunks=micro, **how)
+        torch.testing.assert_close(other, whole, rtol=1e-9, atol=1e-9)
+
+
+def test_packed_chunks_do_not_see_each_other() -> None:
+    """What stands before a chunk in its row changes nothing in the chunk."""
+    model = tiny_llama()
+    one, two, other = chunks_of("forget", 3)
+    width = len(one.tokens)
+    before = hidden_states(model, collate_packed([one, two]))[0]
+    after = hidden_states(model, collate_packed([other, two]))[0]
+    torch.testing.assert_close(before[width:], after[len(other.tokens) :], rtol=0, atol=1e-12)
+    alone = hidden_states(model, collate([two]))[0]
+    torch.testing.assert_close(before[width:], alone, rtol=0, atol=1e-12)
+
+
+def test_a_packed_batch_has_the_targets_of_a_padded_one() -> None:
+    chunks = chunks_of("forget", 4)
+    packed, padded = collate_packed(chunks), collate(chunks)
+    assert packed.targets.tolist() == padded.targets.tolist()
+    assert packed.input_ids.numel() == sum(len(c.tokens) for c in chunks)
+    assert int(packed.target_mask.sum()) == sum(c.targets for c in chunks)
+
+
+# ---- interrupted and resumed ---------------------------------------------------------------------
+
+
+class Killed(Exception):
+    """Stands for the end of a process in the middle of a run."""
+
+
+def resumed(
+    path: Path, method: str = "ga_kl_in_dist", *, killed_at: int | None = None, key: str = "a run"
+) -> tuple[torch.Tensor, Any]:
+    """Seven updates with a checkpoint after every second; killed after `killed_at` of them."""
+    model, row = tiny_llama(), METHODS[method]
+    parts = [part_of(model, "forget", row.forget, chunks_of("forget", 6))]
+    if row.retain is not None:
+        parts.append(part_of(model, "retain", row.retain, chunks_of("retain", 6)))
+
+    def each(update: int) -> dict[str, float]:
+        if update == killed_at:
+            raise Killed
+        return {"seen": float(update)}
+
+    outcome = optimise(
+        model,
+        parts,
+        updates=7,
+        batch_size=4,
+        rate=lambda update: 1e-3 / (1 + update),
+        seed=0,
+        weight_decay=0.01,
+        execution=Execution(progress=False, save_every=2),
+        checkpoint=Checkpoint(path, key),
+        each=each,
+    )
+    return flat(model), outcome
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 3, 4, 7])
+def test_a_run_that_was_killed_goes_on_to_the_same_model(killed_at: int, tmp_path: Path) -> None:
+    whole, expected = resumed(tmp_path / "whole.safetensors")
+    path = tmp_path / "killed.safetensors"
+    with pytest.raises(Killed):
+        resumed(path, killed_at=killed_at)
+    assert path.exists() == (killed_at > 2)
+    again, outcome = resumed(path)
+    assert torch.equal(again, whole)
+    assert outcome == expected
+    assert not list(tmp_path.iterdir())  # a run that has ended needs no checkpoint
+
+
+def test_a_resumed_run_makes_only_the_updates_that_were_missing(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(Killed):
+        resumed(path, killed_at=5)
+    made: list[int] = []
+    model = tiny_llama()
+    optimise(
+        model,
+        [part_of(model, "forget", METHODS["ga"].forget, chunks_of("forget", 6))],
+        updates=7,
+        batch_size=4,
+        rate=lambda _: 1e-3,
+        seed=0,
+        execution=Execution(progress=False, save_every=2),
+        checkpoint=Checkpoint(path, "a run"),
+        each=made.append,  # type: ignore[arg-type]
+    )
+    assert made == [5, 6, 7]
+
+
+@pytest.mark.parametrize("harm", ["truncated", "another run", "empty", "no model"])
+def test_a_checkpoint_that_cannot_be_used_is_set_aside(
+    harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, _ = resumed(tmp_path / "whole.safetensors")
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(Killed):
+        resumed(path, killed_at=5)
+    if harm == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    elif harm == "empty":
+        path.write_bytes(b"")
+    elif harm == "no model":
+        save_file({"x": torch.zeros(1)}, path, {"key": "a run", "outcome": "{}", "update": "4"})
+    again, _ = resumed(path, key="other" if harm == "another run" else "a run")
+    assert torch.equal(again, whole)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.safetensors.damaged"]
+    assert "cannot be used" in caplog.text and "run.safetensors" in caplog.text
 
 
 @pytest.mark.parametrize("method", ["ga", "adversarial", "ga_gd_in_dist", "ga_kl_general"])
@@ -268,7 +392,7 @@ def test_two_processes_give_the_same_model_as_one(tmp_path: Path) -> None:
             )
         )
     # Meanwhile the same in one process.
-    alone = {name: two_processes.run(*setting)[0] for name, setting in two_processes.RUNS.items()}
+    alone = {name: two_processes.run(*setting) for name, setting in two_processes.RUNS.items()}
     try:
         said = [worker.communicate(timeout=240)[0] for worker in workers]
     finally:
@@ -278,8 +402,13 @@ def test_two_processes_give_the_same_model_as_one(tmp_path: Path) -> None:
     for rank in range(2):
         with np.load(f"{out}-{rank}.npz") as together:
             assert together["processes"] == 2
-            for name, expected in alone.items():
-                np.testing.assert_allclose(together[name], expected, rtol=1e-9, atol=1e-12)
+            for name, (expected, _) in alone.items():
+                np.testing.assert_allclose(
+                    together[name], expected, rtol=1e-9, atol=1e-12, err_msg=name
+                )
+        metrics = json.loads(Path(f"{out}-{rank}.json").read_text())
+        for name, (_, record) in alone.items():
+            assert metrics[name] == pytest.approx(record["metrics"], rel=1e-4, abs=1e-4), name
 
 
 # ---- order ----------------------------------------------------------------------------------
@@ -409,3 +538,18 @@ def test_peak_memory_is_that_of_this_process() -> None:
     after = peak_memory_bytes("cpu")
     assert block.sum().item() == 64 << 20
     assert after >= before > 1 << 20
+
+
+# ---- optimizers ----------------------------------------------------------------------------------
+
+
+def test_an_unknown_optimizer_lists_the_known_ones() -> None:
+    with pytest.raises(UnlearnError, match="unknown optimizer 'adam': choose one of adamw"):
+        make_optimizer("adam", [torch.zeros(1, requires_grad=True)])
+
+
+def test_an_optimizer_without_its_package_names_it() -> None:
+    if importlib.util.find_spec("bitsandbytes"):
+        pytest.skip("bitsandbytes is installed")
+    with pytest.raises(UnlearnError, match="'adamw_8bit' needs the package bitsandbytes"):
+        make_optimizer("adamw_8bit", [torch.zeros(1, requires_grad=True)])

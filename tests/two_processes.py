@@ -1,33 +1,43 @@
 """One process of a run that several share: `python two_processes.py OUT` under RANK, WORLD_SIZE.
 
-Writes the parameters after each run of `RUNS` to OUT-RANK.npz. The test starts two of these and
-compares with the same runs in one process.
+Writes the parameters after each run of `RUNS` to OUT-RANK.npz and the metrics to OUT-RANK.json. The
+test starts two of these and compares with the same runs in one process.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from typing import Any
 
 import numpy as np
 import torch
 from helpers import flat, tiny_bench
 
 from unlearnlib.engine import Execution
+from unlearnlib.methods import PAPER_METHODS
 from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
 
-# Name -> (method, chunks per micro-batch). With 64 there is one micro-batch per update, so that
-# the second process has nothing to compute and must still take part.
-RUNS = {
-    "descent": ("ga_gd_in_dist", 2),
-    "kl": ("ga_kl_in_dist", 1),
-    "idle process": ("ga_gd_in_dist", 64),
+# Name -> (method, how it is computed). With 64 chunks per micro-batch there is one per update, so
+# that the second process has nothing to compute and must still take part.
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{f"{name}, whole": (name, {"micro_chunks": 2}) for name in PAPER_METHODS},
+    **{f"{name}, sharded": (name, {"micro_chunks": 2, "shard": True}) for name in PAPER_METHODS},
+    "idle process": ("ga_gd_in_dist", {"micro_chunks": 64}),
+    "idle process, sharded": ("ga_gd_in_dist", {"micro_chunks": 64, "shard": True}),
+    "uneven, sharded": ("ga_kl_general", {"micro_chunks": 1, "shard": True}),
+    "recomputed, sharded": (
+        "ga_kl_in_dist",
+        {"micro_chunks": 2, "shard": True, "recompute": True},
+    ),
+    "packed, sharded": ("ga_gd_in_dist", {"micro_chunks": 2, "shard": True, "packed": True}),
 }
 
 
-def run(method: str, micro_chunks: int) -> tuple[np.ndarray, dict[str, object]]:
+def run(method: str, execution: dict[str, Any]) -> tuple[np.ndarray, dict[str, object]]:
     """Three updates in float64: all parameters in one vector, and the record's numbers."""
-    bench = tiny_bench(execution=Execution(micro_chunks=micro_chunks, progress=False))
+    bench = tiny_bench(execution=Execution(progress=False, **execution))
     spec = RunSpec(method=method, updates=3, batch_size=3, learning_rate=1e-3, precision="float64")
     model, record = execute(bench, spec)
     return flat(model).numpy(), record.comparable()
@@ -39,8 +49,13 @@ def main() -> None:
 
     torch.set_num_threads(1)
     world = PartialState(cpu=True)
-    results = {name: run(*settings)[0] for name, settings in RUNS.items()}
-    np.savez(f"{sys.argv[1]}-{world.process_index}.npz", processes=world.num_processes, **results)
+    results, numbers = {}, {}
+    for name, settings in RUNS.items():
+        results[name], numbers[name] = run(*settings)
+    out = f"{sys.argv[1]}-{world.process_index}"
+    np.savez(f"{out}.npz", processes=world.num_processes, **results)
+    with open(f"{out}.json", "w", encoding="utf-8") as stream:
+        json.dump({name: values["metrics"] for name, values in numbers.items()}, stream)
     world.destroy_process_group()
 
 

@@ -33,7 +33,7 @@ from tqdm import tqdm
 from unlearnlib.corpus.chunks import Batch, Chunk, collate, collate_packed, pack
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.methods import Alignment, Original, Term
-from unlearnlib.models import decoder_of, head_of, sharded
+from unlearnlib.models import decoder_of, head_of, reshard, sharded
 from unlearnlib.objectives import Head
 from unlearnlib.spec import OPTIMIZERS
 from unlearnlib.store import write_file
@@ -194,19 +194,21 @@ def optimise(
     parts = [part for part in parts if part.chunks]
     if not parts:
         raise UnlearnError("there are no documents to train on: give at least one.")
+    owned = _owned(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     device = parameters[0].device
-    stepper = make_optimizer(optimizer, parameters, betas=betas, weight_decay=weight_decay)
+    stepper = make_optimizer(
+        optimizer, list(owned.values()), betas=betas, weight_decay=weight_decay
+    )
     original_head = head_of(model).detach(clone=any(p.term.needs_original for p in parts))
     streams = [order(seed, part.name, len(part.chunks)) for part in parts]
     outcome = Outcome()
     done = 0
     if checkpoint is not None:
-        done = _take_up(checkpoint, model, stepper, outcome)
+        done = _take_up(checkpoint, model, owned, stepper, outcome)
     model.train()  # dropout is off (models.disable_dropout); recomputing needs train mode
     if execution.recompute:
-        # The reentrant kind needs inputs that require gradients; token ids do not.
-        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        _recompute(model, True)
     bar = tqdm(
         range(updates),
         desc=description,
@@ -226,7 +228,7 @@ def optimise(
         ]
         sums = torch.zeros(len(parts), dtype=torch.float64)
         micros = pack(chunks, execution.micro_tokens, execution.micro_chunks)
-        stepper.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         own = micros[world.process_index :: world.num_processes]
         # Where each process holds a part of every layer, all must walk through the layers equally
         # often: one with nothing left walks through its smallest micro-batch for a weight of 0.
@@ -264,6 +266,9 @@ def optimise(
                     p.grad.mul_(max_grad_norm / norm)
         for group in stepper.param_groups:
             group["lr"] = rate(update)
+        for name, parameter in model.named_parameters():
+            if name in owned and parameter.grad is not None:
+                owned[name].grad = _local(parameter.grad)
         stepper.step()
         if each is not None:
             row.update(each(update + 1) or {})
@@ -272,16 +277,40 @@ def optimise(
         bar.set_postfix({k: f"{v:.3f}" for k, v in values.items()}, refresh=False)
         due = execution.save_every and (update + 1) % execution.save_every == 0
         if checkpoint is not None and due and update + 1 < updates:
-            _leave(checkpoint, update + 1, model, stepper, outcome)
+            _leave(checkpoint, update + 1, model, owned, stepper, outcome)
     if execution.recompute:
-        model.gradient_checkpointing_disable()  # type: ignore[operator]
+        _recompute(model, False)
     model.eval()
     if checkpoint is not None:
         _shard_path(checkpoint, model).unlink(missing_ok=True)
     return outcome
 
 
+def _recompute(model: Any, on: bool) -> None:
+    """Switch activation checkpointing on or off, by the name that this transformers gives it."""
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    if on:
+        # The reentrant kind needs inputs that require gradients; token ids do not.
+        getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+    else:
+        getattr(model, f"{name}_checkpointing_disable")()
+
+
 # --- optimizers ----------------------------------------------------------------------------------
+
+
+def _owned(model: nn.Module) -> dict[str, Tensor]:
+    """What this process steps, by name: the trainable parameters, or its part of each.
+
+    AdamW works element by element, so a part can be stepped as a plain tensor that shares the
+    parameter's memory; that spares the optimizer what it does not know of.
+    """
+    reshard(model)
+    return {
+        name: nn.Parameter(p.to_local().detach()) if isinstance(p, DTensor) else p
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
 
 
 def make_optimizer(
@@ -300,8 +329,7 @@ def make_optimizer(
     if name not in OPTIMIZERS:
         raise unknown("optimizer", name, OPTIMIZERS)
     if name == "adamw":
-        plain = not any(isinstance(p, DTensor) for p in parameters)
-        fused = plain and parameters[0].dtype in (torch.float32, torch.float64, torch.bfloat16)
+        fused = parameters[0].dtype in (torch.float32, torch.float64, torch.bfloat16)
         return torch.optim.AdamW(
             parameters, lr=0.0, betas=betas, weight_decay=weight_decay, fused=fused
         )
@@ -342,6 +370,7 @@ def _leave(
     checkpoint: Checkpoint,
     update: int,
     model: nn.Module,
+    owned: Mapping[str, Tensor],
     stepper: torch.optim.Optimizer,
     outcome: Outcome,
 ) -> None:
@@ -352,12 +381,11 @@ def _leave(
     if not (sharded(model) or PartialState().is_main_process):
         return
     tensors = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            tensors[f"parameter/{name}"] = _local(parameter.detach()).contiguous()
-            for key, value in stepper.state[parameter].items():
-                if isinstance(value, Tensor):
-                    tensors[f"{key}/{name}"] = _local(value.detach()).contiguous()
+    for name, parameter in owned.items():
+        tensors[f"parameter/{name}"] = parameter.detach().contiguous()
+        for key, value in stepper.state[parameter].items():
+            if isinstance(value, Tensor):
+                tensors[f"{key}/{name}"] = value.detach().contiguous()
     metadata = {
         "key": checkpoint.key,
         "update": str(update),
@@ -369,7 +397,11 @@ def _leave(
 
 
 def _take_up(
-    checkpoint: Checkpoint, model: nn.Module, stepper: torch.optim.Optimizer, outcome: Outcome
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    owned: Mapping[str, Tensor],
+    stepper: torch.optim.Optimizer,
+    outcome: Outcome,
 ) -> int:
     """Restore what `_leave` wrote: the number of updates made, 0 if there is nothing to restore.
 
@@ -388,8 +420,7 @@ def _take_up(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             past = json.loads(metadata["outcome"])
             done = int(metadata["update"])
-        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        if {f"parameter/{name}" for name in trained} - set(tensors):
+        if {f"parameter/{name}" for name in owned} - set(tensors):
             raise ValueError("it lacks parameters")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         aside = path.with_name(path.name + ".damaged")
@@ -404,33 +435,18 @@ def _take_up(
     if _agreed(done) != done:  # another process's part is missing: none can be used
         return 0
     with torch.no_grad():
-        for name, parameter in trained.items():
-            _local(parameter).copy_(tensors[f"parameter/{name}"])
-            state = {}
-            for key in {k.partition("/")[0] for k in tensors if k.endswith(f"/{name}")}:
-                value = tensors.get(f"{key}/{name}")
-                if key == "parameter" or value is None:
-                    continue
-                value = value.to(parameter.device) if value.ndim else value
-                state[key] = _like(value, parameter) if value.ndim else value
-            stepper.state[parameter] = state
+        for name, parameter in owned.items():
+            parameter.copy_(tensors[f"parameter/{name}"])
+            stepper.state[parameter] = {
+                key: value.to(parameter.device) if value.ndim else value
+                for key, _, of in (k.partition("/") for k in tensors)
+                if of == name and key != "parameter"
+                for value in (tensors[f"{key}/{name}"],)
+            }
     outcome.trajectory = past["trajectory"]
     outcome.tokens = past["tokens"]
     logger.info("going on after update %d", done)
     return done
-
-
-def _like(value: Tensor, parameter: Tensor) -> Tensor:
-    """This process's part of a moment, as a part of the whole if the parameter is one."""
-    if not isinstance(parameter, DTensor):
-        return value
-    return DTensor.from_local(
-        value,
-        parameter.device_mesh,
-        parameter.placements,
-        shape=parameter.shape,
-        stride=parameter.stride(),
-    )
 
 
 def _agreed(done: int) -> int:

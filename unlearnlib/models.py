@@ -303,9 +303,19 @@ def shard(model: Any) -> Any:
     return model
 
 
+def reshard(model: nn.Module) -> None:
+    """Let go of what the last forward pass gathered, so that parameters are parts again."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 @torch.no_grad()
 def gather(model: Any) -> Any:
     """The whole of a sharded model, as a plain one on the CPU; every process must take part."""
+    reshard(model)
     state = {
         name: tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor.cpu()
         for name, tensor in model.state_dict().items()
