@@ -82,6 +82,12 @@ class Report:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. argparse's own errors exit with code 2."""
     args = build_parser().parse_args(_with_negative_numbers(sys.argv[1:] if argv is None else argv))
+    if _processes() > 1 and args.run is not run_command:
+        return _complain(
+            f"{_processes()} processes were launched for a command that runs in one: start it "
+            "without the launcher (only `unlearn run` divides its work).",
+            2,
+        )
     try:
         with _logging(args), contextlib.redirect_stdout(sys.stderr):
             report: Report = args.run(args)
@@ -104,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "DefaultCPUAllocator" in str(error):
             return _complain(_out_of_memory("the computer"), 2)
         raise
-    _print(json.dumps(_strict(report.values)) if args.json else report.text)
+    if _is_main():
+        _print(json.dumps(_strict(report.values)) if args.json else report.text)
     return report.code
 
 
@@ -281,6 +288,31 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens that are computed at once: changes memory and speed, not results",
     )
+    parser.add_argument(
+        "--recompute",
+        action="store_true",
+        help="activation checkpointing: a third more time for much less memory, the same results",
+    )
+    parser.add_argument(
+        "--packed",
+        action="store_true",
+        help="several documents in one row without padding, each attending to itself alone",
+    )
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fsdp",
+        action="store_true",
+        help="under `accelerate launch`: each process holds a part of the model, not all of it",
+    )
+    parser.add_argument(
+        "--save-every",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="keep the state after every N updates, and go on there if interrupted",
+    )
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
@@ -341,6 +373,7 @@ those of the whole profile. In --out stand names of documents, never their texts
         flag = name.replace("_", "-")
         parser.add_argument(f"--{flag}", metavar="VALUE", help=f"the same as --set {name}=VALUE")
     _add_device(parser)
+    _add_processes(parser)
     _add_store(parser)
     parser.add_argument("--published", action="store_true", help="a published record will do, too")
     parser.add_argument("--out", metavar="DIR", help="save model, record and model card here")
@@ -491,9 +524,14 @@ def _given_settings(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _device(name: str) -> str:
-    """ "cpu" or "cuda"."""
+    """ "cpu" or "cuda"; of several processes each has a GPU of its own, "cuda:1" say."""
     import torch
 
+    if _processes() > 1:
+        from accelerate import PartialState
+
+        cpu = name == "cpu" or not torch.cuda.is_available()
+        return str(PartialState(cpu=cpu).device)
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -507,7 +545,24 @@ def _device(name: str) -> str:
 def _execution(args: argparse.Namespace, progress: bool = True) -> Execution:
     from unlearnlib.engine import Execution
 
-    return Execution(micro_tokens=args.micro_tokens, progress=progress and not args.quiet)
+    return Execution(
+        micro_tokens=args.micro_tokens,
+        progress=progress and not args.quiet and _is_main(),
+        packed=args.packed,
+        recompute=args.recompute,
+        shard=getattr(args, "fsdp", False),
+        save_every=getattr(args, "save_every", 0),
+    )
+
+
+def _processes() -> int:
+    """How many processes a launcher (accelerate, torchrun) has started for this command."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _is_main() -> bool:
+    """Whether this process is the one of them that prints and writes."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _hush_transformers() -> None:
@@ -620,7 +675,7 @@ def run_command(args: argparse.Namespace) -> Report:
         return _run_report(args, library.get(key), computed=False, store=where)
 
     command = repeat_command(args, spec)
-    with _claimed(store, key if out is None else None):
+    with _claimed(store, key if out is None and _is_main() else None):
         if out is None:
             before: dict[str, float] = {}
         else:
@@ -630,9 +685,13 @@ def run_command(args: argparse.Namespace) -> Report:
             before = evaluate(bench, bench.model, spec)[0]
         logger.info("unlearning: %s, %d updates", spec.method, spec.updates)
         model, record = execute(bench, spec, in_place=True, command=command)
-        if store is not None:
+        if store is not None and _is_main():
             store.put(record)
-    if out is not None:
+    if _processes() > 1:
+        from accelerate import PartialState
+
+        PartialState().destroy_process_group()
+    if out is not None and _is_main():
         save_unlearned(out, model, bench, spec, record, before, args)
     return _run_report(args, record, computed=True, store=where, before=before, out=out)
 

@@ -44,6 +44,7 @@ RATES = (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
 UPDATES, BATCH = 12, 16  # three passes over 64 documents
 REGION_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # even in the logarithm
 SIZES = (1, 2, 4, 8, 16, 32, 64)
+REQUESTS = (1, 2, 4, 8, 16)
 RETAIN_WEIGHTS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 SHAPES = (
     ("constant", 0.0),
@@ -142,6 +143,25 @@ def _schedule(profile: str, domain: str) -> Specs:
     ]
 
 
+def _sequential(profile: str, domain: str) -> Specs:
+    """The forget set in one request or in several: three passes over each document in all.
+
+    Small batches, so that even the last of 16 requests has some updates; four times as many
+    updates of a fourth of the chosen step, because Adam's steps are per update.
+    """
+    return [
+        chosen.replace(
+            learning_rate=chosen.learning_rate / 4,
+            batch_size=BATCH // 4,
+            updates=4 * UPDATES // requests,
+            requests=requests,
+        )
+        for method in PAPER_METHODS
+        for chosen in [_chosen(profile, domain, method, TUNING_SEED)]
+        for requests in REQUESTS
+    ]
+
+
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
@@ -155,6 +175,7 @@ STUDIES: dict[str, Study] = {
         Study("forget_size", "from one document to the whole forget set", _forget_size),
         Study("retain_weight", "weight of the retain term, over three decades", _retain_weight),
         Study("batch_size", "documents per update", _batch_size),
+        Study("sequential", "one request after another against all at once", _sequential),
         Study("schedule", "shape of the learning rate, with and without warm-up", _schedule),
     )
 }

@@ -1,0 +1,743 @@
+"""Reading the sweeps: which settings are usable, what each setting does, where a target stops.
+
+From records alone, as `tables`. Three ideas:
+
+- With a constant schedule the first u updates of a run *are* the run of u updates, so one probed
+  run per learning rate gives a whole column of the grid learning rate x updates (`region_cells`).
+- A sweep is a list of `Point`s, whatever was swept: a field of the spec, or the updates of a
+  probed run (`points`).
+- The target can be held against the truth for requests of any size, from the scores of single
+  documents (`target_ratios`), and along a run: when would either have stopped it (`stops`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unlearnlib.errors import UnlearnError
+from unlearnlib.spec import RunSpec
+from unlearnlib.store import Record
+from unlearnlib.tables import (
+    baseline_record,
+    baseline_value,
+    domain_title,
+    domains_of,
+    method_title,
+    methods_of,
+    number,
+    select,
+    value,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORGET, GENERAL, KL = "forget/perplexity", "general/perplexity", "oracle_kl/forget"
+YARDSTICKS = {"oracle": "the truth", "target": "the paper’s target"}
+CONFIDENCE = 1.959964  # standard errors on either side of a 95 % interval
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """When a setting is usable.
+
+    near      forget perplexity may be off the yardstick by this factor, either way
+    harmless  general perplexity may be at most this multiple of vanilla's
+    """
+
+    near: float
+    harmless: float
+
+    def is_near(self, forget: float, yardstick: float) -> bool:
+        """Is a forget perplexity within the factor `near` of the yardstick?"""
+        known = 0 < forget < math.inf and 0 < yardstick < math.inf
+        # A ratio that is the factor itself counts as within it, whatever rounding says.
+        return known and abs(math.log(forget / yardstick)) <= math.log(self.near) + 1e-12
+
+    def allows(self, forget: float, general: float, yardstick: float, vanilla: float) -> bool:
+        """Near the yardstick, and general perplexity not above `harmless` x `vanilla`?"""
+        return self.is_near(forget, yardstick) and general <= self.harmless * vanilla * (1 + 1e-12)
+
+    def in_words(self, yardstick: str = "oracle") -> str:
+        """ "forget perplexity within a factor 1.25 of the truth, general ... up by at most 5 %"."""
+        return (
+            f"forget perplexity within a factor {self.near:g} of {YARDSTICKS[yardstick]}, general "
+            f"perplexity up by at most {100 * (self.harmless - 1):.0f} %"
+        )
+
+
+# --- the robust region ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of the grid: learning rate x updates. NaN where a value was not measured.
+
+    broken  the run had diverged by then, or its perplexity is not finite
+    """
+
+    domain: str
+    method: str
+    learning_rate: float
+    updates: int
+    forget: float
+    general: float
+    broken: bool
+
+
+def region_cells(records: Iterable[Record]) -> list[Cell]:
+    """Every `probe_every`-th update of every probed run as a cell; vanilla's own is left out.
+
+    A run that diverged has broken cells from there to the updates that it was meant to have.
+    """
+    cells = []
+    for record in records:
+        spec = record.spec
+        step = int(spec.get("probe_every") or 0)
+        if not step:
+            continue
+        probed = {int(row["update"]): row for row in record.trajectory if FORGET in row}
+        for update in range(step, int(spec["updates"]) + 1, step):
+            row = probed.get(update, {})
+            forget, general = (float(row.get(name, math.nan)) for name in (FORGET, GENERAL))
+            diverged = record.diverged_at is not None and update >= record.diverged_at
+            lost = bool(row) and not (math.isfinite(forget) and math.isfinite(general))
+            cells.append(
+                Cell(
+                    spec["domain"],
+                    spec["method"],
+                    float(spec["learning_rate"]),
+                    update,
+                    forget,
+                    general,
+                    diverged or lost,
+                )
+            )
+    return cells
+
+
+def is_usable(cell: Cell, tolerance: Tolerance, yardstick: float, vanilla: float) -> bool:
+    """Is a cell near the yardstick and harmless (`vanilla`: its general perplexity)?"""
+    return not cell.broken and tolerance.allows(cell.forget, cell.general, yardstick, vanilla)
+
+
+@dataclass(frozen=True)
+class Share:
+    """So many of so many settings, with Wilson's 95 % interval.
+
+    The interval takes the settings for independent draws. Cells of one run are not, so it is
+    narrower than it should be; it says how coarse the grid is, and no more.
+    """
+
+    usable: int
+    settings: int
+
+    @property
+    def share(self) -> float:
+        """usable / settings; NaN for none."""
+        return self.usable / self.settings if self.settings else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """(low, high), inside [0, 1] even for none or all (Wilson 1927, without correction)."""
+        if not self.settings:
+            return math.nan, math.nan
+        n, p, z2 = self.settings, self.share, CONFIDENCE**2
+        middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+        half = CONFIDENCE * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+        return max(0.0, middle - half), min(1.0, middle + half)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        if not self.settings:
+            return "–"
+        return f"{self.usable} of {self.settings} ({100 * low:.0f} to {100 * high:.0f} %)"
+
+
+def region_shares(
+    records: Iterable[Record],
+    baselines: Iterable[Record],
+    tolerance: Tolerance,
+    yardstick: str = "oracle",
+) -> dict[tuple[str, str], Share]:
+    """(domain, method) -> usable settings of the grid, by the "oracle" or by the "target".
+
+    Cells that were never measured are no settings; broken ones are, and are not usable. A domain
+    without the yardstick is left out.
+    """
+    records, baselines = list(records), list(baselines)
+    cells = region_cells(records)
+    out = {}
+    for domain in domains_of(records):
+        mark = baseline_value(baselines, domain, yardstick, FORGET, records)
+        vanilla = baseline_value(baselines, domain, "vanilla", GENERAL, records)
+        if not (math.isfinite(mark) and math.isfinite(vanilla)):
+            continue
+        for method in methods_of(select(records, domain)):
+            ours = [
+                c
+                for c in cells
+                if (c.domain, c.method) == (domain, method)
+                and (c.broken or not (math.isnan(c.forget) or math.isnan(c.general)))
+            ]
+            usable = sum(is_usable(c, tolerance, mark, vanilla) for c in ours)
+            out[domain, method] = Share(usable, len(ours))
+    return out
+
+
+def region_table(
+    records: Iterable[Record], baselines: Iterable[Record], tolerance: Tolerance
+) -> pd.DataFrame:
+    """Per domain and method: usable settings by the truth and by the paper's target; divergences.
+
+    "agree" counts the settings on which both yardsticks give the same answer.
+    """
+    import pandas as pd
+
+    records, baselines = list(records), list(baselines)
+    shares = {y: region_shares(records, baselines, tolerance, y) for y in YARDSTICKS}
+    cells = region_cells(records)
+    index, rows = [], []
+    for domain in domains_of(records):
+        vanilla = baseline_value(baselines, domain, "vanilla", GENERAL, records)
+        marks = [baseline_value(baselines, domain, y, FORGET, records) for y in YARDSTICKS]
+        for method in methods_of(select(records, domain)):
+            ours = [c for c in cells if (c.domain, c.method) == (domain, method)]
+            agree = sum(
+                len({is_usable(c, tolerance, mark, vanilla) for mark in marks}) == 1 for c in ours
+            )
+            both = all((domain, method) in shares[y] for y in YARDSTICKS)
+            index.append((domain_title(domain), method_title(method)))
+            rows.append(
+                [
+                    *(str(shares[y].get((domain, method), Share(0, 0))) for y in YARDSTICKS),
+                    f"{agree} of {len(ours)}" if both else "–",
+                    f"{sum(c.broken for c in ours)}",
+                ]
+            )
+    return pd.DataFrame(
+        rows,
+        index=pd.MultiIndex.from_tuples(index, names=["domain", "method"]),
+        columns=["usable by the truth", "usable by the target", "both agree", "diverged"],
+    )
+
+
+def region_in_words(
+    records: Iterable[Record], baselines: Iterable[Record], tolerance: Tolerance
+) -> str:
+    """Per domain the methods by usable settings, and what the choice of yardstick changes."""
+    records, baselines = list(records), list(baselines)
+    shares = {y: region_shares(records, baselines, tolerance, y) for y in YARDSTICKS}
+    lines = []
+    for domain in domains_of(records):
+        ours = {m: s for (d, m), s in shares["oracle"].items() if d == domain}
+        if not ours:
+            lines.append(f"- **{domain_title(domain)}.** There is no oracle to compare with.")
+            continue
+        ranked = sorted(ours.items(), key=lambda item: -item[1].share)
+        parts = [f"{method_title(m)} {s.usable} of {s.settings}" for m, s in ranked]
+        by_target = sum(s.usable for (d, _), s in shares["target"].items() if d == domain)
+        by_truth = sum(s.usable for s in ours.values())
+        lines.append(
+            f"- **{domain_title(domain)}.** Usable settings: {'; '.join(parts)}. By the paper’s "
+            f"target {by_target} settings of all methods would be usable, by the truth {by_truth}."
+        )
+    return "\n".join([f"Usable: {tolerance.in_words()}.\n", *lines])
+
+
+# --- sweeps of one setting -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep: `x` is the swept value, a number or (for the schedule) words."""
+
+    domain: str
+    method: str
+    x: Any
+    metrics: Mapping[str, float] = field(repr=False)
+    diverged: bool = False
+
+    def __getitem__(self, metric: str) -> float:
+        """A metric; NaN where it was not measured."""
+        return float(self.metrics.get(metric, math.nan))
+
+
+FIELD_TITLES = {
+    "learning_rate": "learning rate",
+    "updates": "updates",
+    "batch_size": "documents per update",
+    "retain_weight": "weight of the retain term",
+    "forget_size": "documents to forget",
+    "schedule": "schedule",
+}
+
+
+def documents_in(record: Record, split: str = "forget") -> int:
+    """How many documents of a split a record has scores of."""
+    return len(_of_documents(record, split)[0])
+
+
+def shape_title(spec: Mapping[str, Any]) -> str:
+    """A schedule in words: "linear", "constant, 25 % warm-up"."""
+    warm = float(spec["warmup"])
+    return str(spec["schedule"]) + (f", {100 * warm:g} % warm-up" if warm else "")
+
+
+def points(records: Iterable[Record], swept: str) -> list[Point]:
+    """The sweep of a field of `RunSpec`, by rising value.
+
+    "updates": every probe of a probed run is the run of that many updates. "forget_size": a run
+    on the whole set counts its documents. "schedule": in words, in the order of the records.
+    """
+    if swept not in RunSpec.__dataclass_fields__:
+        raise UnlearnError(f"{swept!r} is no setting of a run: give a field of RunSpec.")
+    out = []
+    for record in records:
+        place = record.spec["domain"], record.spec["method"]
+        if swept == "updates" and record.spec.get("probe_every"):
+            rows = [row for row in record.trajectory if FORGET in row and row["update"] > 0]
+            out += [Point(*place, int(row["update"]), row) for row in rows]
+            if record.diverged_at is not None:
+                out.append(Point(*place, int(record.diverged_at), {FORGET: math.inf}, True))
+            continue
+        x: Any = record.spec.get(swept)
+        if swept == "schedule":
+            x = shape_title(record.spec)
+        elif swept == "forget_size" and x is None:
+            x = documents_in(record)
+        out.append(Point(*place, x, record.metrics, record.status == "diverged"))
+    return out if swept == "schedule" else sorted(out, key=lambda p: p.x)
+
+
+def at_rate(records: Iterable[Record], learning_rate: float) -> list[Record]:
+    """The records with the learning rate that is nearest in the logarithm: a slice of the grid."""
+    records = list(records)
+    if not records:
+        return []
+    gap = lambda r: abs(math.log(r.spec["learning_rate"] / learning_rate))  # noqa: E731
+    nearest = min(records, key=gap).spec["learning_rate"]
+    return [r for r in records if r.spec["learning_rate"] == nearest]
+
+
+def yardstick_at(
+    baselines: Iterable[Record],
+    domain: str,
+    which: str,
+    metric: str,
+    swept: str,
+    x: Any,
+    runs: Iterable[Record] = (),
+) -> float:
+    """The value of "vanilla", "target" or "oracle" that belongs to a point of a sweep.
+
+    Where documents to forget are swept, vanilla's and the oracle's forget perplexity are those on
+    the documents forgotten, the first x. The target stays vanilla's on the whole approximate set.
+    Divergences of single documents are not kept, so theirs is not known for fewer than all.
+    """
+    baselines = list(baselines)
+    if swept == "forget_size" and which in ("vanilla", "oracle") and metric in (FORGET, KL):
+        record = baseline_record(baselines, domain, which, runs)
+        if record is None:
+            return math.nan
+        if metric == FORGET:
+            return first_perplexity(record, "forget", int(x))
+        return value(record, metric) if x >= documents_in(record) else math.nan
+    return baseline_value(baselines, domain, which, metric, runs)
+
+
+def swept_table(records: Iterable[Record], baselines: Iterable[Record], swept: str) -> pd.DataFrame:
+    """Per domain and method, for each value: forget perplexity (general as multiple of vanilla's).
+
+    Where documents to forget are swept, rows for the truth on the documents forgotten are added.
+    """
+    import pandas as pd
+
+    records, baselines = list(records), list(baselines)
+    every = points(records, swept)
+    values = list(dict.fromkeys(p.x for p in every))
+    index, rows = [], []
+    for domain in domains_of(records):
+        general = baseline_value(baselines, domain, "vanilla", GENERAL, records)
+        for which, title in (("target", "Paper’s target"), ("oracle", "Oracle (truth)")):
+            marks = [
+                yardstick_at(baselines, domain, which, FORGET, swept, x, records) for x in values
+            ]
+            if not all(map(math.isnan, marks)):
+                index.append((domain_title(domain), title))
+                rows.append([number(mark) for mark in marks])
+        for method in methods_of(select(records, domain)):
+            by_value = {p.x: p for p in every if (p.domain, p.method) == (domain, method)}
+            index.append((domain_title(domain), method_title(method)))
+            rows.append([_cell(by_value.get(x), general) for x in values])
+    return pd.DataFrame(
+        rows,
+        index=pd.MultiIndex.from_tuples(index, names=["domain", "method"]),
+        columns=[x if isinstance(x, str) else f"{x:g}" for x in values],
+    )
+
+
+def _cell(point: Point | None, general: float) -> str:
+    if point is None:
+        return "–"
+    if point.diverged:
+        return "diverged"
+    return f"{number(point[FORGET])} (×{number(point[GENERAL] / general)})"
+
+
+def usable_points(
+    records: Iterable[Record],
+    baselines: Iterable[Record],
+    swept: str,
+    tolerance: Tolerance,
+) -> dict[tuple[str, str], Share]:
+    """(domain, method) -> usable values of a sweep, by the truth that belongs to each value."""
+    records, baselines = list(records), list(baselines)
+    out: dict[tuple[str, str], Share] = {}
+    for point in points(records, swept):
+        mark = yardstick_at(baselines, point.domain, "oracle", FORGET, swept, point.x, records)
+        vanilla = baseline_value(baselines, point.domain, "vanilla", GENERAL, records)
+        if math.isnan(mark) or math.isnan(vanilla):
+            continue
+        good = not point.diverged and tolerance.allows(point[FORGET], point[GENERAL], mark, vanilla)
+        old = out.get((point.domain, point.method), Share(0, 0))
+        out[point.domain, point.method] = Share(old.usable + good, old.settings + 1)
+    return out
+
+
+def span(records: Iterable[Record], baselines: Iterable[Record], swept: str) -> dict[str, float]:
+    """Method -> the factor by which forget perplexity ÷ truth varies over a sweep.
+
+    Largest over least, the geometric mean over domains; infinite if a run diverged, NaN without
+    an oracle or with fewer than two values.
+    """
+    records, baselines = list(records), list(baselines)
+    every = points(records, swept)
+    out = {}
+    for method in methods_of(records):
+        logs = []
+        for domain in domains_of(records):
+            ours = [p for p in every if (p.domain, p.method) == (domain, method)]
+            ratios = [
+                math.inf
+                if p.diverged
+                else p[FORGET]
+                / yardstick_at(baselines, domain, "oracle", FORGET, swept, p.x, records)
+                for p in ours
+            ]
+            known = [r for r in ratios if not math.isnan(r)]
+            if len(known) < 2 or min(known) <= 0:
+                continue
+            finite = math.isfinite(max(known))
+            logs.append(math.log(max(known)) - math.log(min(known)) if finite else math.inf)
+        mean = sum(logs) / len(logs) if logs else math.nan
+        out[method] = math.inf if mean > 700 else math.exp(mean)  # exp overflows from 710 on
+    return out
+
+
+def swept_in_words(
+    records: Iterable[Record], baselines: Iterable[Record], swept: str, tolerance: Tolerance
+) -> str:
+    """How much a setting matters: the span of forget perplexity per method, usable values."""
+    records, baselines = list(records), list(baselines)
+    every = points(records, swept)
+    values = list(dict.fromkeys(p.x for p in every))
+    spans = {m: s for m, s in span(records, baselines, swept).items() if not math.isnan(s)}
+    shares = usable_points(records, baselines, swept, tolerance)
+    names = values if swept == "schedule" else [f"{x:g}" for x in values]
+    what = FIELD_TITLES.get(swept, swept).capitalize()
+    lines = [f"{what}: {', '.join(names)}."]
+    if spans:
+        ranked = sorted(spans.items(), key=lambda item: item[1])
+        parts = [f"{method_title(m)} ×{number(s)}" for m, s in ranked]
+        lines.append(
+            "From its least to its largest value over these, forget perplexity ÷ truth moves by "
+            f"(geometric mean over domains): {'; '.join(parts)}."
+        )
+    if shares:
+        totals: dict[str, Share] = {}
+        for (_, method), share in shares.items():
+            old = totals.get(method, Share(0, 0))
+            totals[method] = Share(old.usable + share.usable, old.settings + share.settings)
+        parts = [f"{method_title(m)} {s.usable} of {s.settings}" for m, s in totals.items()]
+        lines.append(f"Usable values ({tolerance.in_words()}): {'; '.join(parts)}.")
+    return "\n\n".join(lines)
+
+
+# --- the target, held against the truth ----------------------------------------------------------
+
+
+def _of_documents(record: Record, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens, nats) of each document of a split, in its order; chunks of a document are added."""
+    kept = record.documents.get(split, {})
+    if not kept.get("nll"):
+        return np.zeros(0), np.zeros(0)
+    names = [str(name).rpartition("#")[0] or str(name) for name in kept["id"]]
+    order = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    groups = [order[name] for name in names]
+    with np.errstate(invalid="ignore"):
+        tokens = np.bincount(groups, weights=np.asarray(kept["tokens"], dtype=float))
+        nats = np.bincount(
+            groups, weights=np.multiply(kept["tokens"], np.asarray(kept["nll"], dtype=float))
+        )
+    return tokens, nats
+
+
+def first_perplexity(record: Record, split: str, count: int) -> float:
+    """Perplexity on the first `count` documents of a split; NaN without scores of so many."""
+    tokens, nats = _of_documents(record, split)
+    if count < 1 or count > len(tokens):
+        return math.nan
+    with np.errstate(over="ignore"):
+        return float(np.exp(nats[:count].sum() / tokens[:count].sum()))
+
+
+@dataclass(frozen=True)
+class TargetRatio:
+    """The paper's target as a multiple of the truth, for requests of `size` documents.
+
+    first      of the first `size` documents of the forget set
+    low, high  95 % of requests drawn at random lie between
+    off        share of such requests for which the target is off by more than a given factor
+    early      share for which the target is below the truth: it would stop too early
+    """
+
+    size: int
+    first: float
+    low: float
+    median: float
+    high: float
+    off: float
+    early: float
+
+
+def target_ratios(
+    baselines: Iterable[Record],
+    domain: str,
+    sizes: Sequence[int],
+    within: float = 1.1,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> list[TargetRatio]:
+    """Target ÷ truth for requests of several sizes, from the scores of single documents.
+
+    A request of n documents is drawn with replacement from the forget set, and the approximate
+    set is drawn anew with it (bootstrap): both are samples of the same kind of document. Sizes
+    beyond the forget set, and domains without both baselines, are left out.
+    """
+    baselines = list(baselines)
+    vanilla, oracle = (baseline_record(baselines, domain, b) for b in ("vanilla", "oracle"))
+    if vanilla is None or oracle is None:
+        return []
+    target = value(vanilla, "approximate/perplexity")
+    near_tokens, near_nats = _of_documents(vanilla, "approximate")
+    tokens, nats = _of_documents(oracle, "forget")
+    if not len(tokens) or not len(near_tokens):
+        return []
+    draw = np.random.default_rng(seed)
+    out = []
+    for size in sizes:
+        if size > len(tokens):
+            continue
+        ours = draw.integers(len(tokens), size=(resamples, size))
+        near = draw.integers(len(near_tokens), size=(resamples, len(near_tokens)))
+        with np.errstate(invalid="ignore", over="ignore"):
+            logs = near_nats[near].sum(1) / near_tokens[near].sum(1)
+            logs = logs - nats[ours].sum(1) / tokens[ours].sum(1)
+            ratios = np.exp(logs)
+            tail = (1 - level) / 2
+            low, median, high = np.quantile(ratios, [tail, 0.5, 1 - tail])
+            off = float(np.mean(~(np.abs(logs) <= math.log(within))))
+        first = first_perplexity(oracle, "forget", size)
+        out.append(
+            TargetRatio(
+                size,
+                target / first if first else math.nan,
+                float(low),
+                float(median),
+                float(high),
+                off,
+                float(np.mean(logs < 0)),
+            )
+        )
+    return out
+
+
+def target_sizes_table(
+    baselines: Iterable[Record], sizes: Sequence[int], within: float = 1.1
+) -> pd.DataFrame:
+    """`target_ratios` of every domain as text."""
+    import pandas as pd
+
+    baselines = list(baselines)
+    index, rows = [], []
+    for domain in domains_of(baselines):
+        for ratio in target_ratios(baselines, domain, sizes, within):
+            index.append((domain_title(domain), f"{ratio.size}"))
+            interval = f"{number(ratio.low)} to {number(ratio.high)}"
+            shares = (f"{100 * x:.0f} %" for x in (ratio.off, ratio.early))
+            rows.append([number(ratio.first), number(ratio.median), interval, *shares])
+    return pd.DataFrame(
+        rows,
+        index=pd.MultiIndex.from_tuples(index, names=["domain", "documents"])
+        if index
+        else pd.MultiIndex.from_arrays([[], []], names=["domain", "documents"]),
+        columns=[
+            "first documents",
+            "median request",
+            "95 % of requests",
+            f"off by more than {100 * (within - 1):.0f} %",
+            "below the truth",
+        ],
+    )
+
+
+def target_sizes_in_words(
+    baselines: Iterable[Record], sizes: Sequence[int], within: float = 1.1
+) -> str:
+    """What the target is worth for one document and for the whole set, as a Markdown list."""
+    baselines = list(baselines)
+    lines = []
+    for domain in domains_of(baselines):
+        ratios = target_ratios(baselines, domain, sizes, within)
+        if not ratios:
+            lines.append(f"- **{domain_title(domain)}.** There is no oracle to compare with.")
+            continue
+        parts = [
+            f"for {r.size} {'document' if r.size == 1 else 'documents'} between {number(r.low)} "
+            f"and {number(r.high)} times the truth in 95 % of requests drawn at random, off by "
+            f"more than {100 * (within - 1):.0f} % in {100 * r.off:.0f} % of them"
+            for r in dict.fromkeys((ratios[0], ratios[-1]))
+        ]
+        lines.append(f"- **{domain_title(domain)}.** The target is, {'; '.join(parts)}.")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """At which update a run would have been stopped, by the paper's target and by the truth.
+
+    Updates are interpolated between probes, in the logarithm of the perplexity; infinite where
+    the run never gets there, NaN where there is no yardstick or no probe.
+    """
+
+    domain: str
+    method: str
+    learning_rate: float
+    by_target: float
+    by_truth: float
+
+    @property
+    def late(self) -> float:
+        """Updates that the target stops after the truth (negative: before it).
+
+        Infinite where the target never stops a run that the truth stops, and minus infinite the
+        other way round; NaN where neither does.
+        """
+        if math.isinf(self.by_target) and math.isinf(self.by_truth):
+            return math.nan
+        return self.by_target - self.by_truth
+
+
+def crossing(record: Record, level: float) -> float:
+    """The update at which forget perplexity first reaches a level; infinite if it never does."""
+    rows = [
+        (float(row["update"]), float(row[FORGET])) for row in record.trajectory if FORGET in row
+    ]
+    rows = [(update, x) for update, x in rows if not math.isnan(x)]
+    if not rows or math.isnan(level):
+        return math.nan
+    before: tuple[float, float] | None = None
+    for update, x in rows:
+        if x >= level:
+            if before is None or not math.isfinite(x) or before[1] <= 0:
+                return update
+            share = math.log(level / before[1]) / math.log(x / before[1])
+            return before[0] + share * (update - before[0])
+        before = update, x
+    return math.inf
+
+
+def stops(records: Iterable[Record], baselines: Iterable[Record]) -> list[Stop]:
+    """Where target and truth would have stopped each probed run, in the book's order."""
+    records, baselines = list(records), list(baselines)
+    out = []
+    for domain in domains_of(records):
+        target, truth = (
+            baseline_value(baselines, domain, which, FORGET, records)
+            for which in ("target", "oracle")
+        )
+        for method in methods_of(select(records, domain)):
+            out += [
+                Stop(
+                    domain,
+                    method,
+                    run.spec["learning_rate"],
+                    crossing(run, target),
+                    crossing(run, truth),
+                )
+                for run in select(records, domain, method)
+                if any(FORGET in row for row in run.trajectory)
+            ]
+    return out
+
+
+def stops_table(records: Iterable[Record], baselines: Iterable[Record]) -> pd.DataFrame:
+    """Per domain and method: the update at which each yardstick stops, and the difference.
+
+    Whole updates are what a practitioner can stop at: the first at or above the level.
+    """
+    import pandas as pd
+
+    index, rows = [], []
+    for stop in stops(records, baselines):
+        index.append((domain_title(stop.domain), method_title(stop.method)))
+        rows.append([_whole(stop.by_target), _whole(stop.by_truth), late_in_words(stop.late)])
+    return pd.DataFrame(
+        rows,
+        index=pd.MultiIndex.from_tuples(index, names=["domain", "method"])
+        if index
+        else pd.MultiIndex.from_arrays([[], []], names=["domain", "method"]),
+        columns=["stopped by the target", "stopped by the truth", "target stops"],
+    )
+
+
+def _whole(update: float) -> str:
+    if math.isnan(update):
+        return "–"
+    return "never" if math.isinf(update) else f"{math.ceil(update - 1e-9)}"
+
+
+def late_in_words(late: float) -> str:
+    """ "0.3 updates late", "1.2 updates early"; words where there is no number."""
+    if math.isnan(late):
+        return "–"
+    if math.isinf(late):
+        return "never, the truth does" if late > 0 else "though the truth never does"
+    side = "late" if late > 0 else "early"
+    return "with the truth" if abs(late) < 0.05 else f"{abs(late):.1f} updates {side}"
+
+
+def stops_in_words(records: Iterable[Record], baselines: Iterable[Record]) -> str:
+    """How early or late the target would stop, per domain, as a Markdown list."""
+    lines = []
+    found = stops(records, baselines)
+    for domain in dict.fromkeys(s.domain for s in found):
+        ours = [s for s in found if s.domain == domain]
+        known = [s.late for s in ours if math.isfinite(s.late)]
+        if not known:
+            lines.append(f"- **{domain_title(domain)}.** No run is stopped by both.")
+            continue
+        early, late = sum(x < 0 for x in known), sum(x > 0 for x in known)
+        lines.append(
+            f"- **{domain_title(domain)}.** Of {len(ours)} runs, {len(known)} reach both levels: "
+            f"the target stops {early} of them too early and {late} too late, the differences "
+            f"lying between {number(min(known))} and {number(max(known))} updates."
+        )
+    return "\n".join(lines)
