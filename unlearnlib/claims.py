@@ -6,7 +6,31 @@ been seen first, the claim says so. A verdict is a pure function of records.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from unlearnlib.cost import YI_6B, YI_6B_TOKENS, Account
+from unlearnlib.spec import DOMAINS
+from unlearnlib.store import Record
+from unlearnlib.sweeps import FORGET, Share, Tolerance, region_shares, stops
+from unlearnlib.tables import (
+    METHOD_TITLES,
+    RELEASE_LENGTH,
+    Finding,
+    Retraining,
+    baseline_value,
+    cost_ratios,
+    domain_title,
+    method_title,
+    number,
+    select,
+    value,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NEAR_TRUTH = 1.25  # a setting is usable if forget perplexity is within this factor of the oracle's
 HARMLESS = 1.05  # ... and general perplexity rises by at most this factor
@@ -14,6 +38,27 @@ TARGET_WITHIN = 1.10  # the paper's target may be off by this factor
 CHEAPER = 1e5
 NEAR_BEST = 1.10  # tuning may end this factor of distance from the best grid point
 RUNS_ALLOWED = 8
+
+USABLE = Tolerance(NEAR_TRUTH, HARMLESS)
+HALF_WAY = 0.5  # of the way from vanilla's forget perplexity to the oracle's, in the logarithm
+SEEDS = 3  # of the study main
+GRID = 7 * 8  # settings of the study robust_region per method and domain
+# Documents to forget in the authors' data, where published; the books were not.
+RELEASE_FORGET = {"arxiv": 500, "github": 2000}
+# What one pass over the forget set takes, in passes forward and backward over its tokens: the
+# original model's forward pass for KL is a third of one.
+KINDS = {
+    "forget alone": 1.0,
+    "forget + descent": 2.0,
+    "forget + KL": 2.0 + 1 / 3,
+}
+
+HOLDS, IN_PART, NOT_HERE, UNDECIDED = (
+    "holds",
+    "holds in part",
+    "does not hold here",
+    "not decided",
+)
 
 
 @dataclass(frozen=True)
@@ -91,3 +136,306 @@ CLAIMS: dict[str, Claim] = {
         ),
     )
 }
+
+
+# --- verdicts ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the records say of a claim.
+
+    verdict   `HOLDS`, `IN_PART`, `NOT_HERE`, or `UNDECIDED` if records are missing
+    numbers   what it rests on, by name
+    sentence  the same in words, made from the numbers
+    """
+
+    claim: Claim
+    verdict: str
+    sentence: str
+    numbers: dict[str, Finding] = field(default_factory=dict)
+
+
+def verdicts(
+    main: Iterable[Record],
+    baselines: Iterable[Record],
+    region: Iterable[Record] = (),
+    trajectory: Iterable[Record] = (),
+    retraining: Mapping[str, Retraining] | None = None,
+    tuning: Mapping[tuple[str, int], tuple[float, int]] | None = None,
+    domains: Sequence[str] = DOMAINS,
+) -> dict[str, Verdict]:
+    """The verdict on every claim, by its name.
+
+    main, region, trajectory  records of the studies main, robust_region and trajectory
+    baselines                 vanilla's and the oracle's scores
+    retraining                domain -> what the oracle took (the measured side of C2)
+    tuning                    (domain, seed) -> (distance to the target at the end of `unlearn
+                              tune` ÷ that of the best grid point, runs it took)
+    domains                   those that the claims are tested on; each must have its records
+    """
+    main, baselines, region = list(main), list(baselines), list(region)
+    return {
+        "C1": _one_framework(main, baselines, domains),
+        "C2": _cheap(main, retraining or {}),
+        "C3": _robust(region, baselines, domains),
+        "C4": _tuned(tuning or {}),
+        "C5": _target(baselines, list(trajectory), domains),
+    }
+
+
+def _graded(passed: int, of: int) -> str:
+    return HOLDS if passed == of else IN_PART if passed else NOT_HERE
+
+
+def _undecided(name: str, lacking: str) -> Verdict:
+    return Verdict(CLAIMS[name], UNDECIDED, f"Not decided: {lacking}.")
+
+
+def _titles(domains: Iterable[str]) -> str:
+    return ", ".join(map(domain_title, domains))
+
+
+def way(record: Record, baselines: Iterable[Record]) -> float:
+    """Which share of the way from vanilla's forget perplexity to the oracle's a run has gone.
+
+    In the logarithm: 0 is vanilla, 1 the oracle, above 1 too far. NaN without either.
+    """
+    baselines = list(baselines)
+    ends = [
+        baseline_value(baselines, record.spec["domain"], which, FORGET, [record])
+        for which in ("vanilla", "oracle")
+    ]
+    x = value(record, FORGET)
+    if not all(0 < v < math.inf for v in ends) or ends[0] == ends[1] or math.isnan(x) or x <= 0:
+        return math.nan
+    if math.isinf(x):
+        return math.inf
+    return math.log(x / ends[0]) / math.log(ends[1] / ends[0])
+
+
+def _one_framework(
+    main: Sequence[Record], baselines: Sequence[Record], domains: Sequence[str]
+) -> Verdict:
+    for domain in domains:
+        for method in METHOD_TITLES:
+            runs = select(main, domain, method)
+            if len(runs) < SEEDS:
+                return _undecided(
+                    "C1",
+                    f"{method_title(method)} has {len(runs)} of {SEEDS} runs on "
+                    f"{domain_title(domain)}",
+                )
+        if math.isnan(baseline_value(baselines, domain, "oracle", FORGET, main)):
+            return _undecided("C1", f"{domain_title(domain)} has no oracle")
+    ways = {
+        method: [(way(r, baselines), r) for d in domains for r in select(main, d, method)]
+        for method in METHOD_TITLES
+    }
+    arrived = [
+        method
+        for method, runs in ways.items()
+        if all(w >= HALF_WAY and r.status == "done" for w, r in runs)
+    ]
+    every = [(w, r) for runs in ways.values() for w, r in runs]
+    known = [(w, r) for w, r in every if not math.isnan(w)]
+    diverged = sum(r.status == "diverged" for _, r in every)
+    numbers: dict[str, Finding] = {
+        "methods": len(ways),
+        "arrived": len(arrived),
+        "runs": len(every),
+        "diverged": diverged,
+    }
+    sentence = (
+        f"{len(arrived)} of {len(ways)} methods go at least half of the way from vanilla to the "
+        f"oracle, without diverging, in every run on {_titles(domains)} ({len(every)} runs, "
+        f"{diverged} diverged)."
+    )
+    if known:
+        (least, short), (most, far) = (f(known, key=lambda wr: wr[0]) for f in (min, max))
+        numbers |= {"least": least, "most": most}
+        sentence += (
+            f" The shortest way is {number(least)} of it ({_name(short)}), the longest "
+            f"{number(most)} ({_name(far)})."
+        )
+    short_of = [method_title(m) for m in ways if m not in arrived]
+    if short_of:
+        sentence += f" Short of it at least once: {', '.join(short_of)}."
+    return Verdict(CLAIMS["C1"], _graded(len(arrived), len(ways)), sentence, numbers)
+
+
+def _name(record: Record) -> str:
+    spec = record.spec
+    title = method_title(spec["method"])
+    return f"{title} on {domain_title(spec['domain'])}, seed {spec['seed']}"
+
+
+def one_pass() -> dict[tuple[str, str], float]:
+    """(domain, kind) -> how many times cheaper one pass over the forget set is than pre-training.
+
+    By account, on Yi-6B, one chunk of the release's full length to each document. How many chunks
+    the documents have is not published with their number; the ratio falls as theirs rises.
+    """
+    return {
+        (domain, kind): Account(
+            YI_6B.active_parameters(), documents, RELEASE_LENGTH, 1, YI_6B_TOKENS
+        ).ratio
+        / passes
+        for domain, documents in RELEASE_FORGET.items()
+        for kind, passes in KINDS.items()
+    }
+
+
+def _cheap(main: Sequence[Record], retraining: Mapping[str, Retraining]) -> Verdict:
+    ratios = one_pass()
+    passed = sum(ratio >= CHEAPER for ratio in ratios.values())
+    (low_domain, low_kind), low = min(ratios.items(), key=lambda item: item[1])
+    high = max(ratios.values())
+    numbers: dict[str, Finding] = {"least": low, "most": high, "passed": passed, "of": len(ratios)}
+    numbers["chunks_allowed"] = low / CHEAPER
+    sentence = (
+        f"By account one pass is {number(low)} ({domain_title(low_domain)}, {low_kind}) to "
+        f"{number(high)} times cheaper; {passed} of {len(ratios)} kinds and domains reach 10⁵. "
+        f"That is with one chunk of {RELEASE_LENGTH:,} tokens to a document; the dearest stays "
+        f"above 10⁵ up to {number(low / CHEAPER)} chunks to a document."
+    )
+    measured = [x for r in cost_ratios(main, retraining).values() for x in r.flops]
+    if measured:
+        numbers |= {"measured_least": min(measured), "measured_most": max(measured)}
+        sentence += (
+            f" In the lab, with its small training set, {number(min(measured))} to "
+            f"{number(max(measured))} times were measured."
+        )
+    return Verdict(CLAIMS["C2"], _graded(passed, len(ratios)), sentence, numbers)
+
+
+def _robust(
+    region: Sequence[Record], baselines: Sequence[Record], domains: Sequence[str]
+) -> Verdict:
+    shares = region_shares(region, baselines, USABLE)
+    pair = ("ga_gd_in_dist", "ga")
+    for domain in domains:
+        for method in pair:
+            measured = shares.get((domain, method), Share(0, 0)).settings
+            if measured < GRID:
+                return _undecided(
+                    "C3",
+                    f"{method_title(method)} has {measured} of {GRID} settings measured against "
+                    f"an oracle on {domain_title(domain)}",
+                )
+    numbers: dict[str, Finding] = {}
+    parts, wider, apart = [], 0, 0
+    for domain in domains:
+        ours, alone = (shares[domain, method] for method in pair)
+        wider += ours.usable > alone.usable
+        apart += ours.interval[0] > alone.interval[1]
+        for method in pair:
+            numbers[f"{domain}.{method}"] = shares[domain, method].usable
+        ranked = sorted(
+            ((s.usable, m) for (d, m), s in shares.items() if d == domain), reverse=True
+        )
+        best = [method_title(m) for usable, m in ranked if usable == ranked[0][0]]
+        parts.append(
+            f"{domain_title(domain)} {ours} against {alone} (most: {' and '.join(best)}, "
+            f"{ranked[0][0]})"
+        )
+    numbers |= {"domains": len(domains), "wider": wider, "intervals_apart": apart}
+    sentence = (
+        f"Usable settings of {method_title(pair[0])} against {method_title(pair[1])}: "
+        f"{'; '.join(parts)}. More in {wider} of {len(domains)} domains, with 95 % intervals that "
+        f"do not overlap in {apart}; cells of one run are dependent, so the intervals are too "
+        "narrow."
+    )
+    return Verdict(CLAIMS["C3"], _graded(wider, len(domains)), sentence, numbers)
+
+
+def _tuned(tuning: Mapping[tuple[str, int], tuple[float, int]]) -> Verdict:
+    if not tuning:
+        return _undecided("C4", "no tuning on held-out domains and seeds is recorded")
+    passed = sum(
+        excess <= NEAR_BEST * (1 + 1e-12) and runs <= RUNS_ALLOWED
+        for excess, runs in tuning.values()
+    )
+    worst_excess = max(excess for excess, _ in tuning.values())
+    most_runs = max(runs for _, runs in tuning.values())
+    numbers: dict[str, Finding] = {
+        "cases": len(tuning),
+        "passed": passed,
+        "worst_excess": worst_excess,
+        "most_runs": most_runs,
+    }
+    sentence = (
+        f"{passed} of {len(tuning)} held-out pairs of domain and seed end within "
+        f"{(NEAR_BEST - 1):.0%} of the best grid point’s distance in at most {RUNS_ALLOWED} runs; "
+        f"the worst ends at {number(worst_excess)} times that distance, the longest takes "
+        f"{most_runs} runs."
+    )
+    return Verdict(CLAIMS["C4"], _graded(passed, len(tuning)), sentence, numbers)
+
+
+def _target(
+    baselines: Sequence[Record], trajectory: Sequence[Record], domains: Sequence[str]
+) -> Verdict:
+    numbers: dict[str, Finding] = {}
+    parts, passed = [], 0
+    for domain in domains:
+        ratios = {}
+        for measure in ("perplexity", "accuracy"):
+            target, truth = (
+                baseline_value(baselines, domain, which, f"forget/{measure}", trajectory)
+                for which in ("target", "oracle")
+            )
+            ratios[measure] = target / truth if truth else math.nan
+            if math.isnan(ratios[measure]):
+                return _undecided("C5", f"{domain_title(domain)} lacks vanilla’s or the oracle’s")
+            numbers[f"{domain}.{measure}"] = ratios[measure]
+        passed += all(_within(ratio, TARGET_WITHIN) for ratio in ratios.values())
+        parts.append(
+            f"{domain_title(domain)} {number(ratios['perplexity'])} in perplexity and "
+            f"{number(ratios['accuracy'])} in accuracy"
+        )
+    sentence = (
+        f"Target ÷ truth: {'; '.join(parts)}. Both are within a factor {TARGET_WITHIN:g} in "
+        f"{passed} of {len(domains)} domains."
+    )
+    found = [s.late for s in stops(trajectory, baselines) if s.domain in domains]
+    late = [x for x in found if math.isfinite(x)]
+    numbers |= {"passed": passed, "domains": len(domains), "stopped": len(late)}
+    if late:
+        numbers |= {"earliest": min(late), "latest": max(late)}
+        sentence += (
+            f" Of {len(found)} runs that were probed after every update, {len(late)} are stopped "
+            f"by both: {sum(x < 0 for x in late)} too early and {sum(x > 0 for x in late)} too "
+            f"late by the target, by at most {number(max(map(abs, late)))} updates."
+        )
+    return Verdict(CLAIMS["C5"], _graded(passed, len(domains)), sentence, numbers)
+
+
+def _within(ratio: float, factor: float) -> bool:
+    return 0 < ratio < math.inf and abs(math.log(ratio)) <= math.log(factor) + 1e-12
+
+
+def verdict_table(found: Mapping[str, Verdict]) -> pd.DataFrame:
+    """Per claim: what the paper says, the verdict, and the numbers in words."""
+    import pandas as pd
+
+    rows = [(v.claim.says, v.verdict, v.sentence) for v in found.values()]
+    index = pd.Index(list(found), name="")
+    return pd.DataFrame(rows, index=index, columns=["The paper claims", "Verdict", "Measured here"])
+
+
+def in_words(verdict: Verdict) -> str:
+    """Claim, test, verdict and reach as Markdown paragraphs."""
+    claim = verdict.claim
+    sentence = "" if verdict.verdict == UNDECIDED else f" {verdict.sentence}"
+    if verdict.verdict == UNDECIDED:
+        sentence = f" {verdict.sentence.removeprefix('Not decided: ').capitalize()}"
+    return "\n\n".join(
+        (
+            f"**The claim.** {claim.says}",
+            f"**The test.** {claim.test}",
+            f"**What was known when the test was written.** {claim.seen}",
+            f"**Verdict: {verdict.verdict}.**{sentence}",
+            f"**How far it reaches.** {claim.reach}",
+        )
+    )

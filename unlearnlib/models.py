@@ -280,6 +280,11 @@ def shard(model: Any) -> Any:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
+    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise UnlearnError(
+            f"torch {torch.__version__} cannot add the gradients of a divided model: install torch "
+            "2.8 or newer, or leave out --fsdp."
+        )
     decoder = decoder_of(model)
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
@@ -300,6 +305,7 @@ def shard(model: Any) -> Any:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no sum with a factor
     return model
 
 

@@ -222,7 +222,7 @@ def region_table(
             )
     return pd.DataFrame(
         rows,
-        index=pd.MultiIndex.from_tuples(index, names=["domain", "method"]),
+        index=_index(index),
         columns=["usable by the truth", "usable by the target", "both agree", "diverged"],
     )
 
@@ -248,6 +248,14 @@ def region_in_words(
             f"target {by_target} settings of all methods would be usable, by the truth {by_truth}."
         )
     return "\n".join([f"Usable: {tolerance.in_words()}.\n", *lines])
+
+
+def _index(labels: Sequence[tuple[str, str]], second: str = "method") -> pd.MultiIndex:
+    """(domain, `second`) as an index, also of no rows."""
+    import pandas as pd
+
+    levels = [[label[i] for label in labels] for i in (0, 1)]
+    return pd.MultiIndex.from_arrays(levels, names=["domain", second])
 
 
 # --- sweeps of one setting -----------------------------------------------------------------------
@@ -301,10 +309,13 @@ def points(records: Iterable[Record], swept: str) -> list[Point]:
     for record in records:
         place = record.spec["domain"], record.spec["method"]
         if swept == "updates" and record.spec.get("probe_every"):
-            rows = [row for row in record.trajectory if FORGET in row and row["update"] > 0]
-            out += [Point(*place, int(row["update"]), row) for row in rows]
-            if record.diverged_at is not None:
-                out.append(Point(*place, int(record.diverged_at), {FORGET: math.inf}, True))
+            step, end = int(record.spec["probe_every"]), record.diverged_at or math.inf
+            for row in _probes(record):
+                if 0 < row["update"] < end:
+                    out.append(Point(*place, int(row["update"]), row))
+            if record.diverged_at is not None:  # a run of the next number of updates diverges
+                lost = {name: math.inf for name in (FORGET, GENERAL, KL)}
+                out.append(Point(*place, math.ceil(end / step) * step, lost, True))
             continue
         x: Any = record.spec.get(swept)
         if swept == "schedule":
@@ -377,7 +388,7 @@ def swept_table(records: Iterable[Record], baselines: Iterable[Record], swept: s
             rows.append([_cell(by_value.get(x), general) for x in values])
     return pd.DataFrame(
         rows,
-        index=pd.MultiIndex.from_tuples(index, names=["domain", "method"]),
+        index=_index(index),
         columns=[x if isinstance(x, str) else f"{x:g}" for x in values],
     )
 
@@ -585,9 +596,7 @@ def target_sizes_table(
             rows.append([number(ratio.first), number(ratio.median), interval, *shares])
     return pd.DataFrame(
         rows,
-        index=pd.MultiIndex.from_tuples(index, names=["domain", "documents"])
-        if index
-        else pd.MultiIndex.from_arrays([[], []], names=["domain", "documents"]),
+        index=_index(index, "documents"),
         columns=[
             "first documents",
             "median request",
@@ -643,6 +652,11 @@ class Stop:
         if math.isinf(self.by_target) and math.isinf(self.by_truth):
             return math.nan
         return self.by_target - self.by_truth
+
+
+def _probes(record: Record) -> list[dict[str, Any]]:
+    """The rows of a trajectory that were evaluated."""
+    return [row for row in record.trajectory if FORGET in row]
 
 
 def crossing(record: Record, level: float) -> float:
@@ -701,9 +715,7 @@ def stops_table(records: Iterable[Record], baselines: Iterable[Record]) -> pd.Da
         rows.append([_whole(stop.by_target), _whole(stop.by_truth), late_in_words(stop.late)])
     return pd.DataFrame(
         rows,
-        index=pd.MultiIndex.from_tuples(index, names=["domain", "method"])
-        if index
-        else pd.MultiIndex.from_arrays([[], []], names=["domain", "method"]),
+        index=_index(index),
         columns=["stopped by the target", "stopped by the truth", "target stops"],
     )
 
