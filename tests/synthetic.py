@@ -15,7 +15,7 @@ from typing import Any
 
 from unlearnlib.spec import DOMAINS, RunSpec
 from unlearnlib.store import Record, write_parquet
-from unlearnlib.study import BATCH, MAIN_SEEDS, RATES, TUNING_SEED, UPDATES
+from unlearnlib.study import BATCH, MAIN_SEEDS, RATES, REGION_RATES, STUDIES, TUNING_SEED, UPDATES
 from unlearnlib.tables import METHOD_TITLES
 
 ATTACKS = ("loss", "zlib", "min_k_20", "min_k_40", "min_k_pp_20", "min_k_pp_40")
@@ -65,7 +65,9 @@ def _metrics(draw: random.Random, levels: tuple[float, ...], reach: float, harm:
     return out
 
 
-def _documents(draw: random.Random, metrics: dict[str, float]) -> dict[str, dict[str, list[Any]]]:
+def _documents(
+    draw: random.Random, metrics: dict[str, float], forget_size: int | None = None
+) -> dict[str, dict[str, list[Any]]]:
     shift = {"forget": 1.5 * (metrics["membership/loss/auc"] - 0.5), "approximate": 0.0}
     out: dict[str, dict[str, list[Any]]] = {}
     for split in ("forget", "approximate", "retain", "general"):
@@ -78,6 +80,7 @@ def _documents(draw: random.Random, metrics: dict[str, float]) -> dict[str, dict
         if split in shift:
             for attack in ATTACKS:
                 out[split][attack] = [draw.gauss(shift[split], 0.5) for _ in range(DOCUMENTS)]
+    out["forget"] = {name: values[:forget_size] for name, values in out["forget"].items()}
     return out
 
 
@@ -111,26 +114,28 @@ def chosen_rate(method: str) -> float:
 
 
 def run(domain: str, method: str, seed: int = 0, rate: float | None = None, **more: Any) -> Record:
-    """One run. Gradient ascent at the highest rate diverges; its forget perplexity is infinite."""
+    """One run. Gradient ascent at the highest rates diverges; its forget perplexity is infinite."""
     rate = rate if rate is not None else chosen_rate(method)
     spec = RunSpec("lab", domain, method, rate, UPDATES, BATCH, seed=seed).replace(**more)
     draw = random.Random(json.dumps(spec.as_dict(), sort_keys=True))
-    strength = rate / chosen_rate(method)
+    strength = rate / chosen_rate(method) * (spec.batch_size / BATCH) ** 0.3
+    strength *= 0.7 if spec.schedule != "constant" else 1.0
     reach = min(strength, 30.0) ** 0.5 * (0.85 + 0.05 * list(METHOD_TITLES).index(method))
-    harm = 0.02 * strength * (3 if method == "ga" else 1)
+    harm = 0.02 * strength * (3 if method == "ga" else 1) / max(spec.retain_weight, 0.1) ** 0.3
     metrics = _metrics(draw, LEVELS[domain], reach, harm)
-    diverged = 5 if method == "ga" and rate == RATES[-1] else None
+    diverged = 5 if method == "ga" and rate >= RATES[-1] else None
     if diverged:
         metrics["forget/perplexity"] = math.inf
     retain = "_gd_" in method or "_kl_" in method
     trajectory: list[dict[str, Any]] = []
-    for update in range((diverged or UPDATES) + 1):
+    for update in range((diverged or spec.updates) + 1):
         row: dict[str, Any] = {"update": update}
         if update:
             row |= {"rate": rate, "grad_norm": 1.0, "forget": -1.0 - 0.2 * update}
             row |= {"retain": 1.0 + 0.01 * update} if retain else {}
-        if spec.probe_every:
-            part = _metrics(draw, LEVELS[domain], reach * update / UPDATES, harm * update / UPDATES)
+        if spec.probe_every and update % spec.probe_every == 0:
+            share = update / UPDATES
+            part = _metrics(draw, LEVELS[domain], reach * share, harm * share)
             names = ("forget/perplexity", "approximate/perplexity", "general/perplexity")
             names += ("membership/min_k_40/auc", "oracle_kl/forget")
             row |= {name: part[name] for name in names}
@@ -144,7 +149,7 @@ def run(domain: str, method: str, seed: int = 0, rate: float | None = None, **mo
         }
     if not spec.probe_every:
         trajectory = trajectory[1:]
-    tokens = UPDATES * BATCH * 170 * (2 if retain else 1)
+    tokens = spec.updates * spec.batch_size * 170 * (2 if retain else 1)
     return Record(
         key=key("run", spec.as_dict()),
         kind="run",
@@ -154,7 +159,7 @@ def run(domain: str, method: str, seed: int = 0, rate: float | None = None, **mo
         model_hash=key("model"),
         metrics=metrics,
         trajectory=trajectory,
-        documents=_documents(draw, metrics),
+        documents=_documents(draw, metrics, spec.forget_size),
         diverged_at=diverged,
         extra={"tokens": tokens, "flops": 6.0 * 1.2e6 * tokens},
         provenance={
@@ -188,6 +193,32 @@ def alignment_study(domains: tuple[str, ...] = DOMAINS) -> list[Record]:
         for d in domains
         for m in ("random_label", "adversarial")
         for seed in MAIN_SEEDS
+    ]
+
+
+def region_study(domains: tuple[str, ...] = DOMAINS) -> list[Record]:
+    """Seven methods at the rates of the robust region, probed after every third update."""
+    return [
+        run(d, m, TUNING_SEED, rate, updates=24, probe_every=3)
+        for d in domains
+        for m in METHOD_TITLES
+        for rate in REGION_RATES
+    ]
+
+
+def swept_study(name: str, domains: tuple[str, ...] = DOMAINS) -> list[Record]:
+    """A study of one swept setting; the data folder must hold `settings.json`."""
+    specs = [spec for d in domains for spec in STUDIES[name].runs("lab", d)]
+    fields = ("batch_size", "retain_weight", "forget_size", "schedule", "warmup")
+    return [
+        run(
+            spec.domain,
+            spec.method,
+            spec.seed,
+            spec.learning_rate,
+            **{name: getattr(spec, name) for name in fields},
+        )
+        for spec in specs
     ]
 
 

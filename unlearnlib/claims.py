@@ -427,9 +427,10 @@ def verdict_table(found: Mapping[str, Verdict]) -> pd.DataFrame:
 def in_words(verdict: Verdict) -> str:
     """Claim, test, verdict and reach as Markdown paragraphs."""
     claim = verdict.claim
-    sentence = "" if verdict.verdict == UNDECIDED else f" {verdict.sentence}"
-    if verdict.verdict == UNDECIDED:
-        sentence = f" {verdict.sentence.removeprefix('Not decided: ').capitalize()}"
+    sentence = f" {verdict.sentence}"
+    if verdict.verdict == UNDECIDED:  # the verdict has been named just before
+        lacking = verdict.sentence.removeprefix("Not decided: ")
+        sentence = f" {lacking[0].upper()}{lacking[1:]}"
     return "\n\n".join(
         (
             f"**The claim.** {claim.says}",

@@ -177,15 +177,17 @@ def optimise(
     optimizer: str = "adamw",
     checkpoint: Checkpoint | None = None,
     each: Callable[[int], Mapping[str, float] | None] | None = None,
+    enough: Callable[[int], bool] | None = None,
     description: str = "updates",
 ) -> Outcome:
     """Update `model` in place.
 
     Each update takes `batch_size` chunks of every part (a part with fewer gives each of its
     chunks once). `rate(u)` is the learning rate of update u; `each(u)` is called after u
-    updates (from 1) and may add values to the trajectory. A non-finite loss or gradient stops
-    the run before it reaches the parameters. A run with a `checkpoint` goes on where that ends,
-    if it is there, and ends in the same parameters as without the interruption.
+    updates (from 1) and may add values to the trajectory; `enough(u)`, asked after that, may end
+    the run. A non-finite loss or gradient stops the run before it reaches the parameters. A run
+    with a `checkpoint` goes on where that ends, if it is there, and ends in the same parameters as
+    without the interruption.
     """
     from accelerate import PartialState
 
@@ -275,6 +277,8 @@ def optimise(
             model.train()
         outcome.trajectory.append(row)
         bar.set_postfix({k: f"{v:.3f}" for k, v in values.items()}, refresh=False)
+        if enough is not None and enough(update + 1):
+            break
         due = execution.save_every and (update + 1) % execution.save_every == 0
         if checkpoint is not None and due and update + 1 < updates:
             _leave(checkpoint, update + 1, model, owned, stepper, outcome)

@@ -29,6 +29,7 @@ import matplotlib
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import (
@@ -40,9 +41,12 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
+from unlearnlib import sweeps
+from unlearnlib.claims import HALF_WAY, TARGET_WITHIN, USABLE, way
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.membership import auc, roc
 from unlearnlib.store import Record
+from unlearnlib.sweeps import FORGET, GENERAL, KL, YARDSTICKS, Tolerance
 from unlearnlib.tables import (
     ATTACK,
     BASELINE_TITLES,
@@ -712,6 +716,407 @@ def learning_rates(
     return plate
 
 
+# --- the robust region ---------------------------------------------------------------------------
+
+_CLIP = 2.0  # the colours of the heat maps end at a factor 2 ** 2 from the yardstick
+_MISSING = "#eceff1"
+
+
+@_plate
+def robust_region(
+    records: Iterable[Record],
+    baselines: Iterable[Record],
+    yardstick: str = "oracle",
+    tolerance: Tolerance = USABLE,
+    *,
+    narrow: bool = False,
+) -> Plate:
+    """Heat maps learning rate x updates, method by domain: forget perplexity ÷ the yardstick.
+
+    A dot is a usable setting, a ring one that is near the yardstick and has harmed general
+    perplexity, a cross one that diverged; a grey cell was not measured.
+    """
+    records, baselines = _checked(records, "the robust region"), list(baselines)
+    layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
+    cells = sweeps.region_cells(records)
+    rates = sorted({c.learning_rate for c in cells})
+    steps = sorted({c.updates for c in cells})
+    if not cells:
+        raise UnlearnError("no record has probes: run the study robust_region first.")
+    # Small multiples stay beside each other on a phone too: a column of 21 maps compares nothing.
+    columns, each = len(domains), 0.98 if not narrow else 0.92
+    plate = Plate(figsize=(layout.width, each * len(methods) + (1.35 if not narrow else 1.9)))
+    axes = plate.subplots(len(methods), columns, sharex=True, sharey=True, squeeze=False)
+    # Without its ends: most settings are far off, and a page of nearly black cells hides the rest.
+    ends = matplotlib.colormaps["RdBu_r"](np.linspace(0.12, 0.88, 256))
+    colours = ListedColormap(ends).with_extremes(bad=_MISSING)
+    size = 4.2 if not narrow else 3.4
+    shares = sweeps.region_shares(records, baselines, tolerance, yardstick)
+    alt = [
+        f"Heat maps of forget perplexity divided by {YARDSTICKS[yardstick]}, over "
+        f"{len(rates)} learning rates and {len(steps)} numbers of updates. Usable: "
+        f"{tolerance.in_words(yardstick)}."
+    ]
+    mesh: Any = None
+    for column, domain in enumerate(domains):
+        mark = baseline_value(baselines, domain, yardstick, FORGET, records)
+        vanilla = baseline_value(baselines, domain, "vanilla", GENERAL, records)
+        for row, method in enumerate(methods):
+            ax = axes[row][column]
+            ours = [c for c in cells if (c.domain, c.method) == (domain, method)]
+            grid = np.full((len(rates), len(steps)), np.nan)
+            marks: dict[str, list[tuple[int, int]]] = {"usable": [], "near": [], "broken": []}
+            for cell in ours:
+                place = steps.index(cell.updates), rates.index(cell.learning_rate)
+                if cell.broken:
+                    marks["broken"].append(place)
+                elif cell.forget > 0 and mark > 0:
+                    ratio = min(max(math.log2(cell.forget / mark), -_CLIP), _CLIP)
+                    grid[place[1], place[0]] = ratio
+                    if sweeps.is_usable(cell, tolerance, mark, vanilla):
+                        marks["usable"].append(place)
+                    elif tolerance.is_near(cell.forget, mark):
+                        marks["near"].append(place)
+            mesh = ax.pcolormesh(
+                np.ma.masked_invalid(grid),
+                cmap=colours,
+                vmin=-_CLIP,
+                vmax=_CLIP,
+                edgecolors="white",
+                linewidth=0.5,
+            )
+            for kind, look in _REGION_MARKS.items():
+                xs, ys = ([p[i] + 0.5 for p in marks[kind]] for i in (0, 1))
+                ax.plot(xs, ys, linestyle="", markersize=size, **look)
+            ax.grid(False)
+            ax.tick_params(length=0)
+            for spine in ax.spines.values():
+                spine.set_visible(False)
+            if row == 0 and not narrow:
+                ax.set_title(domain_title(domain))
+            if column == 0 and not narrow:
+                ax.set_ylabel(method_title(method), rotation=0, ha="right", va="center")
+            if narrow:
+                # The method stands above its row, below the domain's name in the first.
+                over = f"{domain_title(domain)}\n" if row == 0 else ""
+                ax.set_title(over + (method_title(method) if column == 0 else " "), fontsize=9)
+        said = [
+            f"{method_title(m)} {shares[domain, m].usable} of {shares[domain, m].settings}"
+            for m in methods
+            if (domain, m) in shares
+        ]
+        broken = sum(c.broken for c in cells if c.domain == domain)
+        alt.append(
+            f"{domain_title(domain)}, usable settings: {', '.join(said) or 'no yardstick'}; "
+            f"{broken} diverged."
+        )
+    each_second = range(1, len(steps), 2) if len(steps) > 4 else range(len(steps))
+    axes[0][0].set_xticks([i + 0.5 for i in each_second], [str(steps[i]) for i in each_second])
+    decades = [
+        i
+        for i, rate in enumerate(rates)
+        if math.isclose(math.log10(rate), round(math.log10(rate)), abs_tol=1e-6)
+    ] or list(range(len(rates)))
+    axes[0][0].set_yticks([i + 0.5 for i in decades], [_power(rates[i]) for i in decades])
+    axes[-1][(columns - 1) // 2].set_xlabel("updates")
+    plate.supylabel("learning rate", fontsize=10, y=0.6)
+    bar = plate.colorbar(
+        mesh, ax=axes, location="bottom", aspect=45 if not narrow else 28, pad=0.02, extend="both"
+    )
+    bar.set_ticks([-2, -1, 0, 1, 2], labels=["¼", "½", "1", "2", "4"])
+    bar.set_label(f"forget perplexity ÷ {YARDSTICKS[yardstick]}")
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    labels = {"usable": "usable", "near": "near, but harmed", "broken": "diverged"}
+    handles = [
+        Line2D([], [], linestyle="", markersize=6, label=labels[kind], **look)
+        for kind, look in _REGION_MARKS.items()
+    ]
+    _legend(plate, layout, extra=handles)
+    plate.alt = " ".join(alt)
+    return plate
+
+
+_REGION_MARKS: dict[str, dict[str, Any]] = {
+    "usable": {"marker": "o", "color": "#111418", "markeredgewidth": 0},
+    "near": {
+        "marker": "o",
+        "markerfacecolor": "none",
+        "markeredgecolor": "#111418",
+        "markeredgewidth": 0.9,
+    },
+    "broken": {"marker": "x", "color": "#57606a", "markeredgewidth": 1.1},
+}
+
+
+def _power(x: float) -> str:
+    """ "10⁻³" for a power of ten, else the number."""
+    power = math.log10(x)
+    whole = math.isclose(power, round(power), abs_tol=1e-6)
+    return f"$10^{{{round(power)}}}$" if whole else f"{x:g}"
+
+
+@_plate
+def region_shares(
+    records: Iterable[Record],
+    baselines: Iterable[Record],
+    tolerance: Tolerance = USABLE,
+    *,
+    narrow: bool = False,
+) -> Plate:
+    """Usable share of the grid per method, by the truth (filled) and by the target (open)."""
+    records, baselines = _checked(records, "the robust region"), list(baselines)
+    layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
+    shares = {y: sweeps.region_shares(records, baselines, tolerance, y) for y in YARDSTICKS}
+    plate, axes = layout.grid(len(domains), 0.75 + 0.3 * len(methods), extra=0.35)
+    _dot_rows(axes, methods, layout)
+    tops = [s.interval[1] for found in shares.values() for s in found.values()]
+    top = max([100 * t for t in tops if math.isfinite(t)] or [10.0])
+    alt = [
+        f"Usable share of the settings with 95 % intervals. {tolerance.in_words().capitalize()}."
+    ]
+    for ax, domain in zip(axes, domains, strict=True):
+        ax.set_xlim(-0.02 * top, 1.04 * top)
+        said = []
+        for row, method in enumerate(methods):
+            colour = method_style(method)["color"]
+            words = []
+            for (yardstick, found), offset in zip(shares.items(), (-0.15, 0.15), strict=True):
+                share = found.get((domain, method))
+                if share is None or not share.settings:
+                    continue
+                filled = yardstick == "oracle"
+                ends = [100 * x for x in share.interval]
+                ax.plot(ends, [row + offset] * 2, color=colour, linewidth=1.6, zorder=2)
+                ax.plot(
+                    100 * share.share,
+                    row + offset,
+                    marker="o",
+                    markersize=7,
+                    color=colour,
+                    markerfacecolor=colour if filled else "white",
+                    markeredgewidth=1.4,
+                    zorder=3,
+                    clip_on=False,
+                )
+                words.append(f"{share} by {YARDSTICKS[yardstick]}")
+            if words:
+                said.append(f"{method_title(method)} {', '.join(words)}")
+        ax.set_title(domain_title(domain))
+        if narrow or ax is axes[(len(axes) - 1) // 2]:
+            ax.set_xlabel("usable settings, %")
+        alt.append(f"{domain_title(domain)}: {'; '.join(said) or 'no yardstick'}.")
+    dot: dict[str, Any] = {"linestyle": "", "marker": "o", "color": "#57606a", "markersize": 7}
+    handles = [
+        Line2D([], [], label="near the truth", **dot),
+        Line2D([], [], label="near the paper’s target", markerfacecolor="white", **dot),
+    ]
+    _legend(plate, layout, extra=handles)
+    plate.alt = " ".join(alt)
+    return plate
+
+
+# --- sweeps of one setting -----------------------------------------------------------------------
+
+_SWEPT = (
+    (FORGET, "forget perplexity"),
+    (GENERAL, "general perplexity"),
+    (KL, "KL to the oracle"),
+)
+
+
+def _swept_axis(ax: Axes, values: Sequence[float], is_narrow: bool) -> None:
+    """Ticks at the swept values, on a log axis if they span a decade or nearly one."""
+    low, high = min(values), max(values)
+    if low > 0 and high / low > 8:
+        room = (high / low) ** 0.04
+        ax.set_xscale("log")
+        ax.set_xlim(low / room, high * room)
+    else:
+        room = 0.04 * ((high - low) or 1.0)
+        ax.set_xlim(low - room, high + room)
+    shown = list(values) if is_narrow or len(values) < 5 else list(values)[::2]
+    ax.set_xticks(shown, [f"{x:g}" for x in shown])
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+@_plate
+def swept(
+    records: Iterable[Record],
+    baselines: Iterable[Record],
+    field: str,
+    *,
+    narrow: bool = False,
+) -> Plate:
+    """Forget and general perplexity and KL to the oracle against one numeric setting.
+
+    Where documents to forget are swept, the lines of vanilla and of the oracle follow the
+    documents forgotten (`sweeps.yardstick_at`).
+    """
+    title = sweeps.FIELD_TITLES.get(field, field)
+    records, baselines = _checked(records, f"a sweep of {title}"), list(baselines)
+    layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
+    every = sweeps.points(records, field)
+    values = sorted({float(p.x) for p in every})
+    if not values:
+        raise UnlearnError(f"no record has probes to sweep {title} over: run its study first.")
+    extra = _legend_height(layout, len(methods) + 4)
+    plate, axes = layout.grid(
+        len(_SWEPT) * len(domains), 2.0 if not narrow else 1.9, beside=len(domains), extra=extra
+    )
+    alt = [f"Perplexities and KL to the oracle against {title}."]
+    for number_, ax in enumerate(axes):
+        metric, label = _SWEPT[number_ // len(domains)]
+        domain = domains[number_ % len(domains)]
+        lines = {
+            which: [
+                sweeps.yardstick_at(baselines, domain, which, metric, field, x, records)
+                for x in values
+            ]
+            for which in BASELINE_TITLES
+            if metric != KL or which == "vanilla"  # the oracle's own is 0, the target has none
+        }
+        ours = [p for p in every if p.domain == domain]
+        _course_axis(
+            ax, metric, [p[metric] for p in ours], [v for vs in lines.values() for v in vs]
+        )
+        low, high = ax.get_ylim()
+        _swept_axis(ax, values, narrow)
+        for which, ys in lines.items():
+            known = [y for y in ys if math.isfinite(y)]
+            if len(known) == len(ys) and len(set(known)) == 1:
+                ax.axhline(known[0], zorder=1.5, **BASELINE_STYLES[which])
+            elif len(known) > 1:
+                ax.plot(values, [_inside(y, low, high) for y in ys], **BASELINE_STYLES[which])
+        for method in methods:
+            path = [p for p in ours if p.method == method]
+            style = method_style(method)
+            xs = [float(p.x) for p in path]
+            ys = [high if p.diverged and math.isnan(p[metric]) else p[metric] for p in path]
+            ax.plot(xs, [_inside(y, low, high) for y in ys], linewidth=1.4, color=style["color"])
+            for point, x, y in zip(path, xs, ys, strict=True):
+                if point.diverged:
+                    _cross(ax, x, _inside(y, low, high), style["color"])
+                else:
+                    _points(ax, [x], [y], markersize=4.6, markeredgewidth=0, **style)
+        if narrow:
+            ax.set_title(f"{domain_title(domain)}: {label}")
+        else:
+            if number_ < len(domains):
+                ax.set_title(domain_title(domain))
+            if number_ % len(domains) == 0:
+                ax.set_ylabel(label)
+        if narrow or number_ >= len(axes) - len(domains):
+            ax.set_xlabel(title)
+    for domain in domains:
+        parts = [
+            f"{method_title(m)} {said}"
+            for m in methods
+            if (said := _ends([p for p in every if (p.domain, p.method) == (domain, m)]))
+        ]
+        named = []
+        for which, name in BASELINE_TITLES.items():
+            marks = [
+                sweeps.yardstick_at(baselines, domain, which, FORGET, field, x, records)
+                for x in (values[0], values[-1])
+            ]
+            if not all(map(math.isnan, marks)):
+                one = marks[0] == marks[1]
+                named.append(
+                    f"{name} {number(marks[0])}" + ("" if one else f" to {number(marks[1])}")
+                )
+        alt.append(
+            f"{domain_title(domain)}, forget perplexity from the first to the last value: "
+            f"{', '.join(parts) or 'no run'}; {', '.join(named) or 'no yardstick'}."
+        )
+    handles = [_cross_handle()]
+    _legend(plate, layout, methods, tuple(BASELINE_TITLES), handles, line=True)
+    plate.alt = " ".join(alt)
+    return plate
+
+
+def _cross_handle() -> Line2D:
+    return Line2D([], [], linestyle="", marker="x", color="#57606a", label="diverged")
+
+
+def _ends(path: Sequence[sweeps.Point]) -> str:
+    """ "3.10 to 8.20, 1 diverged" of a sweep's first and last point, for an alternative text."""
+    if not path:
+        return ""
+    diverged = sum(p.diverged for p in path)
+    text = f"{number(path[0][FORGET])} to {number(path[-1][FORGET])}"
+    return text + (f", {diverged} diverged" if diverged else "")
+
+
+@_plate
+def schedules(
+    records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
+) -> Plate:
+    """Forget and general perplexity per shape of the learning rate, a mark per method."""
+    records, baselines = _checked(records, "schedules"), list(baselines)
+    layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
+    every = sweeps.points(records, "schedule")
+    shapes = list(dict.fromkeys(p.x for p in every))
+    extra = _legend_height(layout, len(methods) + 4)
+    plate, axes = layout.grid(
+        2 * len(domains), 0.75 + 0.34 * len(shapes), beside=len(domains), extra=extra
+    )
+    alt = ["Perplexities per schedule of the learning rate."]
+    for number_, ax in enumerate(axes):
+        metric, label = _SWEPT[number_ // len(domains)]
+        domain = domains[number_ % len(domains)]
+        marks = [
+            baseline_value(baselines, domain, which, metric, records) for which in BASELINE_TITLES
+        ]
+        ours = [p for p in every if p.domain == domain]
+        top = BEYOND * max([m for m in marks if math.isfinite(m)] or [math.inf])
+        _set_log(ax, "x", *_range([*(p[metric] for p in ours), *marks], top))
+        first = narrow or number_ % len(domains) == 0
+        ax.set_ylim(len(shapes) - 0.4, -0.6)
+        ax.set_yticks(range(len(shapes)), [_broken(s) if first else "" for s in shapes])
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        for odd in range(1, len(shapes), 2):
+            ax.axhspan(odd - 0.5, odd + 0.5, color="#f3f5f6", zorder=0)
+        _lines(ax, "x", baselines, domain, metric, records)
+        low, high = ax.get_xlim()
+        for place, method in enumerate(methods):
+            style = method_style(method)
+            offset = 0.6 * ((place + 0.5) / len(methods) - 0.5)
+            for point in (p for p in ours if p.method == method):
+                y = shapes.index(point.x) + offset
+                x = high if point.diverged and math.isnan(point[metric]) else point[metric]
+                if point.diverged:
+                    _cross(ax, _inside(x, low, high), y, style["color"])
+                else:
+                    _points(ax, [x], [y], markersize=5, markeredgewidth=0, **style)
+        if narrow or number_ < len(domains):
+            ax.set_title(domain_title(domain))
+        if narrow or number_ % len(domains) == (len(domains) - 1) // 2:
+            ax.set_xlabel(label)
+    for domain in domains:
+        parts = []
+        for method in methods:
+            known = [
+                p[FORGET]
+                for p in every
+                if (p.domain, p.method) == (domain, method) and not math.isnan(p[FORGET])
+            ]
+            if known:
+                parts.append(f"{method_title(method)} {number(min(known))} to {number(max(known))}")
+        alt.append(
+            f"{domain_title(domain)}, forget perplexity over all schedules: "
+            f"{', '.join(parts) or 'no run'}; {_named(baselines, domain, FORGET, records)}."
+        )
+    _legend(plate, layout, methods, tuple(BASELINE_TITLES), [_cross_handle()])
+    plate.alt = " ".join(alt)
+    return plate
+
+
+def _broken(words: str) -> str:
+    """A label in two lines if it has a comma."""
+    return words.replace(", ", ",\n", 1)
+
+
 # --- one run -------------------------------------------------------------------------------------
 
 
@@ -876,6 +1281,156 @@ def target_check(baselines: Iterable[Record], *, narrow: bool = False) -> Plate:
     plate.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9)
     if narrow:
         plate.set_figheight(plate.get_figheight() + 0.4)
+    plate.alt = " ".join(alt)
+    return plate
+
+
+_FIRST: dict[str, Any] = {
+    "marker": "o",
+    "color": "#8c510a",
+    "markerfacecolor": "white",
+    "markeredgewidth": 1.3,
+    "zorder": 3,
+}
+
+
+@_plate
+def target_sizes(
+    baselines: Iterable[Record],
+    sizes: Sequence[int],
+    within: float = TARGET_WITHIN,
+    *,
+    narrow: bool = False,
+) -> Plate:
+    """Target ÷ truth for requests of 1, 2, 4, ... documents; bars hold 95 % of requests."""
+    baselines = _checked(baselines, "the target")
+    layout = Layout(narrow)
+    found = {d: sweeps.target_ratios(baselines, d, sizes, within) for d in domains_of(baselines)}
+    domains = [d for d, ratios in found.items() if ratios] or list(found)
+    plate, axes = layout.grid(len(domains), 2.6 if not narrow else 2.3, extra=0.4)
+    every = [x for d in domains for r in found[d] for x in (r.low, r.high, r.first)]
+    low, high = _range([*every, 1 / within, within])
+    alt = [f"The paper’s target divided by the truth, by number of documents (band: ±{within:g}×)."]
+    for ax, domain in zip(axes, domains, strict=True):
+        _set_log(ax, "y", low, high)
+        _swept_axis(ax, [float(n) for n in sizes], narrow)
+        ax.axhspan(1 / within, within, color="#e3efe9", zorder=0)
+        ax.axhline(1.0, zorder=1, **BASELINE_STYLES["oracle"])
+        said = []
+        for ratio in found[domain]:
+            if not math.isfinite(ratio.median):
+                continue
+            ends = [_inside(x, low, high) for x in (ratio.low, ratio.high)]
+            left, right = ratio.size / 1.07, ratio.size * 1.07  # beside each other, both seen
+            ax.plot([left] * 2, ends, color="#22272e", linewidth=1.6)
+            _points(ax, [left], [ratio.median], marker="D", color="#22272e", markersize=5)
+            _points(ax, [right], [ratio.first], markersize=5.5, **_FIRST)
+            said.append(
+                f"{ratio.size} {number(ratio.low)} to {number(ratio.high)}, first ones "
+                f"{number(ratio.first)}"
+            )
+        ax.set_title(domain_title(domain))
+        if narrow or ax is axes[0]:
+            ax.set_ylabel("target ÷ truth")
+        if narrow or ax is axes[(len(axes) - 1) // 2]:
+            ax.set_xlabel("documents to forget")
+        alt.append(f"{domain_title(domain)}: {'; '.join(said) or 'no oracle'}.")
+    handles = [
+        Line2D([], [], color="#22272e", marker="D", markersize=5, label="95 % of requests, median"),
+        Line2D([], [], linestyle="", label="the first documents", **_FIRST),
+    ]
+    _legend(plate, layout, lines=(), extra=handles)
+    plate.alt = " ".join(alt)
+    return plate
+
+
+@_plate
+def stops(records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False) -> Plate:
+    """The update at which target and truth would each have stopped a run, per method."""
+    records, baselines = _checked(records, "trajectories"), list(baselines)
+    layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
+    found = sweeps.stops(records, baselines)
+    plate, axes = layout.grid(len(domains), 0.75 + 0.3 * len(methods), extra=0.4)
+    _dot_rows(axes, methods, layout)
+    end = max(int(r.spec["updates"]) for r in records)
+    reached = [x for s in found for x in (s.by_target, s.by_truth) if math.isfinite(x)]
+    start = max(0, math.floor(min(reached, default=0.0)) - 1)
+    looks: dict[str, dict[str, Any]] = {
+        "target": {"marker": "D", "color": BASELINE_STYLES["target"]["color"], "markersize": 6},
+        "oracle": {"marker": "s", "color": BASELINE_STYLES["oracle"]["color"], "markersize": 6},
+    }
+    alt = ["Update at which a run reaches the paper’s target and the truth."]
+    for ax, domain in zip(axes, domains, strict=True):
+        ax.set_xlim(start, end + 0.03 * (end - start))
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        said = []
+        for stop in (s for s in found if s.domain == domain):
+            row = methods.index(stop.method)
+            both = {"oracle": stop.by_truth, "target": stop.by_target}
+            known = [x for x in both.values() if math.isfinite(x)]
+            ax.plot(known, [row] * len(known), color=method_style(stop.method)["color"])
+            for offset, (which, x) in zip((0.14, -0.14), both.items(), strict=True):
+                _points(ax, [x], [row + offset], **looks[which])
+            said.append(
+                f"{method_title(stop.method)} {_update(stop.by_target)} and "
+                f"{_update(stop.by_truth)}"
+            )
+        ax.set_title(domain_title(domain))
+        if narrow or ax is axes[(len(axes) - 1) // 2]:
+            ax.set_xlabel("update")
+        alt.append(f"{domain_title(domain)}, target and truth: {'; '.join(said) or 'no probe'}.")
+    labels = {"target": "reaches the paper’s target", "oracle": "reaches the truth"}
+    handles = [
+        Line2D([], [], linestyle="", label=labels[which], **look) for which, look in looks.items()
+    ]
+    never: dict[str, Any] = {"marker": r"$\rightarrow$", "color": "#57606a", "markersize": 9}
+    handles.append(Line2D([], [], linestyle="", label="not in this run", **never))
+    _legend(plate, layout, extra=handles)
+    plate.alt = " ".join(alt)
+    return plate
+
+
+def _update(x: float) -> str:
+    return "no value" if math.isnan(x) else "never" if math.isinf(x) else number(x)
+
+
+@_plate
+def ways(records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False) -> Plate:
+    """Share of the way from vanilla's to the oracle's forget perplexity; a dot per seed."""
+    records, baselines = _checked(records, "this figure"), list(baselines)
+    layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
+    plate, axes = layout.grid(len(domains), 0.75 + 0.28 * len(methods), extra=0.35)
+    _dot_rows(axes, methods, layout)
+    found = {
+        (d, m): [way(r, baselines) for r in select(records, d, m)] for d in domains for m in methods
+    }
+    finite = [x for xs in found.values() for x in xs if math.isfinite(x)]
+    # One run that went very far must not squeeze all others together.
+    right = min(max([1.2, *finite]), 3.0) + 0.1
+    left = max(min([0.0, *finite]), -1.0) - 0.05
+    alt = ["Share of the way from vanilla to the oracle in log forget perplexity."]
+    for ax, domain in zip(axes, domains, strict=True):
+        ax.set_xlim(left, right)
+        ax.axvline(HALF_WAY, color="#22272e", linewidth=1, linestyle=(0, (2, 2)))
+        ax.axvline(0.0, **BASELINE_STYLES["vanilla"])
+        ax.axvline(1.0, **BASELINE_STYLES["oracle"])
+        said = []
+        for row, method in enumerate(methods):
+            xs = found[domain, method]
+            _seed_dots(ax, xs, row, method_style(method)["color"])
+            known = [x for x in xs if not math.isnan(x)]
+            if known:
+                diverged = any(r.status == "diverged" for r in select(records, domain, method))
+                note = " (diverged)" if diverged else ""
+                said.append(
+                    f"{method_title(method)} {number(min(known))} to {number(max(known))}{note}"
+                )
+        ax.set_title(domain_title(domain))
+        if narrow or ax is axes[(len(axes) - 1) // 2]:
+            ax.set_xlabel("share of the way from vanilla to oracle")
+        alt.append(f"{domain_title(domain)}: {', '.join(said) or 'no value'}.")
+    half = Line2D([], [], color="#22272e", linewidth=1, linestyle=(0, (2, 2)), label="half way")
+    _legend(plate, layout, lines=("vanilla", "oracle"), extra=[half])
     plate.alt = " ".join(alt)
     return plate
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import logging
 import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -281,7 +282,12 @@ def key_of(bench: Bench, spec: RunSpec) -> str:
 
 
 def execute(
-    bench: Bench, spec: RunSpec, *, in_place: bool = False, command: str | None = None
+    bench: Bench,
+    spec: RunSpec,
+    *,
+    in_place: bool = False,
+    command: str | None = None,
+    enough: Callable[[nn.Module, int], bool] | None = None,
 ) -> tuple[nn.Module, Record]:
     """Unlearn and evaluate: (the unlearned model, its record). `bench.model` stays as it is.
 
@@ -289,11 +295,19 @@ def execute(
     parameters; its record says "diverged" and at which update, and carries the metrics of the
     last finite parameters.
 
+    `enough(model, u)`, asked after each update u, may end the run early. Its record is then that
+    of the run with so many updates, which makes the same ones.
+
     With several processes all must call this alike. Where `Execution.shard` divides the model,
     the model that comes back is whole again, on the CPU.
     """
     started = time.time()
     method = get_method(spec.method)
+    if enough is not None and (spec.schedule != "constant" or spec.warmup or spec.requests > 1):
+        raise UnlearnError(
+            f"a run with schedule {spec.schedule!r}, warmup {spec.warmup} and {spec.requests} "
+            "requests cannot be ended early: its first updates are not those of a shorter run."
+        )
     requests = _requests(bench.forgotten(spec), spec.requests)
     retain = _retain(bench, spec, method)
     bench.evaluated(spec)  # what cannot be cut shows before anything is changed
@@ -308,7 +322,9 @@ def execute(
     for number, forget in enumerate(requests):
         if not (spec.updates and spec.learning_rate) or outcome.diverged_at is not None:
             break
-        _forget(bench, model, spec, method, number, forget, retain, outcome)
+        _forget(bench, model, spec, method, number, forget, retain, outcome, enough)
+    if enough is not None and outcome.diverged_at is None:
+        spec = spec.replace(updates=len(outcome.trajectory))
     seconds_training = time.time() - trained
     model.eval()
     metrics, documents, scores = evaluate(bench, model, spec)
@@ -370,6 +386,7 @@ def _forget(
     forget: Sequence[Chunk],
     retain: Sequence[Chunk],
     outcome: Outcome,
+    enough: Callable[[nn.Module, int], bool] | None,
 ) -> None:
     """One request: its updates, and what they report added to `outcome`.
 
@@ -419,6 +436,7 @@ def _forget(
         optimizer=spec.optimizer,
         checkpoint=_checkpoint(bench, spec, model, request, device),
         each=each,
+        enough=None if enough is None else functools.partial(enough, model),
         description=f"{spec.domain} {spec.method}",
     )
     outcome.trajectory += [row | {"update": row["update"] + before} for row in result.trajectory]

@@ -315,12 +315,17 @@ def baseline(bench: Bench, profile: str, which: str) -> Record:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """The records of a study, and how many of them this call computed."""
+    """The records of a study, how many of them this call computed, and how many there should be.
+
+    busy    runs that another process had claimed
+    wanted  runs of the whole grid (0: not counted)
+    """
 
     records: list[Record]
     baselines: list[Record]
     computed: int
     busy: int = 0
+    wanted: int = 0
 
 
 def run_study(
@@ -384,10 +389,42 @@ def load_study(
     Records are matched by their spec, so a reader needs neither model nor torch time. Raises
     UnlearnError if there is none at all.
     """
-    wanted = {
-        json.dumps(spec.as_dict(), sort_keys=True): order
-        for order, spec in enumerate(s for d in domains for s in get_study(name).runs(profile, d))
-    }
+    result = _matching(_specs(name, profile, domains), profile, domains, store)
+    if not result.records:
+        raise UnlearnError(
+            f"there is no record of study {name!r} at profile {profile!r}: run "
+            f"`unlearn study {name} --profile {profile}` first."
+        )
+    if missing := result.wanted - len(result.records):
+        logger.warning("study %s lacks %d of %d records", name, missing, result.wanted)
+    return result
+
+
+def at_hand(
+    name: str, profile: str = "lab", domains: Sequence[str] = DOMAINS, store: Store | None = None
+) -> StudyResult:
+    """`load_study` for a chapter that can say what is missing: no records are no error.
+
+    Nor is it that a study's settings have not been chosen at a profile yet.
+    """
+    get_study(name)
+    try:
+        specs = _specs(name, profile, domains)
+    except UnlearnError as error:
+        logger.warning("%s", error)
+        specs = []
+    return _matching(specs, profile, domains, store)
+
+
+def _specs(name: str, profile: str, domains: Sequence[str]) -> Specs:
+    return [spec for domain in domains for spec in get_study(name).runs(profile, domain)]
+
+
+def _matching(
+    specs: Specs, profile: str, domains: Sequence[str], store: Store | None
+) -> StudyResult:
+    """The records of some specs, in their order, and the baselines of the domains."""
+    wanted = {json.dumps(spec.as_dict(), sort_keys=True): order for order, spec in enumerate(specs)}
     found: dict[int, Record] = {}
     baselines: list[Record] = []
     for record in open_library(store).records():
@@ -401,15 +438,23 @@ def load_study(
             and record.spec["domain"] in domains
         ):
             baselines.append(record)
-    if not found:
-        raise UnlearnError(
-            f"there is no record of study {name!r} at profile {profile!r}: run "
-            f"`unlearn study {name} --profile {profile}` first."
+    return StudyResult([found[place] for place in sorted(found)], baselines, 0, wanted=len(wanted))
+
+
+def state_in_words(name: str, profile: str, result: StudyResult) -> str:
+    """What is missing of a study, as Markdown; empty if nothing is."""
+    command = f"`unlearn study {name} --profile {profile}`"
+    if not result.records:
+        return (
+            f"*The study `{name}` has no records at the profile `{profile}` yet, so its figures "
+            f"and tables are left out here. {command} computes it.*"
         )
-    missing = len(wanted) - len(found)
-    if missing:
-        logger.warning("study %s lacks %d of %d records", name, missing, len(wanted))
-    return StudyResult([found[place] for place in sorted(found)], baselines, 0)
+    if len(result.records) < result.wanted:
+        return (
+            f"*Of the study `{name}`, {len(result.records)} of {result.wanted} runs are recorded; "
+            f"what follows is of those. {command} computes the others.*"
+        )
+    return ""
 
 
 def publish(name: str, profile: str, result: StudyResult) -> Path:

@@ -743,13 +743,17 @@ def stops_in_words(records: Iterable[Record], baselines: Iterable[Record]) -> st
     for domain in dict.fromkeys(s.domain for s in found):
         ours = [s for s in found if s.domain == domain]
         known = [s.late for s in ours if math.isfinite(s.late)]
-        if not known:
-            lines.append(f"- **{domain_title(domain)}.** No run is stopped by both.")
-            continue
-        early, late = sum(x < 0 for x in known), sum(x > 0 for x in known)
-        lines.append(
-            f"- **{domain_title(domain)}.** Of {len(ours)} runs, {len(known)} reach both levels: "
-            f"the target stops {early} of them too early and {late} too late, the differences "
-            f"lying between {number(min(known))} and {number(max(known))} updates."
+        one = sum(math.isinf(s.late) for s in ours)
+        line = (
+            f"- **{domain_title(domain)}.** Of {len(ours)} runs, {len(known)} reach both levels, "
+            f"{one} only one of them."
         )
+        if known:
+            early, late = sum(x < 0 for x in known), sum(x > 0 for x in known)
+            least, most = (number(f(map(abs, known))) for f in (min, max))
+            line += (
+                f" Of those that reach both, the target stops {early} too early and {late} too "
+                f"late, by {least} to {most} updates."
+            )
+        lines.append(line)
     return "\n".join(lines)
