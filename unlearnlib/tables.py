@@ -1162,7 +1162,8 @@ def styled(table: pd.DataFrame, caption: str = "") -> Any:
 
 
 def say(text: str) -> None:
-    """Show Markdown that was made from records."""
+    """Show Markdown that was made from records; nothing for no text."""
     from IPython.display import Markdown, display
 
-    display(Markdown(text))
+    if text:
+        display(Markdown(text))

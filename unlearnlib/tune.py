@@ -157,7 +157,8 @@ def propose(
             return Proposal("more weight on the retain term did less good than harm")
         return Proposal(
             f"the target is reached, but general perplexity rose by "
-            f"{math.expm1(dosed.rise(situation)):.1%}: give the retain term {HEAVIER:g} times the weight",
+            f"{math.expm1(dosed.rise(situation)):.1%}: give the retain term {HEAVIER:g} times its "
+            "weight",
             dosed.learning_rate,
             weight * HEAVIER,
         )
