@@ -393,6 +393,11 @@ def _add_study(commands: Any) -> None:
     _add_device(parser)
     _add_store(parser)
     parser.add_argument("--fresh", action="store_true", help="do not use published records")
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="compute every N-th run only, from the I-th on: for N workers that share a --store",
+    )
     parser.add_argument("--publish", action="store_true", help="write the records to data/results")
     parser.add_argument(
         "--choose", action="store_true", help="of rates: choose the settings of the main study"
@@ -1052,9 +1057,15 @@ def study_command(args: argparse.Namespace) -> Report:
     from unlearnlib.methods import get_method
     from unlearnlib.run import open_bench
     from unlearnlib.store import Store
-    from unlearnlib.study import get_study, publish, run_study
+    from unlearnlib.study import Shard, get_study, publish, run_study
 
     study, domains, limits = get_study(args.name), _domains(args), _limits(args)
+    shard = None if args.shard is None else Shard.parse(args.shard)
+    if shard is not None and (args.publish or args.choose):
+        raise UnlearnError(
+            f"--publish and --choose need all runs, and shard {shard} has a part of them: give the "
+            "command without --shard when all shards are done."
+        )
     for method in args.method or ():
         get_method(method)
     if args.choose and args.name != "rates":
@@ -1106,6 +1117,7 @@ def study_command(args: argparse.Namespace) -> Report:
         seeds=args.seed,
         benches=open_one,
         progress=not args.quiet,
+        shard=shard,
     )
     if result.busy and (args.publish or args.choose):
         raise UnlearnError(
@@ -1122,6 +1134,9 @@ def study_command(args: argparse.Namespace) -> Report:
         "runs": len(result.records),
         "computed": result.computed,
         "busy": result.busy,
+        "shard": None if shard is None else str(shard),
+        "wanted": result.wanted,
+        "left": result.busy if shard is None else result.left,
         "diverged": sum(record.status == "diverged" for record in result.records),
         "seconds": round(time.time() - started, 3),
         "store": where,
@@ -1205,6 +1220,11 @@ def _study_text(values: Mapping[str, Any], result: StudyResult) -> str:
         f"records computed now, {values['busy']} left to other processes, {values['diverged']} "
         f"diverged, {values['seconds']:.0f} s",
     ]
+    if values["shard"] is not None:
+        lines.append(
+            f"shard {values['shard']} ends here; of the {values['wanted']} runs of the whole study "
+            f"{values['left']} are left to compute"
+        )
     if values["published"] is not None:
         lines.append(f"published in {values['published']}")
     for domain, methods in values["chosen"].items():

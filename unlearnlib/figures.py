@@ -45,6 +45,7 @@ from unlearnlib import sweeps
 from unlearnlib.claims import HALF_WAY, TARGET_WITHIN, USABLE, way
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.membership import auc, roc
+from unlearnlib.search import HARM, Situation, Step
 from unlearnlib.store import Record
 from unlearnlib.sweeps import FORGET, GENERAL, KL, YARDSTICKS, Tolerance
 from unlearnlib.tables import (
@@ -1194,6 +1195,63 @@ def run_trajectory(record: Record, baselines: Iterable[Record], *, narrow: bool 
     plate.alt = (
         f"Perplexity over updates: {'; '.join(said) or 'no probe'}; "
         f"{_named(baselines, domain, 'forget/perplexity', [record])}."
+    )
+    return plate
+
+
+@_plate
+def search(
+    steps: Sequence[Step], situation: Situation, best: int | None = None, *, narrow: bool = False
+) -> Plate:
+    """The runs of a search: forget perplexity after each update, and the harm at the end of each.
+
+    The chosen run is drawn in colour, the others in grey, numbered in their order.
+    """
+    layout = Layout(narrow)
+    plate, (left, right) = layout.grid(2, 2.9, beside=2, extra=0.1)
+    every = [p for step in steps for p in step.path if math.isfinite(p)]
+    low, high = _range([*every, situation.target, situation.forget], 10 * situation.target)
+    _set_log(left, "y", low, high)
+    _set_log(right, "y", low, high)
+    rises = [100 * math.expm1(min(step.rise(situation), 50.0)) for step in steps]
+    finite = [r for r in rises if r < 1000]
+    right.set_xlim(min([0.0, *finite]) - 1, max([6.0, *finite]) * 1.15 + 1)
+    said = []
+    for number_, (step, rise) in enumerate(zip(steps, rises, strict=True)):
+        colour = METHOD_COLOURS["ga_gd_in_dist"] if number_ == best else "#9aa1a9"
+        front = 3 if number_ == best else 2
+        path = [_inside(p, low, high) for p in step.path]
+        left.plot(range(len(path)), path, color=colour, marker="o", markersize=3, zorder=front)
+        end = _inside(step.path[step.updates], low, high)
+        _points(right, [rise], [end], color=colour, marker="o", markersize=6, zorder=front)
+        left.annotate(
+            str(number_ + 1), (len(path) - 1, path[-1]), (4, 0), textcoords="offset points",
+            va="center", fontsize=9, color=colour,
+        )  # fmt: skip
+        if rise < 1000:
+            right.annotate(
+                str(number_ + 1), (rise, end), (6, 0), textcoords="offset points", va="center",
+                fontsize=9, color=colour,
+            )  # fmt: skip
+        said.append(
+            f"run {number_ + 1} at rate {step.learning_rate:g} ends at "
+            f"{number(step.path[step.updates])} with general perplexity {number(rise)} % up"
+        )
+    for ax in (left, right):
+        ax.axhline(situation.target, **BASELINE_STYLES["target"])
+        ax.axhline(situation.forget, **BASELINE_STYLES["vanilla"])
+    right.axvspan(right.get_xlim()[0], 100 * math.expm1(HARM), color="#2e8b57", alpha=0.08, lw=0)
+    left.set_xlim(-0.3, situation.updates + 1)
+    left.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    left.set_xlabel("update")
+    left.set_ylabel("forget perplexity")
+    right.set_xlabel("rise of general perplexity, %")
+    left.set_title("Each run until it stops")
+    right.set_title("Where it stops (shaded: tolerated)")
+    _legend(plate, layout, lines=("vanilla", "target"))
+    plate.alt = (
+        f"Search of {len(steps)} runs; target perplexity {number(situation.target)}, before "
+        f"unlearning {number(situation.forget)}: {'; '.join(said)}."
     )
     return plate
 

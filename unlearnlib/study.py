@@ -7,11 +7,13 @@ those. Any number of processes may work on one store: each run is claimed before
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
+import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -319,6 +321,7 @@ class StudyResult:
 
     busy    runs that another process had claimed
     wanted  runs of the whole grid (0: not counted)
+    left    of a shard: runs of the whole grid that have no record yet, whoever is to compute them
     """
 
     records: list[Record]
@@ -326,6 +329,32 @@ class StudyResult:
     computed: int
     busy: int = 0
     wanted: int = 0
+    left: int = 0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number` (from 1) of a study that is divided among `count` workers."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """A shard from "I/N", as in "2/8"; `UnlearnError` for anything else."""
+        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise UnlearnError(
+                f"the shard is {text!r}: write I/N with a whole number I from 1 to N, as in 2/8."
+            )
+        return cls(int(match[1]), int(match[2]))
+
+    def takes(self, place: int) -> bool:
+        """Whether the place (from 0) in a study's order is this shard's: every `count`-th is."""
+        return place % self.count == self.number - 1
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
 
 
 def run_study(
@@ -339,11 +368,16 @@ def run_study(
     seeds: Sequence[int] | None = None,
     benches: Callable[[str, str], Bench] | None = None,
     progress: bool = True,
+    shard: Shard | None = None,
 ) -> StudyResult:
     """Compute what is missing of a study and return all of it, in the grid's order.
 
     Records that are published or in `store` are not computed again (`fresh`: published ones do
     not count). A run that another process has claimed is left to it and counted as busy.
+
+    With a `shard` only its part is computed and returned. Which part that is follows from the
+    grid alone (the same arguments give the same parts, whatever is recorded already and whichever
+    domains have an oracle), so a worker that starts again goes on with what was its own.
     """
     study = get_study(name)
     store = store or default_store()
@@ -351,34 +385,67 @@ def run_study(
     open_one = benches or (lambda p, d: open_bench(p, d))
     records: list[Record] = []
     baselines: list[Record] = []
+    opened: dict[str, Bench] = {}
+    grid: list[tuple[str, RunSpec]] = []
     computed = busy = 0
+    places = itertools.count()
     for domain in domains:
         specs = [
             spec
             for spec in study.runs(profile, domain)
             if (methods is None or spec.method in methods) and (seeds is None or spec.seed in seeds)
         ]
-        bench = open_one(profile, domain)
-        jobs: list[tuple[str, Callable[[], Record]]] = []
-        for which in BASELINES:
-            if which == "vanilla" or bench.oracle is not None:
-                key = baseline_key(bench, profile, which)
-                jobs.append((key, lambda w=which, b=bench: baseline(b, profile, w)))  # type: ignore[misc]
-        first_run = len(jobs)
-        for spec in specs:
-            jobs.append((key_of(bench, spec), lambda s=spec, b=bench: execute(b, s)[1]))  # type: ignore[misc]
-        bar = tqdm(jobs, desc=f"{name} {domain}", disable=not progress)
-        for number, (key, compute) in enumerate(bar):
+        grid += [(domain, spec) for spec in specs]
+        # An oracle keeps its place where there is none: no shard depends on what is at hand.
+        whole = [(next(places), wanted) for wanted in (*BASELINES, *specs)]
+        mine = [wanted for place, wanted in whole if shard is None or shard.takes(place)]
+        if not mine:
+            continue  # spare the loading
+        bench = opened[domain] = open_one(profile, domain)
+        bar = tqdm(mine, desc=f"{name} {domain}", disable=not progress)
+        for wanted in bar:
+            if wanted == "oracle" and bench.oracle is None:
+                continue
+            is_run = isinstance(wanted, RunSpec)
+            key = key_of(bench, wanted) if is_run else baseline_key(bench, profile, wanted)
             if key not in library:
-                with store.claim(key) as mine:
-                    if not mine:
+                with store.claim(key) as ours:
+                    if not ours:
                         busy += 1
                         continue
                     if key not in store:
-                        store.put(compute())
+                        store.put(
+                            execute(bench, wanted)[1]
+                            if is_run
+                            else baseline(bench, profile, wanted)
+                        )
                         computed += 1
-            (baselines if number < first_run else records).append(library.get(key))
-    return StudyResult(records, baselines, computed, busy)
+            (records if is_run else baselines).append(library.get(key))
+    left = 0 if shard is None else _left(grid, opened, library)
+    return StudyResult(records, baselines, computed, busy, len(grid), left)
+
+
+def _left(
+    grid: Sequence[tuple[str, RunSpec]], opened: Mapping[str, Bench], library: Library
+) -> int:
+    """How many runs of a grid have no record.
+
+    Loading models only to count would be dear: in domains that are not `opened` a run counts as
+    recorded if any record has its spec.
+    """
+    elsewhere: set[str] = set()
+    if any(domain not in opened for domain, _ in grid):
+        elsewhere = {
+            json.dumps(record.spec, sort_keys=True)
+            for record in library.records()
+            if record.kind == "run"
+        }
+    return sum(
+        key_of(opened[domain], spec) not in library
+        if domain in opened
+        else json.dumps(spec.as_dict(), sort_keys=True) not in elsewhere
+        for domain, spec in grid
+    )
 
 
 def load_study(
