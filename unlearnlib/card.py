@@ -281,8 +281,11 @@ def _how(facts: CardFacts) -> str:
                 ("Tokens per chunk", spec["length"]),
                 ("Precision", spec["precision"]),
                 ("Seed", spec["seed"]),
+                ("Requests, one after another", spec.get("requests")),
+                ("Optimizer", spec.get("optimizer")),
             )
-            if not (label.startswith("Gradient norm") and not spec["max_grad_norm"])
+            if value is not None
+            and not (label.startswith("Gradient norm") and not spec["max_grad_norm"])
             and not (label.startswith("Weight of") and facts.retain_term == "none")
         ),
         f"- Base model: {escape(facts.source)}, SHA-256 of its weights `{facts.model_hash}`",

@@ -33,10 +33,12 @@ from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.spec import DOMAINS, PROFILES, YOURS, RunSpec, get_profile
 
 if TYPE_CHECKING:
+    from unlearnlib.card import CardFacts
     from unlearnlib.corpus.documents import Document, DomainData
     from unlearnlib.engine import Execution
     from unlearnlib.metrics.scores import TokenScores
     from unlearnlib.run import Bench
+    from unlearnlib.search import Proposal
     from unlearnlib.store import Record, Store
     from unlearnlib.study import StudyResult
 
@@ -63,6 +65,7 @@ HEADINGS = {
 }
 SHORTCUTS = ("learning_rate", "updates", "batch_size", "length")
 TUNED = ("learning_rate", "updates", "batch_size")  # always spelt out in a command that repeats
+_FIXED = (("schedule", ""), ("warmup", ""), ("requests", ""))  # by the procedure of `unlearn tune`
 _NOT_BY_SET = ("profile", "domain", "method")  # they have flags of their own
 FILES = ("forget", "retain", "approximate", "general")
 
@@ -217,6 +220,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         _add_run,
+        _add_tune,
         _add_study,
         _add_pretrain,
         _add_score,
@@ -321,25 +325,8 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_run(commands: Any) -> None:
-    parser = _command(
-        commands,
-        "run",
-        "unlearn once, and evaluate",
-        epilog="""examples:
-  a run of a profile; its record goes to the run store
-    unlearn run --profile lab --domain books --method ga --set learning_rate=1e-4 --set updates=8
-  documents of your own; model, record and model card go to --out
-    unlearn run --model FOLDER --forget f.jsonl --retain r.jsonl --approximate a.jsonl \\
-        --general g.jsonl --method ga_gd_in_dist --out unlearned
-  a profile's texts with another model
-    unlearn run --model FOLDER --profile open --domain books --corpora TEXTS \\
-        --limit forget=16 --limit retain=64 --out unlearned
-
-Without settings, a run of a profile takes the chosen ones (data/settings.json) where there are
-some. With --model or --limit a record is kept only in a --store that is named: it would mix with
-those of the whole profile. In --out stand names of documents, never their texts.""",
-    )
+def _add_task(parser: argparse.ArgumentParser) -> None:
+    """What is unlearned from what, how, and where: common to `run` and `tune`."""
     _add_scale(parser, several=False, default=None)
     _add_model(parser)
     for name, about in zip(
@@ -373,6 +360,59 @@ those of the whole profile. In --out stand names of documents, never their texts
         flag = name.replace("_", "-")
         parser.add_argument(f"--{flag}", metavar="VALUE", help=f"the same as --set {name}=VALUE")
     _add_device(parser)
+
+
+def _add_tune(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "tune",
+        "find the settings and unlearn: the guidelines, carried out",
+        epilog="""examples:
+  on a profile
+    unlearn tune --profile lab --domain books
+  on documents of your own; --out receives model, record, model card and report.html
+    unlearn tune --model FOLDER --forget f.jsonl --retain r.jsonl --approximate a.jsonl \\
+        --general g.jsonl --out unlearned
+
+The search needs forget, approximate and general texts, and retain texts for the default method. It
+ends by itself, says why each run is made, and goes on where it was interrupted.""",
+    )
+    _add_task(parser)
+    parser.add_argument(
+        "--start",
+        type=float,
+        default=1e-4,
+        metavar="RATE",
+        help="learning rate of the first run (default: 1e-4; for a large model rather 1e-6)",
+    )
+    parser.add_argument(
+        "--runs", type=_count, default=8, metavar="N", help="runs at most (default: 8)"
+    )
+    parser.add_argument("--out", metavar="DIR", help="save model, record, card and report here")
+    parser.add_argument("--force", action="store_true", help="replace what is in --out")
+    parser.set_defaults(run=tune_command)
+
+
+def _add_run(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "run",
+        "unlearn once, and evaluate",
+        epilog="""examples:
+  a run of a profile; its record goes to the run store
+    unlearn run --profile lab --domain books --method ga --set learning_rate=1e-4 --set updates=8
+  documents of your own; model, record and model card go to --out
+    unlearn run --model FOLDER --forget f.jsonl --retain r.jsonl --approximate a.jsonl \\
+        --general g.jsonl --method ga_gd_in_dist --out unlearned
+  a profile's texts with another model
+    unlearn run --model FOLDER --profile open --domain books --corpora TEXTS \\
+        --limit forget=16 --limit retain=64 --out unlearned
+
+Without settings, a run of a profile takes the chosen ones (data/settings.json) where there are
+some. With --model or --limit a record is kept only in a --store that is named: it would mix with
+those of the whole profile. In --out stand names of documents, never their texts.""",
+    )
+    _add_task(parser)
     _add_processes(parser)
     _add_store(parser)
     parser.add_argument("--published", action="store_true", help="a published record will do, too")
@@ -697,8 +737,119 @@ def run_command(args: argparse.Namespace) -> Report:
 
         PartialState().destroy_process_group()
     if out is not None and _is_main():
-        save_unlearned(out, model, bench, spec, record, before, args)
+        save_unlearned(out, model, bench, record, card_facts(bench, spec, record, before))
     return _run_report(args, record, computed=True, store=where, before=before, out=out)
+
+
+# --- unlearn tune --------------------------------------------------------------------------------
+
+
+def tune_command(args: argparse.Namespace) -> Report:
+    """Search for the dose that reaches the target, and keep the model of the best run."""
+    own = any(getattr(args, name) is not None for name in FILES)
+    given = _given_settings(args)
+    for name, instead in (("learning_rate", "--start"), ("retain_weight", "nothing"), *_FIXED):
+        if name in given:
+            raise UnlearnError(
+                f"{name} is given, and tuning decides it: leave it out"
+                + (f" ({instead} sets the first one)." if instead == "--start" else ".")
+            )
+    from unlearnlib.study import BATCH, UPDATES
+
+    defaults: dict[str, Any] = {"updates": UPDATES, "batch_size": BATCH, **given}
+    if own:
+        spec = _own_spec(args).replace(**defaults)
+    else:
+        spec = RunSpec(args.profile or "lab", args.domain or RunSpec.domain, args.method)
+        if spec.domain == YOURS:
+            raise unknown("domain", spec.domain, DOMAINS)
+        spec = spec.replace(**defaults)
+    limits = _limits(args)
+    out = Path(args.out) if args.out is not None else None
+    if out is not None:
+        check_out(out, args.force, args.model)
+    device = _device(args.device)
+    data = _own_documents(args, limits) if own else None
+    _check_retain(args, spec, data)
+
+    from unlearnlib.models import cache_folder
+    from unlearnlib.report import report, trace_table
+    from unlearnlib.run import open_bench
+    from unlearnlib.tune import tune
+
+    _hush_transformers()
+    bench = open_bench(
+        spec.profile,
+        spec.domain,
+        model=args.model,
+        folder=args.corpora,
+        limits=limits,
+        data=data,
+        device=device,
+        precision=spec.precision,
+        execution=_execution(args),
+    )
+    spec = _fit_length(bench, spec, own)
+    if out is not None:
+        _check_space(bench.model, out)
+
+    def told(number: int, proposal: Proposal) -> None:
+        if proposal.learning_rate is None:
+            print(f"end: {proposal.reason}", flush=True)
+        else:
+            rate = f"learning rate {proposal.learning_rate:.3g}"
+            weight = f", retain weight {proposal.retain_weight:g}"
+            weight = "" if proposal.retain_weight == 1 else weight
+            print(f"run {number}: {rate}{weight}: {proposal.reason}", flush=True)
+
+    found = tune(
+        bench,
+        spec,
+        start=args.start,
+        runs=args.runs,
+        trace=cache_folder() / "tuning",
+        told=None if args.quiet else told,
+    )
+    values: dict[str, Any] = {
+        "ending": found.ending,
+        "runs": len(found.steps),
+        "best": None if found.best is None else found.best + 1,
+        "situation": dataclasses.asdict(found.situation),
+        "steps": [dataclasses.asdict(step) for step in found.steps],
+        "before": found.before,
+        "out": out and str(out),
+    }
+    rows = [row[:-1] for row in trace_table(found.steps, found.situation)]
+    text = _columns(report_header(), rows) if rows else ""
+    if found.record is None or found.best is None:
+        return Report(values, f"{found.ending}: the model was left as it is")
+    step = found.steps[found.best]
+    values |= {
+        "key": found.record.key,
+        "spec": found.record.spec,
+        "metrics": found.record.metrics,
+        "shortfall": step.shortfall(found.situation),
+    }
+    if out is not None:
+        record = dataclasses.replace(
+            found.record,
+            provenance=found.record.provenance
+            | {"command": repeat_command(args, spec.replace(**found.record.spec))},
+        )
+        facts = card_facts(bench, spec.replace(**record.spec), record, found.before)
+        page = report(facts, found.steps, found.best, found.situation, found.ending)
+        save_unlearned(out, found.model, bench, record, facts, {"report.html": page})
+        text += f"\n\nrun {found.best + 1} is saved in {out}, with report.html"
+    else:
+        text += f"\n\nrun {found.best + 1} is the best; give --out DIR to save its model"
+    return Report(values, text)
+
+
+def report_header() -> tuple[str, ...]:
+    """The columns of the search that a terminal has room for: all but the reasons."""
+    from unlearnlib.report import HEADER
+
+    return HEADER[:-1]
 
 
 @contextlib.contextmanager
@@ -898,9 +1049,9 @@ def repeat_command(args: argparse.Namespace, spec: RunSpec) -> str:
     for limit in args.limit:
         words += ["--limit", limit]
     words += ["--method", spec.method]
-    default = RunSpec().as_dict()
+    default = RunSpec()
     for name, value in spec.as_dict().items():
-        if name not in _NOT_BY_SET and (name in TUNED or value != default[name]):
+        if name not in _NOT_BY_SET and (name in TUNED or value != getattr(default, name)):
             words += ["--set", f"{name}={'none' if value is None else value}"]
     if args.out is not None:
         words += ["--out", _file_name(args.out)]
@@ -919,20 +1070,13 @@ def term_in_words(term: Any) -> str:
     return (inspect.getdoc(term) or type(term).__name__).splitlines()[0].rstrip(".")
 
 
-def save_unlearned(
-    out: Path,
-    model: Any,
-    bench: Bench,
-    spec: RunSpec,
-    record: Record,
-    before: Mapping[str, float],
-    args: argparse.Namespace,
-) -> None:
-    """Write model, tokenizer, record.json and README.md; all are complete before any appears."""
-    from unlearnlib.card import CardFacts, model_card, split_facts
+def card_facts(
+    bench: Bench, spec: RunSpec, record: Record, before: Mapping[str, float]
+) -> CardFacts:
+    """What the model card of a run tells."""
+    from unlearnlib.card import CardFacts, split_facts
     from unlearnlib.corpus.documents import SPLITS
     from unlearnlib.methods import get_method
-    from unlearnlib.models import save_model
 
     method = get_method(spec.method)
     splits = []
@@ -951,7 +1095,7 @@ def save_unlearned(
     term = term_in_words(method.retain)
     if method.data is not None:
         term += f", on {'retain' if method.data == 'in_distribution' else 'general'} documents"
-    card = CardFacts(
+    return CardFacts(
         source=_source_name(source),
         base_model=None if from_here else source,
         model_hash=bench.model_hash,
@@ -967,11 +1111,28 @@ def save_unlearned(
         device=record.provenance["accelerator"] or record.provenance["device"],
         diverged_at=record.diverged_at,
     )
+
+
+def save_unlearned(
+    out: Path,
+    model: Any,
+    bench: Bench,
+    record: Record,
+    card: CardFacts,
+    more: Mapping[str, str] | None = None,
+) -> None:
+    """Write model, tokenizer, record.json, README.md and `more` (name -> text) to `out`.
+
+    All are complete before any appears.
+    """
+    from unlearnlib.card import model_card
+    from unlearnlib.models import save_model
+
     body = {
         "format": 1,
         "base_model": card.source,
-        "splits": {s.name: dataclasses.asdict(s) for s in splits},
-        "before": _strict(before),
+        "splits": {s.name: dataclasses.asdict(s) for s in card.splits},
+        "before": _strict(card.before),
         "record": record.to_json(),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -980,6 +1141,8 @@ def save_unlearned(
         save_model(model, bench.tokenizer, staged)
         (staged / "record.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
         (staged / "README.md").write_text(model_card(card), encoding="utf-8")
+        for name, text in (more or {}).items():
+            (staged / name).write_text(text, encoding="utf-8")
         out.mkdir(exist_ok=True)
         written = sorted(staged.iterdir())
         for item in written:

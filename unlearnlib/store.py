@@ -46,6 +46,8 @@ FORMAT = 1  # of the store and of every record in it
 STATUSES = ("done", "diverged")
 STALE_AFTER = 600.0  # seconds without a heartbeat after which a claim counts as abandoned
 
+_LARGEST = 10**300  # of whole numbers, in magnitude
+_DEEPEST = 100  # lists and dictionaries within one another
 _KEY = re.compile(r"[0-9a-f]{64}")
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _ESCAPED = re.compile(r"'*(nan|inf|-inf)")
@@ -55,7 +57,7 @@ _log = logging.getLogger(__name__)
 # --- plain values and canonical JSON ---------------------------------------------------------
 
 
-def _plain(value: object, where: str) -> Any:
+def _plain(value: object, where: str, depth: int = 0) -> Any:
     """A copy of `value` in JSON's own types: tuples become lists, NumPy values Python's.
 
     Every NaN becomes the one object `math.nan`. Containers compare by identity before equality,
@@ -64,17 +66,25 @@ def _plain(value: object, where: str) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, float):
-        return math.nan if math.isnan(value) else value
-    if value is None or isinstance(value, bool | int | str):
+        return math.nan if math.isnan(value) else float(value)
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int):
+        if abs(value) >= _LARGEST:  # beyond some thousand digits Python itself will not print it
+            raise UnlearnError(f"{where} is a whole number of over 300 digits: give a smaller one.")
+        return int(value)
+    if depth > _DEEPEST:
+        raise UnlearnError(f"{where[:40]}... is nested over {_DEEPEST} deep: give a flatter value.")
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
                 # JSON would turn 1 into "1" and so make two different specs one.
                 raise UnlearnError(f"{where} has the key {key!r}: use text for every key.")
-        return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
+        return {key: _plain(item, f"{where}.{key}", depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return [_plain(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
     raise UnlearnError(
         f"{where} is a {type(value).__name__}, which JSON does not know: "
         "give text, numbers, true or false, lists or dictionaries."
@@ -175,6 +185,12 @@ class Record:
         for each in dataclasses.fields(self):
             object.__setattr__(self, each.name, _plain(getattr(self, each.name), each.name))
         _check_key(self.key)
+        for name, kind in _FIELD_TYPES.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise UnlearnError(
+                    f"a record's {name} is a {type(value).__name__}: give a {kind.__name__}."
+                )
         if self.status not in STATUSES:
             raise unknown("record status", self.status, STATUSES)
         if (self.status == "diverged") != (self.diverged_at is not None):
@@ -218,6 +234,21 @@ class Record:
         }
 
 
+# Checked on creation: a record from outside may have a digest that fits and still be none.
+_FIELD_TYPES: dict[str, type] = {
+    "kind": str,
+    "status": str,
+    "spec": dict,
+    "data_hash": str,
+    "model_hash": str,
+    "metrics": dict,
+    "trajectory": list,
+    "documents": dict,
+    "provenance": dict,
+    "extra": dict,
+}
+
+
 def _check_key(key: object) -> str:
     """`key`, if it is one; it becomes a file name, so nothing else may pass."""
     if not isinstance(key, str) or not _KEY.fullmatch(key):
@@ -258,7 +289,7 @@ def _unpack(raw: bytes, key: str, where: str) -> Record:
         if not intact:
             raise _Damaged("its digest does not match")
         record = Record.from_json(body)
-    except (UnlearnError, AttributeError, TypeError) as error:
+    except (UnlearnError, AttributeError, TypeError, RecursionError) as error:
         raise _Damaged(str(error)) from None
     if record.key != key:
         raise _Damaged(f"it holds the record {record.key}")
@@ -549,6 +580,7 @@ class Store:
             {
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
+                "born": _born(os.getpid()),
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
                 "token": uuid.uuid4().hex,
             }
@@ -605,14 +637,19 @@ def _abandoned(claim: tuple[bytes, float], folder: Path, stale_after: float) -> 
         return True
     try:
         owner = json.loads(content)
-        host, pid = owner["host"], int(owner["pid"])
-    except (ValueError, KeyError, TypeError):
+        host, pid, born = owner["host"], int(owner["pid"]), owner.get("born")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False  # it names nobody: only its age can tell
-    return host == socket.gethostname() and not _is_alive(pid)
+    return host == socket.gethostname() and not _is_alive(pid, born)
 
 
-def _is_alive(pid: int) -> bool:
-    """Whether a process of this host exists; True where the system cannot be asked harmlessly."""
+def _is_alive(pid: int, born: object = None) -> bool:
+    """Whether a process of this host exists; True where the system cannot be asked harmlessly.
+
+    Numbers of processes are used again, at once where a container starts anew: a process that
+    began at another time than `born` is another one. One that was killed and is only waiting for
+    its parent to hear of it is not alive.
+    """
     if os.name == "nt":  # there, os.kill would end the process
         return True
     try:
@@ -621,7 +658,19 @@ def _is_alive(pid: int) -> bool:
         return False
     except PermissionError:
         pass  # it exists and belongs to somebody else
-    return True
+    now = _born(pid)
+    return now != "" and (now is None or not born or now == born)
+
+
+def _born(pid: int) -> str | None:
+    """When a process began (boot and clock tick), "" if it has ended; None off Linux."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        state, ticks = fields[0], int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None
+    return "" if state in (b"Z", b"X") else f"{boot}:{ticks}"
 
 
 # --- published records -----------------------------------------------------------------------
@@ -635,9 +684,16 @@ def _row(record: Record) -> dict[str, Any]:
     row: dict[str, Any] = {"key": record.key, "kind": record.kind, "status": record.status}
     for name, kind in _SPEC_COLUMNS.items():
         value = record.spec.get(name)
-        row[name] = value if type(value) is kind else None
+        row[name] = value if type(value) is kind and _fits_column(value) else None
     row["record"] = _pack(record)
     return row
+
+
+def _fits_column(value: Any) -> bool:
+    """Whether Parquet can hold a text (not half a surrogate pair) or a number (64 bits)."""
+    if isinstance(value, str):
+        return value.isascii() or value == value.encode("utf-8", "replace").decode("utf-8")
+    return -(2**63) <= int(value) < 2**63
 
 
 def write_parquet(records: Iterable[Record], path: Path) -> None:

@@ -13,7 +13,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -385,8 +385,7 @@ def run_study(
     open_one = benches or (lambda p, d: open_bench(p, d))
     records: list[Record] = []
     baselines: list[Record] = []
-    opened: dict[str, Bench] = {}
-    grid: list[tuple[str, RunSpec]] = []
+    grid: list[tuple[RunSpec, str | None]] = []  # and the run's key, where its bench was opened
     computed = busy = 0
     places = itertools.count()
     for domain in domains:
@@ -395,13 +394,14 @@ def run_study(
             for spec in study.runs(profile, domain)
             if (methods is None or spec.method in methods) and (seeds is None or spec.seed in seeds)
         ]
-        grid += [(domain, spec) for spec in specs]
         # An oracle keeps its place where there is none: no shard depends on what is at hand.
         whole = [(next(places), wanted) for wanted in (*BASELINES, *specs)]
         mine = [wanted for place, wanted in whole if shard is None or shard.takes(place)]
-        if not mine:
-            continue  # spare the loading
-        bench = opened[domain] = open_one(profile, domain)
+        if not mine:  # spare the loading
+            grid += [(spec, None) for spec in specs]
+            continue
+        bench = open_one(profile, domain)
+        grid += [(spec, key_of(bench, spec)) for spec in specs]
         bar = tqdm(mine, desc=f"{name} {domain}", disable=not progress)
         for wanted in bar:
             if wanted == "oracle" and bench.oracle is None:
@@ -421,30 +421,24 @@ def run_study(
                         )
                         computed += 1
             (records if is_run else baselines).append(library.get(key))
-    left = 0 if shard is None else _left(grid, opened, library)
+    left = 0 if shard is None else _left(grid, library)
     return StudyResult(records, baselines, computed, busy, len(grid), left)
 
 
-def _left(
-    grid: Sequence[tuple[str, RunSpec]], opened: Mapping[str, Bench], library: Library
-) -> int:
+def _left(grid: Sequence[tuple[RunSpec, str | None]], library: Library) -> int:
     """How many runs of a grid have no record.
 
-    Loading models only to count would be dear: in domains that are not `opened` a run counts as
-    recorded if any record has its spec.
+    Loading models only to count would be dear: a run whose key is not known counts as recorded
+    if any record has its spec.
     """
-    elsewhere: set[str] = set()
-    if any(domain not in opened for domain, _ in grid):
-        elsewhere = {
-            json.dumps(record.spec, sort_keys=True)
-            for record in library.records()
-            if record.kind == "run"
-        }
+    specs: set[str] = set()
+    if any(key is None for _, key in grid):
+        specs = {json.dumps(r.spec, sort_keys=True) for r in library.records() if r.kind == "run"}
     return sum(
-        key_of(opened[domain], spec) not in library
-        if domain in opened
-        else json.dumps(spec.as_dict(), sort_keys=True) not in elsewhere
-        for domain, spec in grid
+        json.dumps(spec.as_dict(), sort_keys=True) not in specs
+        if key is None
+        else key not in library
+        for spec, key in grid
     )
 
 
