@@ -207,19 +207,16 @@ def region_study(domains: tuple[str, ...] = DOMAINS) -> list[Record]:
 
 
 def swept_study(name: str, domains: tuple[str, ...] = DOMAINS) -> list[Record]:
-    """A study of one swept setting; the data folder must hold `settings.json`."""
-    specs = [spec for d in domains for spec in STUDIES[name].runs("lab", d)]
+    """A study of one swept setting, at the made-up learning rates."""
     fields = ("batch_size", "retain_weight", "forget_size", "schedule", "warmup")
     return [
-        run(
-            spec.domain,
-            spec.method,
-            spec.seed,
-            spec.learning_rate,
-            **{name: getattr(spec, name) for name in fields},
-        )
-        for spec in specs
+        run(s.domain, s.method, s.seed, None, **{field: getattr(s, field) for field in fields})
+        for domain in domains
+        for s in STUDIES[name].runs("lab", domain)
     ]
+
+
+SWEPT = ("batch_size", "retain_weight", "forget_size", "schedule")
 
 
 def write_results(folder: Path) -> Path:
@@ -232,6 +229,8 @@ def write_results(folder: Path) -> Path:
         "main": main_study(),
         "trajectory": trajectory_study(),
         "alignment": alignment_study(),
+        "robust_region": region_study(),
+        **{name: swept_study(name) for name in SWEPT},
         "baselines": baselines(),
     }.items():
         write_parquet(records, folder / "results" / f"lab-{name}.parquet")

@@ -15,7 +15,7 @@ import pytest
 import synthetic
 from matplotlib.colors import to_rgb
 
-from unlearnlib import figures, tables
+from unlearnlib import figures, sweeps, tables
 from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import PAPER_METHODS
 from unlearnlib.spec import DOMAINS
@@ -29,6 +29,8 @@ STUDIES = {
     "main": synthetic.main_study(),
     "rates": synthetic.rates_study(),
     "trajectory": synthetic.trajectory_study(),
+    "region": synthetic.region_study(),
+    **{name: synthetic.swept_study(name) for name in synthetic.SWEPT},
 }
 RETRAINING = {d: tables.Retraining(5e6, 600.0, 1.2e6) for d in DOMAINS}
 FIGURES: dict[str, tuple[str, Draw]] = {
@@ -42,6 +44,19 @@ FIGURES: dict[str, tuple[str, Draw]] = {
         "main",
         lambda r, b: figures.cost_ratio(tables.cost_ratios(r, RETRAINING)),
     ),
+    "robust_region": ("region", figures.robust_region),
+    "robust_region_by_target": (
+        "region",
+        lambda r, b: figures.robust_region(r, b, "target"),
+    ),
+    "region_shares": ("region", figures.region_shares),
+    "updates": ("region", lambda r, b: figures.swept(sweeps.at_rate(r, 3e-4), b, "updates")),
+    "batch_size": ("batch_size", lambda r, b: figures.swept(r, b, "batch_size")),
+    "retain_weight": ("retain_weight", lambda r, b: figures.swept(r, b, "retain_weight")),
+    "forget_size": ("forget_size", lambda r, b: figures.swept(r, b, "forget_size")),
+    "schedules": ("schedule", figures.schedules),
+    "stops": ("trajectory", figures.stops),
+    "ways": ("main", figures.ways),
     "loss_terms": ("trajectory", lambda r, b: figures.loss_terms(r[0])),
     "run_trajectory": ("trajectory", lambda r, b: figures.run_trajectory(r[0], b)),
 }
@@ -206,6 +221,49 @@ def test_the_target_can_be_drawn_without_an_oracle_or_numbers(x: float) -> None:
     vanilla = [b for b in BASELINES if b.spec["baseline"] == "vanilla"]
     drawn(figures.target_check(vanilla))
     drawn(figures.target_check([spoilt(b, x) for b in BASELINES]))
+
+
+@pytest.mark.parametrize("x", [math.nan, math.inf])
+def test_the_target_by_size_can_be_drawn_without_an_oracle_or_numbers(x: float) -> None:
+    vanilla = [b for b in BASELINES if b.spec["baseline"] == "vanilla"]
+    assert "no oracle" in figures.target_sizes(vanilla, (1, 8)).alt
+    drawn(figures.target_sizes(vanilla, (1, 8)))
+    drawn(figures.target_sizes([spoilt(b, x) for b in BASELINES], (1, 8)))
+
+
+def test_the_map_of_the_region_marks_usable_harmed_and_diverged_settings() -> None:
+    run = synthetic.run("books", "ga_gd_in_dist", updates=6, probe_every=3)
+    truth, vanilla = (
+        tables.baseline_value(BASELINES, "books", which, metric)
+        for which, metric in (("oracle", "forget/perplexity"), ("vanilla", "general/perplexity"))
+    )
+    rows = [
+        {"update": 3, "forget/perplexity": truth, "general/perplexity": vanilla},
+        {"update": 6, "forget/perplexity": truth, "general/perplexity": 2 * vanilla},
+    ]
+    broken = replace(
+        synthetic.run("books", "ga_gd_in_dist", rate=1e-2, updates=6, probe_every=3),
+        status="diverged",
+        diverged_at=5,
+        trajectory=rows[:1],
+    )
+    plate = figures.robust_region([replace(run, trajectory=rows), broken], BASELINES)
+    marks = {
+        name: [line for line in plate.axes[0].lines if line.get_marker() == look["marker"]]
+        for name, look in (("usable", {"marker": "o"}), ("broken", {"marker": "x"}))
+    }
+    usable, harmed = marks["usable"]
+    assert len(usable.get_xdata()) == 2 and len(harmed.get_xdata()) == 1
+    assert len(marks["broken"][0].get_xdata()) == 1
+    assert "GA + GD, in-dist. 2 of 4; 1 diverged" in plate.alt
+
+
+def test_the_lines_of_a_sweep_over_documents_follow_the_documents() -> None:
+    plate = figures.swept(STUDIES["forget_size"], BASELINES, "forget_size")
+    record = tables.baseline_record(BASELINES, "books", "oracle")
+    assert record is not None
+    ends = [tables.number(sweeps.first_perplexity(record, "forget", n)) for n in (1, 64)]
+    assert f"Oracle (truth) {ends[0]} to {ends[1]}" in plate.alt
 
 
 def test_document_lengths_say_how_many_documents_there_are() -> None:

@@ -1,0 +1,325 @@
+"""What a setting does, and when the target misleads, is read off the records and nothing else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import synthetic
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unlearnlib import sweeps, tables
+from unlearnlib.errors import UnlearnError
+from unlearnlib.store import Record
+from unlearnlib.study import REGION_RATES, RETAIN_WEIGHTS, SIZES
+
+BASELINES = synthetic.baselines()
+REGION = synthetic.region_study(("books",))
+TOLERANCE = sweeps.Tolerance(near=1.25, harmless=1.05)
+
+
+def base(which: str, metric: str = sweeps.FORGET) -> float:
+    return tables.baseline_value(BASELINES, "books", which, metric)
+
+
+def probed(*perplexities: float, general: float = 1.0, step: int = 1, **more: object) -> Record:
+    """A run on books whose forget perplexity went through these values, from update 0."""
+    run = synthetic.run(
+        "books", "ga_gd_in_dist", updates=step * (len(perplexities) - 1), probe_every=step
+    )
+    vanilla = base("vanilla", sweeps.GENERAL)
+    rows = [
+        {"update": step * i, sweeps.FORGET: x, sweeps.GENERAL: general * vanilla}
+        for i, x in enumerate(perplexities)
+    ]
+    return replace(run, trajectory=rows, **more)
+
+
+# --- what is usable
+
+
+@pytest.mark.parametrize(
+    ("forget", "general", "allowed"),
+    [
+        (10.0, 5.0, True),
+        (12.5, 5.25, True),
+        (8.0, 5.0, True),
+        (12.6, 5.0, False),
+        (7.9, 5.0, False),
+        (10.0, 5.26, False),
+        (10.0, math.nan, False),
+        (math.nan, 5.0, False),
+        (math.inf, 5.0, False),
+        (0.0, 5.0, False),
+    ],
+)
+def test_a_setting_is_usable_within_the_factor_either_way_and_without_harm(
+    forget: float, general: float, allowed: bool
+) -> None:
+    assert TOLERANCE.allows(forget, general, yardstick=10.0, vanilla=5.0) is allowed
+
+
+def test_without_a_yardstick_nothing_is_usable() -> None:
+    assert not TOLERANCE.allows(10.0, 5.0, math.nan, 5.0)
+    assert not TOLERANCE.allows(10.0, 5.0, 10.0, math.nan)
+
+
+# --- the robust region
+
+
+def test_the_updates_of_a_probed_run_are_settings_of_the_grid() -> None:
+    cells = [c for c in sweeps.region_cells(REGION) if c.method == "ga_kl_in_dist"]
+    assert {(c.learning_rate, c.updates) for c in cells} == {
+        (rate, updates) for rate in REGION_RATES for updates in range(3, 25, 3)
+    }
+
+
+def test_a_run_that_diverged_has_broken_settings_from_there_on() -> None:
+    run = probed(3.0, 4.0, 5.0, math.nan, math.nan, step=3, status="diverged", diverged_at=7)
+    cells = sweeps.region_cells([run])
+    assert [(c.updates, c.broken) for c in cells] == [(3, False), (6, False), (9, True), (12, True)]
+
+
+def test_a_perplexity_that_is_not_finite_is_broken_and_one_never_measured_is_missing() -> None:
+    cells = sweeps.region_cells([probed(3.0, math.inf)])
+    assert [c.broken for c in cells] == [True]
+    unfinished = probed(3.0, 4.0, 5.0)
+    unfinished = replace(unfinished, trajectory=unfinished.trajectory[:2])
+    assert [c.broken for c in sweeps.region_cells([unfinished])] == [False, False]
+    share = sweeps.region_shares([unfinished], BASELINES, TOLERANCE)["books", "ga_gd_in_dist"]
+    assert share.settings == 1
+
+
+def test_runs_without_probes_have_no_settings() -> None:
+    assert sweeps.region_cells([synthetic.run("books", "ga")]) == []
+
+
+def test_usable_settings_are_counted_by_the_yardstick_that_is_asked_for() -> None:
+    oracle, target = base("oracle"), base("target")
+    shifted = [
+        replace(b, metrics={**b.metrics, "approximate/perplexity": 3 * oracle})
+        if b.spec["baseline"] == "vanilla"
+        else b
+        for b in BASELINES
+    ]
+    assert target != 3 * oracle
+    run = probed(2.0, oracle, 3 * oracle, 3.1 * oracle)
+    for yardstick, usable in (("oracle", 1), ("target", 2)):
+        shares = sweeps.region_shares([run], shifted, TOLERANCE, yardstick)
+        assert shares["books", "ga_gd_in_dist"].usable == usable
+    table = sweeps.region_table([run], shifted, TOLERANCE)
+    assert table["both agree"].tolist() == ["0 of 3"]
+
+
+def test_harm_makes_a_setting_near_the_truth_unusable() -> None:
+    for general, usable in ((1.05, 1), (1.06, 0)):
+        shares = sweeps.region_shares(
+            [probed(2.0, base("oracle"), general=general)], BASELINES, TOLERANCE
+        )
+        assert shares["books", "ga_gd_in_dist"].usable == usable
+
+
+def test_a_domain_without_an_oracle_has_no_share_and_words_say_so() -> None:
+    vanilla = [b for b in BASELINES if b.spec["baseline"] == "vanilla"]
+    assert sweeps.region_shares(REGION, vanilla, TOLERANCE) == {}
+    assert "no oracle" in sweeps.region_in_words(REGION, vanilla, TOLERANCE)
+    assert set(sweeps.region_table(REGION, vanilla, TOLERANCE)["both agree"]) == {"–"}
+
+
+def test_wilsons_interval_is_that_of_the_textbook() -> None:
+    # 10 of 50: Brown, Cai and DasGupta's formula by hand.
+    low, high = sweeps.Share(10, 50).interval
+    assert (low, high) == pytest.approx((0.1124, 0.3304), abs=1e-4)
+    assert sweeps.Share(0, 56).interval[0] == 0.0
+    assert sweeps.Share(56, 56).interval[1] == pytest.approx(1.0)
+    assert math.isnan(sweeps.Share(0, 0).share)
+    assert str(sweeps.Share(0, 0)) == "–"
+
+
+@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_an_interval_holds_its_share_and_lies_in_zero_to_one(counts: tuple[int, int]) -> None:
+    share = sweeps.Share(*counts)
+    low, high = share.interval
+    assert 0 <= low <= share.share + 1e-12 and share.share <= high + 1e-12 and high <= 1
+
+
+# --- sweeps of one setting
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("batch_size", SIZES), ("retain_weight", RETAIN_WEIGHTS), ("forget_size", SIZES)],
+)
+def test_a_sweep_has_a_point_per_value_in_rising_order(
+    name: str, values: tuple[float, ...]
+) -> None:
+    records = synthetic.swept_study(name, ("books",))
+    points = [p for p in sweeps.points(records[::-1], name) if p.method == "ga_gd_in_dist"]
+    assert [p.x for p in points] == list(values)
+
+
+def test_a_sweep_over_updates_reads_the_probes_and_ends_where_a_run_diverged() -> None:
+    run = probed(3.0, 4.0, 5.0, math.nan, step=3, status="diverged", diverged_at=7)
+    points = sweeps.points([run], "updates")
+    assert [(p.x, p.diverged) for p in points] == [(3, False), (6, False), (9, True)]
+    assert [p[sweeps.FORGET] for p in points] == [4.0, 5.0, math.inf]
+    assert math.isnan(points[0]["no/such_metric"])
+
+
+def test_a_schedule_is_named_with_its_warm_up() -> None:
+    assert sweeps.shape_title({"schedule": "linear", "warmup": 0.25}) == "linear, 25 % warm-up"
+    assert sweeps.shape_title({"schedule": "cosine", "warmup": 0.0}) == "cosine"
+
+
+def test_a_sweep_over_what_is_no_setting_is_refused() -> None:
+    with pytest.raises(UnlearnError, match="'speed'"):
+        sweeps.points(REGION, "speed")
+
+
+def test_a_slice_takes_the_nearest_rate_of_the_grid() -> None:
+    assert {r.spec["learning_rate"] for r in sweeps.at_rate(REGION, 2.5e-4)} == {3e-4}
+    assert sweeps.at_rate([], 1e-3) == []
+
+
+def test_yardsticks_of_a_sweep_over_documents_are_those_of_the_documents() -> None:
+    oracle = tables.baseline_record(BASELINES, "books", "oracle")
+    assert oracle is not None
+    kept = oracle.documents["forget"]
+    two = math.exp(np.average(kept["nll"][:2], weights=kept["tokens"][:2]))
+    asked = ("books", "oracle", sweeps.FORGET, "forget_size", 2)
+    assert sweeps.yardstick_at(BASELINES, *asked) == pytest.approx(two)
+    target = sweeps.yardstick_at(BASELINES, "books", "target", sweeps.FORGET, "forget_size", 2)
+    assert target == base("target")
+    few, whole = (
+        sweeps.yardstick_at(BASELINES, "books", "vanilla", sweeps.KL, "forget_size", n)
+        for n in (2, 64)
+    )
+    assert math.isnan(few) and whole == base("vanilla", sweeps.KL)
+
+
+def test_the_perplexity_of_the_first_documents_takes_all_chunks_of_each() -> None:
+    record = replace(
+        BASELINES[0],
+        documents={
+            "forget": {"id": ["b#0", "a#0", "b#1"], "tokens": [10, 30, 10], "nll": [1.0, 2.0, 3.0]}
+        },
+    )
+    assert sweeps.documents_in(record) == 2
+    assert sweeps.first_perplexity(record, "forget", 1) == pytest.approx(math.exp(2.0))
+    assert sweeps.first_perplexity(record, "forget", 2) == pytest.approx(math.exp(2.0))
+    assert math.isnan(sweeps.first_perplexity(record, "forget", 3))
+    assert math.isnan(sweeps.first_perplexity(record, "retain", 1))
+
+
+def test_the_span_of_a_sweep_is_its_largest_value_over_its_least() -> None:
+    runs = [
+        replace(run, metrics={**run.metrics, sweeps.FORGET: x})
+        for run, x in zip(
+            synthetic.swept_study("batch_size", ("books",))[:7],
+            (2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0),
+            strict=True,
+        )
+    ]
+    assert sweeps.span(runs, BASELINES, "batch_size") == {"ga": pytest.approx(4.0)}
+    broken = [*runs[:-1], replace(runs[-1], status="diverged", diverged_at=1)]
+    assert sweeps.span(broken, BASELINES, "batch_size") == {"ga": math.inf}
+    assert math.isnan(sweeps.span(runs[:1], BASELINES, "batch_size")["ga"])
+    assert "GA ×4.00" in sweeps.swept_in_words(runs, BASELINES, "batch_size", TOLERANCE)
+
+
+def test_the_table_of_a_sweep_names_divergence_and_what_is_missing() -> None:
+    records = synthetic.swept_study("batch_size", ("books",))
+    changed = [replace(records[0], status="diverged", diverged_at=1), *records[2:]]
+    table = sweeps.swept_table(changed, BASELINES, "batch_size")
+    assert list(table.columns) == [f"{n}" for n in SIZES]
+    assert table.loc[("Books", "GA")].tolist()[:2] == ["diverged", "–"]
+
+
+@pytest.mark.parametrize("name", synthetic.SWEPT)
+def test_a_sweep_is_told_in_words_without_baselines_or_numbers(name: str) -> None:
+    records = synthetic.swept_study(name, ("books",))
+    lost = [replace(r, metrics={}) for r in records]
+    for found, baselines in ((records, []), (lost, BASELINES), (records, BASELINES)):
+        assert sweeps.swept_in_words(found, baselines, name, TOLERANCE)
+        assert len(sweeps.swept_table(found, baselines, name))
+
+
+# --- the target against the truth
+
+
+def alike(nll: float, split: str, which: str) -> Record:
+    """A baseline on books with two documents that are alike."""
+    record = synthetic.baseline("books", which)
+    scores = {"id": ["a#0", "b#0"], "tokens": [10, 10], "nll": [nll, nll]}
+    metrics = {**record.metrics, f"{split}/perplexity": math.exp(nll)}
+    return replace(record, documents={split: scores}, metrics=metrics)
+
+
+def test_of_documents_that_are_all_alike_every_request_is_alike() -> None:
+    pair = [alike(1.2, "approximate", "vanilla"), alike(1.0, "forget", "oracle")]
+    (one, two) = sweeps.target_ratios(pair, "books", (1, 2, 4), within=1.1)
+    for ratio in (one, two):
+        assert (ratio.low, ratio.first, ratio.high) == pytest.approx((math.exp(0.2),) * 3)
+        assert (ratio.off, ratio.early) == (1.0, 0.0)
+
+
+def test_the_target_is_surer_for_many_documents_than_for_one() -> None:
+    ratios = sweeps.target_ratios(BASELINES, "books", SIZES)
+    assert [r.size for r in ratios] == list(SIZES)
+    widths = [math.log(r.high / r.low) for r in ratios]
+    assert widths[0] > 2 * widths[-1]
+    assert all(r.low <= r.median <= r.high for r in ratios)
+    assert ratios == sweeps.target_ratios(BASELINES, "books", SIZES)
+
+
+def test_without_an_oracle_there_is_no_ratio_and_words_say_so() -> None:
+    vanilla = [b for b in BASELINES if b.spec["baseline"] == "vanilla"]
+    assert sweeps.target_ratios(vanilla, "books", SIZES) == []
+    assert len(sweeps.target_sizes_table(vanilla, SIZES)) == 0
+    assert "no oracle" in sweeps.target_sizes_in_words(vanilla, SIZES)
+
+
+def test_a_run_crosses_a_level_between_probes_evenly_in_the_logarithm() -> None:
+    run = probed(1.0, 2.0, 8.0)
+    assert sweeps.crossing(run, 4.0) == pytest.approx(1.5)
+    assert sweeps.crossing(run, 0.5) == 0.0
+    assert sweeps.crossing(run, 8.0) == pytest.approx(2.0)
+    assert sweeps.crossing(run, 9.0) == math.inf
+    assert sweeps.crossing(probed(1.0, math.nan, math.inf), 2.0) == 2.0
+    assert math.isnan(sweeps.crossing(run, math.nan))
+    assert math.isnan(sweeps.crossing(synthetic.run("books", "ga"), 2.0))
+
+
+@pytest.mark.parametrize(
+    ("by_target", "by_truth", "words"),
+    [
+        (3.0, 2.5, "0.5 updates late"),
+        (2.0, 3.2, "1.2 updates early"),
+        (2.0, 2.01, "with the truth"),
+        (math.inf, 2.0, "never, the truth does"),
+        (2.0, math.inf, "though the truth never does"),
+        (math.inf, math.inf, "–"),
+        (math.nan, 2.0, "–"),
+    ],
+)
+def test_late_is_after_the_truth_and_early_before_it(
+    by_target: float, by_truth: float, words: str
+) -> None:
+    stop = sweeps.Stop("books", "ga", 1e-4, by_target, by_truth)
+    assert sweeps.late_in_words(stop.late) == words
+
+
+def test_stops_are_found_for_every_probed_run_in_whole_updates_too() -> None:
+    truth, target = base("oracle"), base("target")
+    run = probed(1.0, min(truth, target) * 0.9, max(truth, target) * 1.1)
+    (stop,) = sweeps.stops([run, synthetic.run("books", "ga")], BASELINES)
+    assert 1 < stop.by_target < 2 and 1 < stop.by_truth < 2
+    assert (stop.late < 0) == (target < truth)
+    table = sweeps.stops_table([run], BASELINES)
+    assert table.iloc[0].tolist()[:2] == ["2", "2"]
+    assert "1 reach both levels" in sweeps.stops_in_words([run], BASELINES)
+    assert "0 reach both levels" in sweeps.stops_in_words([probed(1.0, 1.0)], BASELINES)
+    assert len(sweeps.stops_table([], BASELINES)) == 0

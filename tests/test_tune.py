@@ -1,0 +1,304 @@
+"""The guidelines as a search: simulated answers of a model, then a real, small one."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import QUIET, tiny_bench, tiny_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unlearnlib.cli import main
+from unlearnlib.engine import Part, optimise
+from unlearnlib.errors import UnlearnError
+from unlearnlib.methods import Descent
+from unlearnlib.models import load_model, model_hash, save_model
+from unlearnlib.report import trace_table
+from unlearnlib.run import execute
+from unlearnlib.search import HARM, LARGEST, NEAR, RUNS, Situation, Step, propose
+from unlearnlib.spec import RunSpec
+from unlearnlib.tune import tune
+
+SITUATION = Situation(forget=1.7, target=3.7, general=5.0, updates=12)
+
+
+def answer(
+    rate: float,
+    weight: float,
+    *,
+    dose: float,
+    power: float = 2.0,
+    harm: float = 0.02,
+    relief: float = 1.0,
+) -> Step:
+    """A model whose log-perplexity rises as (rate x updates / dose) ** power.
+
+    At the target general perplexity has risen by `harm` (as a logarithm), and `weight` of the
+    retain term divides that by weight ** relief, and the effect of the rate by weight ** 0.3.
+    """
+    path = [SITUATION.forget]
+    for update in range(1, SITUATION.updates + 1):
+        log = SITUATION.distance * (rate * update / dose / weight**0.3) ** power
+        path.append(SITUATION.forget * math.exp(min(log, 80.0)))
+        if path[-1] >= SITUATION.target:
+            break
+    end = len(path) - 1
+    if end > 1 and path[-1] > SITUATION.target:
+        before, after = (abs(math.log(p / SITUATION.target)) for p in path[-2:])
+        end -= before < after
+    reached = math.log(path[end] / SITUATION.forget) / SITUATION.distance
+    general = SITUATION.general * math.exp(min(harm * reached / weight**relief, 80.0))
+    return Step(rate, weight, tuple(path), end, general, "")
+
+
+def searched(**model: float) -> tuple[list[Step], str]:
+    """The steps of a search on such a model, and why it ended."""
+    steps: list[Step] = []
+    while True:
+        proposal = propose(steps, SITUATION)
+        if proposal.learning_rate is None:
+            return steps, proposal.reason
+        steps.append(answer(proposal.learning_rate, proposal.retain_weight, **model))
+
+
+def best(steps: list[Step]) -> float:
+    return min(step.shortfall(SITUATION) for step in steps)
+
+
+@settings(max_examples=300, deadline=None)
+@given(log_dose=st.floats(-5.3, -1.3), power=st.floats(1.0, 3.5))
+def test_the_dose_is_found_whatever_the_model_needs(log_dose: float, power: float) -> None:
+    """Doses from 5e-6 to 5e-2, with a first rate of 1e-4: four decades."""
+    steps, why = searched(dose=10**log_dose, power=power)
+    assert len(steps) <= RUNS
+    assert best(steps) <= 0.06, why
+
+
+def test_near_the_first_rate_few_runs_are_needed() -> None:
+    for dose in (6e-4, 1.2e-3, 3e-3):
+        steps, why = searched(dose=dose)
+        assert best(steps) <= NEAR and len(steps) <= 5, why
+
+
+def test_nothing_to_forget_is_said_without_a_run() -> None:
+    known = dataclasses.replace(SITUATION, forget=3.7)
+    proposal = propose([], known)
+    assert proposal.learning_rate is None and "nothing to forget" in proposal.reason
+
+
+def test_harm_asks_for_more_weight_on_the_retain_term() -> None:
+    steps, _ = searched(dose=1.2e-3, harm=0.15)
+    weights = [step.retain_weight for step in steps]
+    assert weights[0] == 1 and max(weights) > 1 and weights == sorted(weights)
+    chosen = min(steps, key=lambda step: step.shortfall(SITUATION))
+    assert chosen.retain_weight > 1 and chosen.rise(SITUATION) <= HARM + NEAR
+
+
+def test_weight_that_does_not_help_ends_the_search() -> None:
+    steps, why = searched(dose=1.2e-3, harm=0.3, relief=-0.5)
+    chosen = min(steps, key=lambda step: step.shortfall(SITUATION))
+    assert chosen.retain_weight == 1
+    assert "less good than harm" in why or "used up" in why
+
+
+def test_no_rate_is_tried_twice_and_none_jumps_too_far() -> None:
+    steps, _ = searched(dose=0.03, harm=0.2)
+    seen = [(step.learning_rate, step.retain_weight) for step in steps]
+    assert len(set(seen)) == len(seen)
+    for a, b in itertools.pairwise(steps):
+        assert 1 / (LARGEST * 1.01) <= b.learning_rate / a.learning_rate <= LARGEST * 1.01
+
+
+def test_a_model_that_breaks_asks_for_a_lower_rate() -> None:
+    broken = Step(1e-4, 1.0, (1.7, math.inf), 1, math.inf, "")
+    assert broken.shortfall(SITUATION) == math.inf
+    proposal = propose([broken], SITUATION)
+    assert proposal.learning_rate is not None and proposal.learning_rate < 1e-4
+
+
+def test_the_crossing_lies_between_two_updates() -> None:
+    step = Step(1e-4, 1.0, (1.0, 2.0, 8.0), 2, 5.0, "")
+    situation = Situation(forget=1.0, target=4.0, general=5.0, updates=4)
+    assert step.crossing(situation) == pytest.approx(1.5)
+    assert dataclasses.replace(step, path=(1.0, 2.0, 3.0)).crossing(situation) is None
+
+
+def test_the_trace_table_shows_every_run() -> None:
+    steps, _ = searched(dose=1.2e-3)
+    rows = trace_table(steps, SITUATION)
+    assert [row[0] for row in rows] == [str(n) for n in range(1, len(steps) + 1)]
+
+
+# ---- a real model --------------------------------------------------------------------------------
+
+
+def spec(**more: Any) -> RunSpec:
+    return RunSpec(method="ga_gd_in_dist", updates=4, batch_size=3, **more)
+
+
+def remembered() -> Any:
+    """A bench whose model knows its forget set better than its approximate set."""
+    bench = tiny_bench(execution=QUIET)
+    learned = bench.model
+    optimise(
+        learned,
+        [Part("all", bench.chunks("forget"), Descent())],
+        updates=30,
+        batch_size=6,
+        rate=lambda _: 3e-3,
+        seed=0,
+        execution=QUIET,
+    )
+    return tiny_bench(model=learned, execution=QUIET)
+
+
+def test_tuning_ends_near_the_target_and_returns_that_model(tmp_path: Path) -> None:
+    bench = remembered()
+    untouched = model_hash(bench.model)
+    heard: list[str] = []
+    found = tune(
+        bench, spec(), start=1e-3, runs=6, trace=tmp_path, told=lambda _, p: heard.append(p.reason)
+    )
+    assert model_hash(bench.model) == untouched
+    assert found.best is not None and found.record is not None
+    chosen = found.steps[found.best]
+    assert found.record.metrics["forget/perplexity"] == pytest.approx(
+        chosen.path[chosen.updates], rel=1e-4
+    )
+    assert found.record.spec["updates"] == chosen.updates
+    assert chosen.shortfall(found.situation) == min(
+        s.shortfall(found.situation) for s in found.steps
+    )
+    assert abs(chosen.gap(found.situation)) < abs(
+        math.log(found.situation.forget / found.situation.target)
+    )
+    assert len(heard) == len(found.steps) + 1 and heard[-1] == found.ending
+
+    # The record is that of a plain run with as many updates: anybody can repeat it.
+    again = execute(bench, RunSpec().replace(**found.record.spec))[1]
+    assert again.comparable() == found.record.comparable()
+
+
+def test_an_interrupted_search_goes_on_from_its_trace(tmp_path: Path) -> None:
+    bench = remembered()
+    whole = tune(bench, spec(), start=1e-3, runs=4, trace=tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def killed(number: int, _: object) -> None:
+        if number == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        tune(bench, spec(), start=1e-3, runs=4, trace=tmp_path / "cut", told=killed)
+    made: list[int] = []
+    again = tune(
+        bench, spec(), start=1e-3, runs=4, trace=tmp_path / "cut", told=lambda n, _: made.append(n)
+    )
+    assert made[0] == 3
+    assert [s.path for s in again.steps] == [s.path for s in whole.steps]
+    assert again.best == whole.best
+    assert model_hash(again.model) == model_hash(whole.model)
+    # Another search keeps a trace of its own.
+    tune(bench, spec(seed=1), start=1e-3, runs=1, trace=tmp_path / "cut")
+    assert len(list((tmp_path / "cut").iterdir())) == 2
+
+
+def test_a_damaged_trace_is_named(tmp_path: Path) -> None:
+    bench = remembered()
+    tune(bench, spec(), start=1e-3, runs=1, trace=tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_text(json.dumps({"steps": [{"rate": 1}]}))
+    with pytest.raises(UnlearnError, match=re.escape(path.name)):
+        tune(bench, spec(), start=1e-3, runs=1, trace=tmp_path)
+
+
+@pytest.mark.parametrize(("runs", "start"), [(0, 1e-4), (1, 0.0), (1, math.nan), (1, -1.0)])
+def test_a_search_that_cannot_be_made_is_an_error(runs: int, start: float) -> None:
+    with pytest.raises(UnlearnError, match="give numbers above 0"):
+        tune(tiny_bench(execution=QUIET), spec(), runs=runs, start=start)
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words of `unlearn tune` on a model and documents of one's own."""
+    bench = remembered()
+    save_model(bench.model.float(), tiny_tokenizer(), tmp_path / "<b>model")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path / "cache"))
+    words = ["tune", "--model", "<b>model", "--length", "32", "--updates", "4", "--device", "cpu"]
+    for name, split in (
+        ("forget", "forget"),
+        ("retain", "retain"),
+        ("approximate", "approximate"),
+        ("general", "general_evaluation"),
+    ):
+        rows = [json.dumps({"text": d.text}) for d in bench.data.split(split)]
+        Path(f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+        words += [f"--{name}", f"{name}.jsonl"]
+    return [*words, "--batch-size", "3", "--start", "1e-3", "--runs", "3", "--quiet"]
+
+
+def test_the_command_saves_the_model_and_a_report_that_needs_nothing_else(
+    own: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*own, "--out", "out", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["runs"] == len(values["steps"]) <= 3
+    assert model_hash(load_model("out")) != model_hash(load_model("<b>model"))
+    record = json.loads(Path("out/record.json").read_text())["record"]
+    assert "unlearn run" in record["provenance"]["command"]
+
+    page = Path("out/report.html").read_text()
+    for heading in (
+        "What was forgotten",
+        "How the setting was found",
+        "What the scores cannot say",
+    ):
+        assert f"<h2>{heading}</h2>" in page
+    assert "<b>model" not in page and "&lt;b&gt;model" in page
+    assert page.count("<img") == page.count("alt=") == 1
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert "<script" not in page
+    for text in (
+        json.loads(line)["text"] for line in Path("forget.jsonl").read_text().splitlines()
+    ):
+        assert text not in page
+    for step in values["steps"]:
+        assert f"{step['learning_rate']:.3g}" in page
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--learning-rate", "1e-4"], "learning_rate is given, and tuning decides it"),
+        (["--set", "retain_weight=2"], "retain_weight is given, and tuning decides it"),
+        (["--set", "schedule=linear"], "schedule is given, and tuning decides it"),
+        (["--start", "-1"], "start is -1.0"),
+    ],
+)
+def test_what_tuning_decides_cannot_be_given(
+    more: list[str], said: str, own: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*own, *more, "--out", "out"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.strip().splitlines()) == 1
+
+
+def test_tuning_needs_texts_that_were_never_seen(
+    own: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = own.index("--approximate")
+    assert main([*own[:at], *own[at + 2 :], "--out", "out"]) == 2
+    assert "tuning needs approximate documents" in capsys.readouterr().err
