@@ -20,7 +20,7 @@ STAMP := $(VENV)/.stamp
 # In a terminal pip shows how far it is; a log needs no progress bars.
 PIP_QUIET := $(if $(CI),--quiet --progress-bar off)
 
-.PHONY: help setup test book lab check lint format-check types notebooks format clean distclean
+.PHONY: help setup test book lab verify check lint format-check types notebooks format clean distclean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) \
@@ -48,6 +48,9 @@ book: $(STAMP) ## Execute the notebooks and build the book in _build/html
 
 lab: $(STAMP) ## Train the lab's models again, from scratch
 	$(BIN)/unlearn pretrain --profile lab
+
+verify: $(STAMP) ## Repeat ten published runs and compare every number (a few minutes)
+	$(BIN)/unlearn verify --profile lab --sample 10 --seed 0
 
 check: lint format-check types notebooks ## Check style, formatting, types and notebooks
 

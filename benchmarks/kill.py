@@ -2,8 +2,8 @@
 
     python benchmarks/kill.py [--kills 20] [--seed 0] [--out benchmarks/results/kill.json]
 
-Two processes work on one study (`rates`, four methods, 24 runs and two baselines of a model of a
-few thousand weights) in one store. One of them, drawn at random, gets SIGKILL after a random time
+Two processes work on one study (four methods, six seeds, three updates, hence 24 runs, and two
+baselines, of a model of a few thousand weights) in one store. One of them, drawn at random, gets SIGKILL after a random time
 and is started again, and so on; then both are left to finish. A third pass kills a writer before
 every single system call of claiming, filing and releasing a record, and in the middle of a write.
 
@@ -44,11 +44,13 @@ from unlearnlib.corpus.documents import SPLITS, Document  # noqa: E402
 from unlearnlib.corpus.fictitious import generate  # noqa: E402
 from unlearnlib.engine import Execution  # noqa: E402
 from unlearnlib.run import Bench  # noqa: E402
+from unlearnlib.spec import RunSpec  # noqa: E402
 from unlearnlib.store import Record, Store, provenance, run_key  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "kill.json"
 KILLS = 20
 METHODS = ("ga", "random_label", "ga_gd_in_dist", "ga_kl_general")
+SEEDS = range(6)
 DOCUMENTS, CHARACTERS = 4, 160  # of each split, and of each document
 PATIENCE = 300.0  # seconds after which a worker that should have ended counts as stuck
 # The calls through which the store changes the disk: a writer is killed before each of them.
@@ -88,11 +90,22 @@ def small_bench() -> Bench:
     return Bench(models[0], tokenizer, data, 64, 8, models[1], quiet)
 
 
+def grid(profile: str, domain: str) -> list[RunSpec]:
+    """The runs of the study `kill`: short ones, so that a kill is cheap."""
+    return [
+        RunSpec(profile, domain, method, 1e-3, updates=3, batch_size=DOCUMENTS, seed=seed)
+        for method in METHODS
+        for seed in SEEDS
+    ]
+
+
 def work(bench: Bench, root: Path, log: Path) -> study.StudyResult:
     """Do what is missing of the study; `log` gets a line for each computation that begins.
 
     A line is the key and whether its record was there already, which it never should be.
     """
+    name = "kill"
+    study.STUDIES[name] = study.Study(name, "many short runs", grid)
     execute, baseline = study.execute, study.baseline
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
 
@@ -111,16 +124,16 @@ def work(bench: Bench, root: Path, log: Path) -> study.StudyResult:
     study.execute, study.baseline = logged_execute, logged_baseline  # type: ignore[assignment]
     try:
         return study.run_study(
-            "rates",
+            name,
             domains=("books",),
             store=Store(root),
             fresh=True,
-            methods=METHODS,
             benches=lambda profile, domain: bench,
             progress=False,
         )
     finally:
         study.execute, study.baseline = execute, baseline
+        del study.STUDIES[name]
         os.close(handle)
 
 

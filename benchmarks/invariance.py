@@ -1,0 +1,149 @@
+"""Does the result depend on how it is computed? Every method, every way, two precisions.
+
+    python benchmarks/invariance.py benchmarks/results/invariance.json
+
+Runs the lab's model on a few of its books, five updates of 4 + 4 documents, once as a whole and
+then in every other way: micro-batches of 1, 2 and 4 chunks, packed, with recomputed activations,
+and divided among two processes that hold the whole model or a part of it each. Writes for every
+method, precision and way the largest difference of a parameter, relative to the largest change
+that the run made to one; and whether two runs alike are bit-identical.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from unlearnlib.engine import Execution
+from unlearnlib.methods import PAPER_METHODS
+from unlearnlib.models import model_hash
+from unlearnlib.run import Bench, execute, open_bench
+from unlearnlib.spec import RunSpec
+
+LIMITS = {
+    "forget": 8, "retain": 8, "approximate": 4, "general_retain": 8, "general_evaluation": 4,
+}  # fmt: skip
+PRECISIONS = ("float64", "float32")
+ALONE: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "again": {},
+    "micro-batches of 1": {"micro_chunks": 1},
+    "micro-batches of 2": {"micro_chunks": 2},
+    "micro-batches of 4": {"micro_chunks": 4},
+    "packed": {"packed": True},
+    "recomputed": {"recompute": True},
+}
+TOGETHER: dict[str, dict[str, Any]] = {
+    "two processes": {"micro_chunks": 2},
+    "two processes, sharded": {"micro_chunks": 2, "shard": True},
+    "two processes, sharded, packed, recomputed": {
+        "micro_chunks": 2, "shard": True, "packed": True, "recompute": True,
+    },
+}  # fmt: skip
+
+
+def run(bench: Bench, method: str, precision: str, way: dict[str, Any]) -> tuple[np.ndarray, str]:
+    """All parameters after the run, and the hash of the model."""
+    bench.execution = Execution(progress=False, **way)
+    spec = RunSpec(
+        "lab", "books", method, learning_rate=3e-4, updates=5, batch_size=4, precision=precision
+    )
+    model, _ = execute(bench, spec)
+    return flat(model), model_hash(model)
+
+
+def flat(model: Any) -> np.ndarray:
+    """All parameters in one vector."""
+    values = [p.detach().double().reshape(-1) for p in model.parameters()]
+    return torch.cat(values).numpy()
+
+
+def opened(precision: str) -> Bench:
+    """The bench in a precision: the model is loaded in it, so that hashes are of the same bits."""
+    return open_bench("lab", "books", limits=LIMITS, precision=precision)
+
+
+def worker(out: str) -> None:
+    """One of two processes: the parameters of every method, precision and way."""
+    from accelerate import PartialState
+
+    torch.set_num_threads(1)
+    world = PartialState(cpu=True)
+    found = {}
+    for precision in PRECISIONS:
+        bench = opened(precision)
+        for method in PAPER_METHODS:
+            for name, way in TOGETHER.items():
+                found[f"{precision}/{method}/{name}"] = run(bench, method, precision, way)[0]
+    if world.is_main_process:
+        np.savez(out, **found)
+    world.destroy_process_group()
+
+
+def main() -> None:
+    """Run every way and write the differences."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--worker", action="store_true", help="used by the script itself")
+    args = parser.parse_args()
+    if args.worker:
+        worker(str(args.out))
+        return
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        together = Path(scratch) / "together.npz"
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        subprocess.run(
+            [*launcher, "--nproc-per-node", "2", __file__, str(together), "--worker"],
+            check=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        )
+        with np.load(together) as others:
+            for precision in PRECISIONS:
+                bench = opened(precision)
+                start = flat(bench.model)
+                for method in PAPER_METHODS:
+                    whole, first = run(bench, method, precision, {})
+                    scale = float(np.abs(whole - start).max())
+                    results = {
+                        name: run(bench, method, precision, way)
+                        for name, way in ALONE.items()
+                        if name != "whole"
+                    }
+                    ways = {name: vector for name, (vector, _) in results.items()}
+                    ways |= {name: others[f"{precision}/{method}/{name}"] for name in TOGETHER}
+                    for name, vector in ways.items():
+                        difference = float(np.abs(vector - whole).max())
+                        rows.append(
+                            {
+                                "precision": precision,
+                                "method": method,
+                                "way": name,
+                                "difference": difference / scale,
+                                "identical": name in results and results[name][1] == first,
+                            }
+                        )
+                        print(precision, method, name, f"{difference / scale:.2e}", flush=True)
+    body = {
+        "updates": 5,
+        "documents": "4 + 4 per update",
+        "parameters": int(start.size),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "rows": rows,
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(body, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
