@@ -3,9 +3,10 @@
     python benchmarks/kill.py [--kills 20] [--seed 0] [--out benchmarks/results/kill.json]
 
 Two processes work on one study (four methods, six seeds, three updates, hence 24 runs, and two
-baselines, of a model of a few thousand weights) in one store. One of them, drawn at random, gets SIGKILL after a random time
-and is started again, and so on; then both are left to finish. A third pass kills a writer before
-every single system call of claiming, filing and releasing a record, and in the middle of a write.
+baselines, of a model of a few thousand weights) in one store. One of them, drawn at random, gets
+SIGKILL after a random time and is started again, and so on; then both are left to finish. In a
+second experiment a writer is killed before every single system call of claiming, filing and
+releasing a record, and in the middle of the write.
 
 Expected: every key has one record and only one, equal to that of a study that nobody disturbed;
 no file of a record changes once it is there; nothing recorded is computed again; what the killed

@@ -26,6 +26,7 @@ from helpers import (
 
 import unlearnlib
 from unlearnlib.corpus.documents import Document
+from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics import mean_kl, perplexity
 from unlearnlib.models import model_hash, save_model
@@ -216,6 +217,79 @@ def test_a_diverged_run_is_repeated_exactly() -> None:
     spec = spec_of(learning_rate=1e30, updates=6)
     first, second = (execute(bench_of(), spec)[1] for _ in range(2))
     assert first.comparable() == second.comparable()
+
+
+# ---- requests, one after another; runs that end early ---------------------------------------
+
+
+@pytest.mark.parametrize("method", ["ga", "ga_kl_in_dist", "random_label"])
+def test_requests_are_runs_one_after_another(method: str) -> None:
+    """Each with the next seed, on its own documents, from the model that the last one left."""
+    spec = spec_of(method=method, precision="float64", updates=2, batch_size=2)
+    model, record = execute(tiny_bench(), spec.replace(requests=3))
+
+    data, current = tiny_bench().data, tiny_bench().model
+    for number in range(3):
+        mine = dataclasses.replace(data, forget=data.forget[2 * number : 2 * number + 2])
+        current, _ = execute(tiny_bench(data=mine, model=current), spec.replace(seed=number))
+    torch.testing.assert_close(flat(model), flat(current), rtol=1e-12, atol=1e-12)
+    assert [row["update"] for row in record.trajectory] == [1, 2, 3, 4, 5, 6]
+
+
+def test_one_request_is_the_plain_run() -> None:
+    (_, plain), (_, one) = (execute(bench_of(), s) for s in (spec_of(), spec_of(requests=1)))
+    assert plain.key == one.key and plain.comparable() == one.comparable()
+
+
+def test_more_requests_than_documents_is_an_error() -> None:
+    with pytest.raises(UnlearnError, match="requests is 7, and there are 6 documents to forget"):
+        execute(bench_of(), spec_of(requests=7))
+
+
+def test_a_run_that_diverges_makes_no_further_request() -> None:
+    _, record = execute(bench_of(), spec_of(learning_rate=1e30, updates=4, requests=2))
+    assert record.status == "diverged" and record.diverged_at is not None
+    assert record.diverged_at == record.trajectory[-1]["update"] <= 4
+
+
+def test_a_run_that_is_ended_early_is_the_shorter_run() -> None:
+    asked: list[int] = []
+
+    def enough(model: Any, update: int) -> bool:
+        asked.append(update)
+        return update == 3
+
+    _, ended = execute(bench_of(), spec_of(updates=6), enough=enough)
+    _, short = execute(bench_of(), spec_of(updates=3))
+    assert asked == [1, 2, 3]
+    assert ended.key == short.key and ended.comparable() == short.comparable()
+
+
+@pytest.mark.parametrize("changes", [{"schedule": "linear"}, {"warmup": 0.5}, {"requests": 2}])
+def test_a_run_whose_beginning_knows_its_end_cannot_be_ended(changes: dict[str, Any]) -> None:
+    with pytest.raises(UnlearnError, match="cannot be ended early"):
+        execute(bench_of(), spec_of(**changes), enough=lambda *_: True)
+
+
+def test_a_run_of_the_library_goes_on_where_it_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path))
+    execution = Execution(progress=False, save_every=2)
+    spec = spec_of(method="ga_kl_in_dist", updates=5)
+    expected, record = execute(bench_of(), spec)
+
+    def killed(model: Any, update: int) -> bool:
+        if update == 3:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(bench_of(execution=execution), spec, enough=killed)
+    assert [p.stem for p in (tmp_path / "checkpoints").iterdir()] == [record.key]
+    model, again = execute(bench_of(execution=execution), spec)
+    assert torch.equal(flat(model), flat(expected))
+    assert again.comparable() == record.comparable()
 
 
 # ---- bad input ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import METHODS
-from unlearnlib.spec import DOMAINS, PROFILES, SCHEDULES, RunSpec, get_profile
+from unlearnlib.spec import DOMAINS, LATER_FIELDS, PROFILES, SCHEDULES, RunSpec, get_profile
 from unlearnlib.store import run_key
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -146,3 +147,25 @@ def test_a_cosine_schedule_is_half_way_down_in_the_middle() -> None:
 def test_no_rate_is_negative_or_above_the_peak(schedule: str, updates: int, warmup: float) -> None:
     for rate in rates(schedule=schedule, updates=updates, warmup=warmup):
         assert 0 <= rate <= 2.0
+
+
+def test_later_fields_at_their_defaults_leave_keys_as_they_were() -> None:
+    """Records were published before these fields came; their keys must stay valid."""
+    spec = RunSpec()
+    assert not set(LATER_FIELDS) & set(spec.as_dict())
+    assert RunSpec.from_dict(spec.as_dict()) == spec
+    changed = spec.replace(requests=2, optimizer="adamw_8bit")
+    assert set(LATER_FIELDS) < set(changed.as_dict())
+    assert RunSpec.from_dict(changed.as_dict()) == changed
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"requests": 0}, "requests is 0: give at least 1."),
+        ({"optimizer": "adam"}, "unknown optimizer 'adam': choose one of adamw"),
+    ],
+)
+def test_later_fields_are_checked_too(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UnlearnError, match=re.escape(said)):
+        RunSpec().replace(**changes)

@@ -1,0 +1,493 @@
+"""Killed, out of space, read-only, broken, or two at once: nothing recorded is lost or made twice.
+
+The workers of benchmarks/kill.py run in a process of their own, which forks them: a fork of this
+one would have its threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import re
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import tiny_bench, tiny_data, tiny_llama, tiny_tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unlearnlib import cli, store, study
+from unlearnlib.engine import Execution
+from unlearnlib.errors import UnlearnError
+from unlearnlib.models import load_model, model_hash, save_model
+from unlearnlib.run import Bench, execute, key_of
+from unlearnlib.spec import RunSpec
+from unlearnlib.store import FORMAT, Store
+from unlearnlib.study import Shard, Study, StudyResult, run_study
+
+PROJECT = Path(__file__).resolve().parent.parent
+KILL = PROJECT / "benchmarks" / "kill.py"
+SLURM = PROJECT / "configs" / "slurm" / "study.sh"
+METHODS = ("ga", "random_label", "ga_gd_in_dist")
+
+
+def one_sentence(error: pytest.ExceptionInfo[UnlearnError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text and text.endswith(".") and ": " in text
+    return text
+
+
+# --- killed --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What benchmarks/kill.py counts, with 20 kills."""
+    out = tmp_path_factory.mktemp("kill") / "kill.json"
+    done = subprocess.run(
+        [sys.executable, str(KILL), "--kills", "20", "--seed", "0", "--out", str(out)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+def test_a_study_killed_twenty_times_ends_in_the_records_of_an_undisturbed_one(
+    counts: dict[str, Any],
+) -> None:
+    drawn = counts["at_random"]
+    assert drawn["kills"] == 20 == len(drawn["moments"])
+    assert drawn["records_before_resuming"] < drawn["records_expected"]  # work was left
+    assert (drawn["runs"], drawn["baselines"]) == (24, 2)
+    assert drawn["records_expected"] == drawn["records_after"] == drawn["records_equal"] == 26
+    assert drawn["unexpected_records"] == drawn["busy_at_the_end"] == 0
+
+
+def test_nothing_recorded_is_computed_again_changed_or_lost(counts: dict[str, Any]) -> None:
+    drawn = counts["at_random"]
+    assert drawn["recomputed"] == drawn["rewritten"] == drawn["lost"] == 0
+    # What was begun twice is what a kill had ended: never more than the kills.
+    assert 0 < drawn["computations_lost_to_kills"] <= drawn["kills"]
+
+
+def test_nothing_half_written_is_taken_for_a_record(counts: dict[str, Any]) -> None:
+    drawn, steps = counts["at_random"], counts["at_every_step"]
+    assert drawn["unreadable"] == drawn["set_aside"] == 0
+    assert steps["steps"] > 20 and steps["partial_files"] > 0  # some did die in the middle
+    assert 0 < steps["filed_before_the_kill"] < steps["steps"]
+    assert steps["unreadable"] == steps["rewritten"] == steps["not_resumed"] == 0
+
+
+# --- a tiny study --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Callable[..., StudyResult]:
+    """Runs a study of six runs and a baseline per domain, on models of a few thousand weights."""
+
+    def grid(profile: str, domain: str) -> list[RunSpec]:
+        return [
+            RunSpec(profile, domain, method, 1e-3, updates=1, batch_size=2, seed=seed)
+            for method in METHODS
+            for seed in range(2)
+        ]
+
+    monkeypatch.setitem(study.STUDIES, "small", Study("small", "a few runs", grid))
+    made: dict[str, Bench] = {}
+
+    def open_one(profile: str, domain: str) -> Bench:
+        if domain not in made:
+            data = tiny_data(3, 4)
+            made[domain] = tiny_bench(
+                dtype=torch.float32, data=type(data)(**{**vars(data), "domain": domain})
+            )
+        return made[domain]
+
+    def run(root: Path, domains: tuple[str, ...] = ("books",), **more: Any) -> StudyResult:
+        return run_study(
+            "small",
+            domains=domains,
+            store=Store(root),
+            fresh=True,
+            benches=open_one,
+            progress=False,
+            **more,
+        )
+
+    return run
+
+
+def records_of(root: Path) -> dict[str, dict[str, Any]]:
+    return {record.key: record.comparable() for record in Store(root).records()}
+
+
+def files_of(root: Path) -> dict[str, tuple[int, int]]:
+    """Inode and time of the last change of each record's file."""
+    return {
+        path.name: (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in root.glob("records/??/*.json")
+    }
+
+
+# --- shards --------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 12), st.integers(0, 100))
+def test_shards_divide_a_study_without_gap_or_overlap(count: int, places: int) -> None:
+    shards = [Shard.parse(f"{number}/{count}") for number in range(1, count + 1)]
+    owners = [[str(shard) for shard in shards if shard.takes(place)] for place in range(places)]
+    assert all(len(owner) == 1 for owner in owners)
+    sizes = [sum(map(shard.takes, range(places))) for shard in shards]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "/", "1", "1/", "/2", "0/4", "5/4", "-1/4", "1/0", "0/0", "1/2/3", "a/b", "1.0/2", "1 /2",
+     "+1/2", "1_0/20", "²/3", "１/２", "1/2\n", "1/" + "9" * 5000],
+)  # fmt: skip
+def test_a_shard_that_is_none_is_one_sentence(text: str) -> None:
+    with pytest.raises(UnlearnError) as error:
+        Shard.parse(text)
+    assert "I/N" in str(error.value) and repr(text) in str(error.value)
+    assert str(error.value).endswith(".")
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_shards_together_are_the_whole_study(
+    count: int, small: Callable[..., StudyResult], tmp_path: Path
+) -> None:
+    domains = ("books", "arxiv")
+    whole = small(tmp_path / "whole", domains)
+    assert (whole.computed, whole.wanted) == (14, 12)  # and vanilla's scores on each domain
+    left, computed = [], []
+    for number in range(1, count + 1):
+        part = small(tmp_path / "shards", domains, shard=Shard(number, count))
+        assert part.busy == 0 and part.wanted == 12
+        assert len(part.records) + len(part.baselines) == part.computed
+        computed.append(part.computed)
+        left.append(part.left)
+    assert sum(computed) == 14 and left[-1] == 0
+    assert left == sorted(left, reverse=True) and len(set(left)) == count
+    assert records_of(tmp_path / "shards") == records_of(tmp_path / "whole")
+    gathered = small(tmp_path / "shards", domains)
+    assert gathered.computed == 0
+    assert [r.spec for r in gathered.records] == [r.spec for r in whole.records]
+
+
+def test_a_shard_that_starts_again_has_the_same_runs(
+    small: Callable[..., StudyResult], tmp_path: Path
+) -> None:
+    first = small(tmp_path, shard=Shard(2, 3))
+    small(tmp_path, methods=["ga"])  # what somebody else records meanwhile changes nothing
+    again = small(tmp_path, shard=Shard(2, 3))
+    assert [r.key for r in again.records] == [r.key for r in first.records]
+    assert (first.computed > 0, again.computed) == (True, 0)
+
+
+def test_more_shards_than_runs_leave_some_without_work(
+    small: Callable[..., StudyResult], tmp_path: Path
+) -> None:
+    part = small(tmp_path, shard=Shard(50, 99))
+    assert (part.records, part.baselines, part.computed, part.left) == ([], [], 0, 6)
+
+
+def test_the_slurm_example_is_a_command_of_ours_and_its_shards_are_all_of_them() -> None:
+    text = SLURM.read_text()
+    variables = dict(re.findall(r'^([A-Z]+)="?(?:\$\{[A-Z]+:-)?([^}"\n]+)\}?"?$', text, re.M))
+    (array,) = re.findall(r"^#SBATCH --array=1-(\d+)$", text, re.M)
+    assert variables["SHARDS"] == array
+    (line,) = [line for line in text.splitlines() if line.startswith("unlearn ")]
+    for task in range(1, int(array) + 1):
+        filled = line.replace("$SLURM_ARRAY_TASK_ID", str(task))
+        for name, value in variables.items():
+            filled = filled.replace(f"${name}", value)
+        assert "$" not in filled
+        args = cli.build_parser().parse_args(shlex.split(filled)[1:])
+        assert Shard.parse(args.shard) == Shard(task, int(array))
+        assert args.name in study.STUDIES and args.store and args.run is cli.study_command
+    assert subprocess.run(["bash", "-n", str(SLURM)], check=False).returncode == 0
+    # The command that gathers, in the comments, is one of ours too.
+    (gather,) = re.findall(r"^#   unlearn (study .*)$", text, re.M)
+    assert cli.build_parser().parse_args(shlex.split(gather)).shard is None
+
+
+# --- no space, no permission ---------------------------------------------------------------------
+
+
+@contextmanager
+def disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own, in memory; skips the test where that needs a right we lack."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        mounted = False
+    if not mounted:
+        pytest.skip("mounting a small disk needs root; the same is simulated in test_store.py")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def remount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
+def test_a_study_on_a_full_disk_is_one_sentence_and_goes_on_when_there_is_space(
+    small: Callable[..., StudyResult], tmp_path: Path
+) -> None:
+    small(tmp_path / "whole")
+    size = sum(p.stat().st_size for p in (tmp_path / "whole").glob("records/??/*"))
+    with disk(tmp_path / "disk", f"{size // 2 // 1024}k") as folder:
+        with pytest.raises(UnlearnError) as error:
+            small(folder / "runs")
+        assert "free some space" in one_sentence(error) and str(folder) in str(error.value)
+        before = files_of(folder / "runs")
+        whole = records_of(tmp_path / "whole")
+        assert 0 < len(before) < 7
+        assert records_of(folder / "runs").items() <= whole.items()
+        assert not list((folder / "runs").rglob("*.tmp"))
+        remount(folder, "size=16m")
+        again = small(folder / "runs")
+        assert again.computed == 7 - len(before)
+        assert records_of(folder / "runs") == whole
+        assert files_of(folder / "runs").items() >= before.items()
+
+
+def test_a_study_whose_disk_fills_at_any_moment_keeps_what_it_has(
+    small: Callable[..., StudyResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(tmp_path / "whole")
+    whole, real = records_of(tmp_path / "whole"), os.fsync
+    filled = 0
+    for allowed in range(0, 40, 7):
+        calls = iter(range(allowed))
+
+        def full(handle: int, calls: Iterator[int] = calls) -> None:
+            if next(calls, None) is None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            real(handle)
+
+        root = tmp_path / str(allowed)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(UnlearnError) as error:
+                small(root, methods=["ga"])
+        assert "free some space" in one_sentence(error)
+        before = files_of(root)
+        filled += len(before)
+        assert records_of(root).items() <= whole.items()
+        small(root, methods=["ga"])
+        assert files_of(root).items() >= before.items() and len(files_of(root)) == 3
+    assert filled > 0
+
+
+def test_a_read_only_store_is_read_and_a_missing_run_in_it_is_one_sentence(
+    small: Callable[..., StudyResult], tmp_path: Path
+) -> None:
+    with disk(tmp_path / "disk", "16m") as folder:
+        small(folder / "runs", methods=["ga"])
+        remount(folder, "ro")
+        read = small(folder / "runs", methods=["ga"])
+        assert (read.computed, len(read.records)) == (0, 2)
+        with pytest.raises(UnlearnError) as error:
+            small(folder / "runs")
+        assert "check its permissions or choose another folder" in one_sentence(error)
+
+
+def test_a_model_that_does_not_fit_on_the_disk_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    model = tiny_llama(dtype=torch.float32, hidden=64)
+    with disk(tmp_path / "disk", "128k") as folder:
+        with pytest.raises(UnlearnError) as error:
+            save_model(model, tiny_tokenizer(), folder / "model")
+        assert "free some space" in one_sentence(error)
+        assert list(folder.iterdir()) == []
+        remount(folder, "size=16m")
+        save_model(model, tiny_tokenizer(), folder / "model")
+        assert model_hash(load_model(folder / "model")) == model_hash(model)
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_sentence_and_the_store_is_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = RunSpec(updates=4, batch_size=2, learning_rate=1e-3, precision="float64", method="ga")
+    bench = tiny_bench(execution=Execution(progress=False, save_every=2))
+    with disk(tmp_path / "cache", "16k") as folder:
+        monkeypatch.setenv("UNLEARN_CACHE", str(folder))
+        with pytest.raises(UnlearnError) as error:
+            execute(bench, spec)
+        assert "free some space" in one_sentence(error)
+        assert not [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_a_study_leaves_a_store_of_a_newer_version_alone(
+    small: Callable[..., StudyResult], tmp_path: Path
+) -> None:
+    small(tmp_path, methods=["ga"])
+    (tmp_path / "format.json").write_text(json.dumps({"format": FORMAT + 1}))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UnlearnError) as error:
+        small(tmp_path)
+    assert "upgrade unlearnlib" in one_sentence(error)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_store_that_a_newer_version_takes_over_while_a_study_runs_gets_no_more_records(
+    small: Callable[..., StudyResult], tmp_path: Path
+) -> None:
+    small(tmp_path, methods=["ga"])
+    opened = Store(tmp_path)
+    (tmp_path / "format.json").write_text(json.dumps({"format": FORMAT + 1}))
+    before = files_of(tmp_path)
+    record = next(iter(opened.records()))
+    with pytest.raises(UnlearnError, match="upgrade unlearnlib"):
+        opened.put(record)
+    assert files_of(tmp_path) == before
+
+
+# --- truncated weights ---------------------------------------------------------------------------
+
+
+def test_weights_truncated_at_any_byte_are_one_sentence(tmp_path: Path) -> None:
+    save_model(tiny_llama(dtype=torch.float32), tiny_tokenizer(), tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    raw = weights.read_bytes()
+    draw = random.Random(7)
+    for length in (0, 1, 7, 8, len(raw) - 1, *(draw.randrange(len(raw)) for _ in range(12))):
+        weights.write_bytes(raw[:length])
+        with pytest.raises(UnlearnError) as error:
+            load_model(tmp_path / "model")
+        assert "corrupt" in one_sentence(error) and "model" in str(error.value)
+        assert weights.stat().st_size == length  # nobody else's file is touched
+    weights.write_bytes(raw)
+    load_model(tmp_path / "model")
+
+
+def test_a_run_whose_checkpoint_is_truncated_at_any_byte_begins_anew_and_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path))
+    spec = RunSpec(updates=4, batch_size=2, learning_rate=1e-3, precision="float64", method="ga")
+    plain = tiny_bench()
+    _, expected = execute(plain, spec)
+    bench = tiny_bench(execution=Execution(progress=False, save_every=2))
+    path = tmp_path / "checkpoints" / f"{key_of(bench, spec)}.safetensors"
+
+    class Stop(Exception):
+        pass
+
+    def stop(*_: object) -> bool:
+        raise Stop
+
+    def after_three(model: object, update: int) -> bool:
+        return stop() if update == 3 else False
+
+    with pytest.raises(Stop):
+        execute(bench, spec, enough=after_three)
+    raw = path.read_bytes()
+    draw = random.Random(11)
+    for length in (0, 8, len(raw) - 1, *(draw.randrange(len(raw)) for _ in range(6))):
+        path.write_bytes(raw[:length])
+        caplog.clear()
+        _, record = execute(bench, spec)
+        assert record.comparable() == expected.comparable()
+        assert "cannot be used" in caplog.text and not path.exists()
+    path.write_bytes(raw)
+    caplog.clear()
+    _, record = execute(bench, spec)
+    assert record.comparable() == expected.comparable() and "cannot be used" not in caplog.text
+
+
+# --- two at once ---------------------------------------------------------------------------------
+
+
+def test_two_workers_asked_for_the_same_study_at_once_compute_each_run_once(
+    small: Callable[..., StudyResult], tmp_path: Path
+) -> None:
+    barrier, results = threading.Barrier(2), []
+
+    def work() -> None:
+        barrier.wait(60)
+        results.append(small(tmp_path / "both"))
+
+    small(tmp_path / "alone")
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert len(results) == 2
+    assert sum(result.computed for result in results) == 7
+    assert records_of(tmp_path / "both") == records_of(tmp_path / "alone")
+
+
+def test_a_run_that_another_process_computes_is_refused_by_name(tmp_path: Path) -> None:
+    bench = tiny_bench()
+    key = key_of(bench, RunSpec(method="ga"))
+    with (
+        Store(tmp_path).claim(key) as mine,
+        pytest.raises(UnlearnError) as error,
+        cli._claimed(Store(tmp_path), key),
+    ):
+        raise AssertionError("the second process was let in")
+    assert mine and key[:12] in one_sentence(error) and "another process" in str(error.value)
+    with cli._claimed(Store(tmp_path), key):
+        pass  # and now it is free
+
+
+# --- claims of processes that are no more --------------------------------------------------------
+
+
+def claimed_by(root: Path, key: str, **owner: object) -> None:
+    path = root / "claims" / f"{key}.json"
+    path.parent.mkdir(exist_ok=True)
+    body = {"host": store.socket.gethostname(), "time": "", "token": "x", **owner}
+    path.write_text(json.dumps(body))
+
+
+def test_a_process_that_was_killed_and_not_yet_reaped_holds_no_claim(tmp_path: Path) -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("only Linux tells that a process is a zombie")
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        claimed_by(tmp_path, "a" * 64, pid=child.pid, born=store._born(child.pid))
+        with Store(tmp_path).claim("a" * 64) as mine:
+            assert not mine
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the table
+        with Store(tmp_path).claim("a" * 64) as mine:
+            assert mine
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_a_process_that_got_the_number_of_a_dead_one_holds_no_claim(tmp_path: Path) -> None:
+    if store._born(os.getpid()) is None:
+        pytest.skip("this system does not tell when a process began")
+    claimed_by(tmp_path, "a" * 64, pid=os.getpid(), born=store._born(os.getpid()))
+    with Store(tmp_path).claim("a" * 64) as mine:
+        assert not mine
+    claimed_by(tmp_path, "b" * 64, pid=os.getpid(), born="another boot:17")
+    with Store(tmp_path).claim("b" * 64) as mine:
+        assert mine
