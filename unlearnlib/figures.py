@@ -771,8 +771,9 @@ def robust_region(
                 place = steps.index(cell.updates), rates.index(cell.learning_rate)
                 if cell.broken:
                     marks["broken"].append(place)
-                elif cell.forget > 0 and mark > 0:
-                    ratio = min(max(math.log2(cell.forget / mark), -_CLIP), _CLIP)
+                elif cell.forget > 0 and 0 < mark < math.inf:
+                    ratio = math.log2(cell.forget) - math.log2(mark)
+                    ratio = min(max(ratio, -_CLIP), _CLIP)
                     grid[place[1], place[0]] = ratio
                     if sweeps.is_usable(cell, tolerance, mark, vanilla):
                         marks["usable"].append(place)
