@@ -331,14 +331,14 @@ def _robust(
         apart += ours.interval[0] > alone.interval[1]
         for method in pair:
             numbers[f"{domain}.{method}"] = shares[domain, method].usable
-        ranked = sorted(
-            ((s.usable, m) for (d, m), s in shares.items() if d == domain), reverse=True
-        )
-        best = [method_title(m) for usable, m in ranked if usable == ranked[0][0]]
-        parts.append(
-            f"{domain_title(domain)} {ours} against {alone} (most: {' and '.join(best)}, "
-            f"{ranked[0][0]})"
-        )
+        most = max(s.usable for (d, _), s in shares.items() if d == domain)
+        best = [
+            method_title(m)
+            for m in METHOD_TITLES
+            if (domain, m) in shares and shares[domain, m].usable == most
+        ]
+        leaders = f"most: {' and '.join(best)}, {most}" if most else "no method has any"
+        parts.append(f"{domain_title(domain)} {ours} against {alone} ({leaders})")
     numbers |= {"domains": len(domains), "wider": wider, "intervals_apart": apart}
     sentence = (
         f"Usable settings of {method_title(pair[0])} against {method_title(pair[1])}: "

@@ -484,11 +484,15 @@ def _specs(name: str, profile: str, domains: Sequence[str]) -> Specs:
 def _matching(
     specs: Specs, profile: str, domains: Sequence[str], store: Store | None
 ) -> StudyResult:
-    """The records of some specs, in their order, and the baselines of the domains."""
+    """The records of some specs, in their order, and the baselines of the domains.
+
+    Published ones come first; the local store fills in what was computed here and is not published.
+    """
     wanted = {json.dumps(spec.as_dict(), sort_keys=True): order for order, spec in enumerate(specs)}
     found: dict[int, Record] = {}
-    baselines: list[Record] = []
-    for record in open_library(store).records():
+    baselines: dict[str, Record] = {}
+    local = Library([], store or default_store())
+    for record in itertools.chain(open_library().records(), local.records()):
         if record.kind == "run":
             place = wanted.get(json.dumps(record.spec, sort_keys=True))
             if place is not None:
@@ -498,8 +502,10 @@ def _matching(
             and record.spec.get("profile") == profile
             and record.spec["domain"] in domains
         ):
-            baselines.append(record)
-    return StudyResult([found[place] for place in sorted(found)], baselines, 0, wanted=len(wanted))
+            baselines.setdefault(json.dumps(record.spec, sort_keys=True), record)
+    return StudyResult(
+        [found[place] for place in sorted(found)], list(baselines.values()), 0, wanted=len(wanted)
+    )
 
 
 def state_in_words(name: str, profile: str, result: StudyResult) -> str:
