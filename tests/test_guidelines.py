@@ -78,7 +78,7 @@ def test_the_design_case_decides_nothing() -> None:
     design = dataclasses.replace(SEARCH, design=True, domain="arxiv", seed=100)
     rows = [judged(), judged(search=design)]
     assert set(guidelines.held_out(rows)) == {("books", 200)}
-    assert "1 searches" in guidelines.in_words(rows)
+    assert "1 search on" in guidelines.in_words(rows)
     assert "(design)" in guidelines.table(rows).to_string()
 
 

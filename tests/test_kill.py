@@ -159,7 +159,7 @@ def test_shards_divide_a_study_without_gap_or_overlap(count: int, places: int) -
 @pytest.mark.parametrize(
     "text",
     ["", "/", "1", "1/", "/2", "0/4", "5/4", "-1/4", "1/0", "0/0", "1/2/3", "a/b", "1.0/2", "1 /2",
-     "+1/2", "1_0/20", "²/3", "１/２", "1/2\n", "1/" + "9" * 5000],
+     "+1/2", "1_0/20", "²/3", "\uff11/\uff12", "1/2\n", "1/" + "9" * 5000],
 )  # fmt: skip
 def test_a_shard_that_is_none_is_one_sentence(text: str) -> None:
     with pytest.raises(UnlearnError) as error:

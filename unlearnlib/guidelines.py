@@ -211,7 +211,8 @@ def in_words(rows: Iterable[Judged]) -> str:
     near = sum(row.tuned <= NEAR for row in rows)
     runs = [row.runs for row in rows]
     return (
-        f"{len(rows)} searches on domains and seeds that the design did not see took "
+        f"{len(rows)} {'search' if len(rows) == 1 else 'searches'} on domains and seeds that the "
+        "design did not see took "
         f"{min(runs)} to {max(runs)} runs each, against {rows[0].points} points of the grid. "
         f"{near} of them end with a shortfall of at most {number(NEAR)}; {beaten} end at or below "
         f"the best grid point’s; {lucky} end below what random search with as many runs would "
