@@ -277,8 +277,12 @@ def test_a_study_whose_disk_fills_at_any_moment_keeps_what_it_has(
 ) -> None:
     small(tmp_path / "whole")
     whole, real = records_of(tmp_path / "whole"), os.fsync
-    filled = 0
-    for allowed in range(0, 40, 7):
+    filled, synced = 0, []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: synced.append(handle) or real(handle))
+        small(tmp_path / "counted", methods=["ga"])
+    assert len(synced) > 5
+    for allowed in range(0, len(synced), max(1, len(synced) // 6)):
         calls = iter(range(allowed))
 
         def full(handle: int, calls: Iterator[int] = calls) -> None:

@@ -191,6 +191,8 @@ def _plain(model: Any, state: dict[str, Tensor]) -> Any:
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write model (safetensors) and tokenizer; the folder appears whole or not at all."""
+    from safetensors import SafetensorError
+
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
@@ -206,7 +208,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
                 os.replace(item, folder / item.name)
         else:
             staged.rename(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UnlearnError(
             f"the model cannot be written to {str(folder)!r} ({_first_line(error)}): choose "
             "another folder or free some space."

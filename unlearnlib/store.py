@@ -594,8 +594,15 @@ class Store:
             if held is not None and not _abandoned(held, folder, stale_after):
                 return None
             path = folder / (f"{key}.{last + 1}.json" if claims else f"{key}.json")
-            if not write_file(path, body):
-                continue  # somebody was faster
+            try:
+                if not write_file(path, body):
+                    continue  # somebody was faster
+            except UnlearnError:
+                # The folder could not be flushed: the file may be there, and nobody will own it.
+                with contextlib.suppress(OSError):
+                    if path.read_bytes() == body:
+                        path.unlink(missing_ok=True)
+                raise
             below = _read_claim(claims[last]) if held is not None else None
             if held is None or (below is not None and below[0] == held[0]):
                 return path, body
