@@ -85,6 +85,7 @@ def test_a_term_has_the_value_and_gradient_of_its_definition(
     name: str, at_a_time: int, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(objectives, "CHUNK_FLOATS", at_a_time * V)
+    monkeypatch.setattr(objectives, "CHUNK_POSITIONS", 1)
     case = Case(bias)
     assert positions_per_chunk(case.weight) == at_a_time
     term, kept, reference = TERMS[name]

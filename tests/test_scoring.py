@@ -76,6 +76,7 @@ def test_scores_are_those_of_full_logits_one_chunk_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(objectives, "CHUNK_FLOATS", floats)
+    monkeypatch.setattr(objectives, "CHUNK_POSITIONS", 1)
     scores = score_chunks(model, chunks, reference=Reference(oracle, chunks))
     assert scores.ids == tuple(chunk.id for chunk in chunks)
     assert len({len(chunk.tokens) for chunk in chunks}) > 1

@@ -270,8 +270,11 @@ def optimise(
             group["lr"] = rate(update)
         for name, parameter in model.named_parameters():
             if name in owned and parameter.grad is not None:
-                owned[name].grad = _local(parameter.grad)
+                owned[name].grad = _local(parameter.grad).to(owned[name].dtype)
+                if owned[name] is not parameter:
+                    parameter.grad = None
         stepper.step()
+        _hand_over(model, owned)
         if each is not None:
             row.update(each(update + 1) or {})
             model.train()
@@ -307,14 +310,29 @@ def _owned(model: nn.Module) -> dict[str, Tensor]:
     """What this process steps, by name: the trainable parameters, or its part of each.
 
     AdamW works element by element, so a part can be stepped as a plain tensor that shares the
-    parameter's memory; that spares the optimizer what it does not know of.
+    parameter's memory; that spares the optimizer what it does not know of. Of parameters in
+    bfloat16 a float32 copy is stepped (master weights): a step is mostly smaller than the gap
+    between two numbers of 8 bits, and would be rounded away.
     """
     reshard(model)
-    return {
-        name: nn.Parameter(p.to_local().detach()) if isinstance(p, DTensor) else p
-        for name, p in model.named_parameters()
-        if p.requires_grad
-    }
+    owned: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        tensor = _local(parameter)
+        if tensor.dtype in (torch.bfloat16, torch.float16):
+            owned[name] = nn.Parameter(tensor.detach().float())
+        else:
+            owned[name] = parameter if tensor is parameter else nn.Parameter(tensor.detach())
+    return owned
+
+
+@torch.no_grad()
+def _hand_over(model: nn.Module, owned: Mapping[str, Tensor]) -> None:
+    """Give the model what was stepped, where that is a copy in another dtype."""
+    for name, parameter in model.named_parameters():
+        if name in owned and owned[name].dtype != parameter.dtype:
+            _local(parameter).copy_(owned[name])
 
 
 def make_optimizer(
@@ -447,6 +465,7 @@ def _take_up(
                 if of == name and key != "parameter"
                 for value in (tensors[f"{key}/{name}"],)
             }
+    _hand_over(model, owned)
     outcome.trajectory = past["trajectory"]
     outcome.tokens = past["tokens"]
     logger.info("going on after update %d", done)
@@ -483,8 +502,12 @@ def _losses(
     batch = (collate_packed if packed else collate)(chunks, device)
     hidden = hidden_states(model, batch)[batch.target_mask]  # (N, H)
     head = head_of(model)
-    if hidden.dtype != head.weight.dtype:  # under autocast: the head in the products' dtype
-        head = Head(head.weight.to(hidden.dtype), head.bias)
+    if torch.is_autocast_enabled(device.type):
+        # Once for the micro-batch: left to itself autocast would convert the head anew for every
+        # chunk of positions.
+        narrow = torch.get_autocast_dtype(device.type)
+        hidden = hidden.to(narrow)
+        head = Head(head.weight.to(narrow), None if head.bias is None else head.bias.to(narrow))
     owner = torch.repeat_interleave(
         torch.tensor([p for p, _ in picks]), torch.tensor([c.targets for c in chunks])
     ).to(device)  # (N,) which part each target belongs to

@@ -20,13 +20,16 @@ import torch
 from torch import Tensor
 
 CHUNK_FLOATS = 1 << 20  # logits at a time: 4 MiB in float32, which a processor's cache holds
+# But with a large vocabulary that is a handful of positions, for each of which the whole head
+# would be read from memory: products need this many to be worth their reading.
+CHUNK_POSITIONS = 256
 CHUNK_FLOATS_GPU = 1 << 26  # a GPU wants larger products: 256 MiB
 
 
 def positions_per_chunk(weight: Tensor) -> int:
     """How many positions' logits are held at a time, for a head's (V, H) weight."""
     floats = CHUNK_FLOATS_GPU if weight.is_cuda else CHUNK_FLOATS
-    return max(1, floats // weight.shape[0])
+    return max(CHUNK_POSITIONS, floats // weight.shape[0])
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,10 @@ def _accumulate(
         if grad_h is not None:
             grad_h[rows] = narrow @ weight
         if grad_w is not None:
-            grad_w += narrow.T @ hidden[rows]
+            if grad_w.dtype == narrow.dtype:
+                grad_w.addmm_(narrow.T, hidden[rows])  # no second (V, H) for the product
+            else:
+                grad_w += narrow.T @ hidden[rows]
         if grad_b is not None:
             grad_b += gradient.sum(0)
     ctx.gradients = (
@@ -149,7 +155,7 @@ def _scaled(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
             "a term's gradients are freed by its first backward pass: compute it anew"
         )
     ctx.gradients = None  # they are as large as the head: free them at once
-    return tuple(None if g is None else g * outer.to(g.dtype) for g in gradients)
+    return tuple(None if g is None else g.mul_(outer.to(g.dtype)) for g in gradients)
 
 
 def cross_entropy(hidden: Tensor, head: Head, labels: Tensor, coefficient: Tensor) -> Tensor:

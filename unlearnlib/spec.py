@@ -127,7 +127,8 @@ class RunSpec:
     label_alignment   "aligned", or "release" for the authors' off-by-one
     forget_size       forget only the first this many documents (None: all)
     length            tokens per chunk (None: the profile's)
-    precision         dtype of the parameters while training
+    precision         dtype of the model while training; the optimizer steps bfloat16 models in
+                      float32 (master weights)
     probe_every       also evaluate every this many updates (0: only at the end)
     requests          forget in this many requests, one after another: the documents are divided
                       in their order, and each request gets `updates` updates of its own
