@@ -151,7 +151,9 @@ def train(
 
 
 @torch.no_grad()
-def perplexity_and_accuracy(model: Any, chunks: Sequence[Chunk], length: int) -> tuple[float, float]:
+def perplexity_and_accuracy(
+    model: Any, chunks: Sequence[Chunk], length: int
+) -> tuple[float, float]:
     """The first pass: perplexity and top-1 accuracy over the target tokens of `chunks`."""
     loss, right, count = 0.0, 0, 0
     device = next(model.parameters()).device

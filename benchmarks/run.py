@@ -54,7 +54,9 @@ def chunks_of(name: str, sizes: list[int], length: int, vocabulary: int) -> list
         for index, start in enumerate(range(0, size, length)):
             part = tuple(tokens[start : start + length])
             if len(part) >= MINIMUM_TOKENS:
-                made.append(Chunk(f"{name}-{number}#{index}", f"{name}-{number}", part, 3 * len(part)))
+                made.append(
+                    Chunk(f"{name}-{number}#{index}", f"{name}-{number}", part, 3 * len(part))
+                )
     return made
 
 
@@ -85,14 +87,14 @@ def ours(model: Any, work: str, data: dict[str, list[Any]], execution: Any) -> f
     from unlearnlib.engine import Part, keep_original, optimise
     from unlearnlib.methods import get_method
     from unlearnlib.metrics.membership import attack_scores
-    from unlearnlib.metrics.perplexity import perplexity, top1_accuracy
+    from unlearnlib.metrics.perplexity import accuracy, perplexity
     from unlearnlib.scoring import score_chunks
 
     start = clock()
     if work == "evaluation":
         for name, chunks in data.items():
             scores = score_chunks(model, chunks, execution=execution)
-            perplexity(scores), top1_accuracy(scores)
+            perplexity(scores), accuracy(scores)
             if name != "general":
                 attack_scores(scores)
         return clock() - start
@@ -174,9 +176,9 @@ def product_rate(dtype: Any, size: int = 2048) -> float:
 
 def memory_bytes() -> int:
     """This process's largest resident set so far, or the GPU's largest allocation."""
-    from unlearnlib.engine import peak_memory_bytes
-
     import torch
+
+    from unlearnlib.engine import peak_memory_bytes
 
     return peak_memory_bytes("cuda" if torch.cuda.is_available() else "cpu")
 

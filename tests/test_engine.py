@@ -553,3 +553,21 @@ def test_an_optimizer_without_its_package_names_it() -> None:
         pytest.skip("bitsandbytes is installed")
     with pytest.raises(UnlearnError, match="'adamw_8bit' needs the package bitsandbytes"):
         make_optimizer("adamw_8bit", [torch.zeros(1, requires_grad=True)])
+
+
+def test_steps_too_small_for_bfloat16_add_up() -> None:
+    """A step of 1e-5 is below the gap between neighbouring bfloat16 numbers near 0.02."""
+    model = tiny_llama().to(torch.bfloat16)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.02) if parameter.ndim == 1 else parameter.clamp_(-0.05, 0.05)
+    before = flat(model)
+    data = chunks_of("forget")
+    optimise(
+        model, [Part("forget", data, Descent())], updates=60, batch_size=len(data),
+        rate=lambda u: 1e-5, seed=0, execution=QUIET,
+    )  # fmt: skip
+    norms = torch.cat([p.detach().flatten() for p in model.parameters() if p.ndim == 1])
+    assert bool((norms != torch.tensor(0.02, dtype=torch.bfloat16)).any())
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert not np.array_equal(np.asarray(before), np.asarray(flat(model)))
