@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from unlearnlib import __version__
 from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.spec import DOMAINS, PROFILES, YOURS, RunSpec, get_profile
+from unlearnlib.spec import DOMAINS, PROFILES, YOURS, Profile, RunSpec, get_profile
 
 if TYPE_CHECKING:
     from unlearnlib.card import CardFacts
@@ -446,8 +446,15 @@ def _add_study(commands: Any) -> None:
 
 
 def _add_pretrain(commands: Any) -> None:
-    parser = _command(commands, "pretrain", "train the lab's models from scratch")
-    parser.add_argument("--profile", default="lab", help="only lab has models to be made here")
+    parser = _command(
+        commands, "pretrain", "make a profile's vanilla model and its oracles (exact retraining)"
+    )
+    parser.add_argument(
+        "--profile", default="lab", help="lab (from scratch), open or open_cpu (default: lab)"
+    )
+    _add_model(parser)
+    parser.add_argument("--corpora", metavar="FOLDER", help="local copy of the public texts")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--only", action="append", metavar="NAME", help="vanilla, oracle-books ...")
     parser.add_argument("--jobs", type=_count, default=1, help="models trained at the same time")
     parser.add_argument("--missing", action="store_true", help="leave models that are there alone")
@@ -641,14 +648,14 @@ def _domains(args: argparse.Namespace) -> tuple[str, ...]:
     profile = get_profile(args.profile)
     if args.domain:
         for domain in args.domain:
-            if domain not in DOMAINS:
-                raise unknown("domain", domain, DOMAINS)
+            if domain not in profile.domains:
+                raise unknown("domain", domain, profile.domains)
         return tuple(dict.fromkeys(args.domain))
     if profile.corpus == "hub":
         from unlearnlib.corpus.hub import HUB_DOMAINS
 
         return HUB_DOMAINS
-    return DOMAINS
+    return profile.domains
 
 
 def _columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -1400,12 +1407,20 @@ def _study_text(values: Mapping[str, Any], result: StudyResult) -> str:
 
 
 def pretrain_command(args: argparse.Namespace) -> Report:
-    """Train the lab's models: vanilla and the oracles."""
-    if get_profile(args.profile).model != "lab":
+    """Make a profile's models, vanilla and the oracles: from scratch, or by training further."""
+    scale = get_profile(args.profile)
+    if scale.continued:
+        return _train_further(args)
+    if scale.model != "lab":
         raise UnlearnError(
-            f"the model of profile {args.profile!r} comes pre-trained "
-            f"({PROFILES[args.profile].model}): only those of profile 'lab' are trained here."
+            f"the model of profile {args.profile!r} is used as it was published ({scale.model}): "
+            f"models are made for {', '.join(n for n, p in PROFILES.items() if _is_made(p))}."
         )
+    for flag in ("model", "corpora"):
+        if getattr(args, flag) is not None:
+            raise UnlearnError(
+                f"--{flag} is given, and the lab's models are made from nothing: leave it out."
+            )
     from unlearnlib.models import lab_checkpoint
     from unlearnlib.pretrain import LAB_MODELS
 
@@ -1442,6 +1457,61 @@ def pretrain_command(args: argparse.Namespace) -> Report:
         for r in records
     ]
     header = ("name", "parameters", "updates", "loss", "seconds")
+    text = _columns(header, [[m[h] for h in header] for m in models])
+    return Report({"profile": args.profile, "models": models}, text if models else "all are there")
+
+
+def _is_made(profile: Profile) -> bool:
+    return profile.continued or profile.model == "lab"
+
+
+def _train_further(args: argparse.Namespace) -> Report:
+    """Vanilla and oracles of a profile whose model is trained further."""
+    from unlearnlib.continued import continued_checkpoint, continued_names, train_further
+    from unlearnlib.engine import Execution
+
+    if args.jobs > 1:
+        raise UnlearnError(
+            f"--jobs is {args.jobs}, and oracles wait for vanilla's number of epochs: leave it out."
+        )
+    every = continued_names(args.profile)
+    for name in args.only or ():
+        if name not in every:
+            raise unknown("model", name, every)
+    names = [name for name in every if not args.only or name in args.only]
+    if args.missing:
+        names = [
+            n
+            for n in names
+            if not (continued_checkpoint(args.profile, n) / "model.safetensors").exists()
+        ]
+    device = _device(args.device)
+    _hush_transformers()
+    records = [
+        train_further(
+            args.profile,
+            name,
+            source=args.model,
+            corpora=args.corpora,
+            device=device,
+            execution=Execution(progress=not args.quiet),
+        )
+        for name in names
+    ]
+    models = [
+        {
+            "name": r["name"],
+            "folder": str(continued_checkpoint(args.profile, r["name"])),
+            "epochs": r["epochs"],
+            "updates": r["updates"],
+            "loss": r["losses"][-1],
+            "auc": min(v for k, v in r["history"][-1].items() if k.endswith("/loss/auc")),
+            "seconds": r["provenance"]["seconds"],
+            "model_hash": r["model_hash"],
+        }
+        for r in records
+    ]
+    header = ("name", "epochs", "updates", "loss", "auc", "seconds")
     text = _columns(header, [[m[h] for h in header] for m in models])
     return Report({"profile": args.profile, "models": models}, text if models else "all are there")
 

@@ -275,6 +275,9 @@ def optimise(
                     parameter.grad = None
         stepper.step()
         _hand_over(model, owned)
+        for name, parameter in model.named_parameters():
+            if name in owned and owned[name] is not parameter:
+                owned[name].grad = None  # float32: twice the model, not to be held on the way back
         if each is not None:
             row.update(each(update + 1) or {})
             model.train()
@@ -554,7 +557,13 @@ def _gather(parameters: Sequence[Tensor], sums: Tensor, world: Any) -> float:
     grads = [_local(p.grad) for p in parameters if p.grad is not None]
     if not grads:
         return 0.0
-    square = torch.stack([g.double().pow(2).sum() for g in grads]).sum()
+    # Piece by piece: a float64 copy of a large model's head alone is gigabytes.
+    norms = [
+        torch.linalg.vector_norm(piece, dtype=torch.float64)
+        for g in grads
+        for piece in g.reshape(-1).split(1 << 22)
+    ]
+    square = torch.stack(norms).pow(2).sum()
     if parts:
         dist.all_reduce(square)
     return float(square.sqrt())

@@ -109,6 +109,19 @@ def load_model(
     return disable_dropout(model).to(device)
 
 
+def model_config(source: str | Path) -> Any:
+    """The configuration of a model source, without its weights."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(_resolve(source), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UnlearnError(
+            f"no configuration can be read from {str(source)!r} ({_first_line(error)}): give a "
+            "folder with config.json, or a hub id that this machine can reach."
+        ) from error
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 

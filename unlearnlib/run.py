@@ -20,7 +20,7 @@ from torch import nn
 
 from unlearnlib import cost
 from unlearnlib.corpus.chunks import Chunk, cut
-from unlearnlib.corpus.documents import Document, DomainData
+from unlearnlib.corpus.documents import Document, DomainData, clip
 from unlearnlib.engine import (
     Checkpoint,
     Execution,
@@ -47,7 +47,7 @@ from unlearnlib.models import (
     shard,
 )
 from unlearnlib.scoring import Reference, as_documents, cloze_chunks, score_chunks
-from unlearnlib.spec import DOMAINS, YOURS, RunSpec, get_profile
+from unlearnlib.spec import YOURS, RunSpec, get_profile
 from unlearnlib.store import Record, provenance, run_key
 
 logger = logging.getLogger(__name__)
@@ -67,11 +67,14 @@ def load_domain(
     """The five splits of a domain at a profile.
 
     `folder` is a local copy of the public texts ("open") or of the hub's data set ("paper");
-    `limits` cuts splits to their first so many documents.
+    `limits` cuts splits to their first so many documents, in place of the profile's own limits.
+    A profile whose documents are clipped clips them with its tokenizer, in `open_bench`.
     """
-    corpus = get_profile(profile).corpus
-    if domain not in DOMAINS:
-        raise unknown("domain", domain, DOMAINS)
+    scale = get_profile(profile)
+    corpus = scale.corpus
+    if domain not in scale.domains:
+        raise unknown("domain", domain, scale.domains)
+    limits = {**dict(scale.limits), **(limits or {})} or None
     if corpus == "fictitious":
         from unlearnlib.corpus.fictitious import generate
 
@@ -498,16 +501,28 @@ def open_bench(
     precision: str = "float32",
     execution: Execution | None = None,
 ) -> Bench:
-    """Load a profile's model, tokenizer, data and (in the lab) oracle."""
+    """Load a profile's model, tokenizer, data and (where there is one) oracle.
+
+    A `model` of one's own has no oracle but the one given with it.
+    """
+    from unlearnlib.continued import continued_checkpoint
+
     scale = get_profile(profile)
+    own = data is not None
     data = data or load_domain(profile, domain, folder, limits)
     source = model or scale.model
     retrained = oracle
-    if retrained is None and str(source) == "lab" and scale.corpus == "fictitious":
+    if model is None and scale.continued and not own:
+        source = continued_checkpoint(profile, "vanilla", needed=True)
+        retrained = oracle or continued_checkpoint(profile, f"oracle-{domain}", needed=True)
+    elif retrained is None and str(source) == "lab" and scale.corpus == "fictitious":
         retrained = lab_checkpoint(f"oracle-{domain}") if data.domain != YOURS else None
+    tokenizer = load_tokenizer(source)
+    if scale.clipped and not own:
+        data = clip(data, tokenizer, scale.length)
     return Bench(
         load_model(source, precision, device),
-        load_tokenizer(source),
+        tokenizer,
         data,
         length or scale.length,
         scale.prefix,

@@ -38,6 +38,13 @@ class Profile:
     corpus      "fictitious", "public" or "hub"
     length      tokens per chunk
     prefix      target tokens given before verbatim extraction is measured
+    continued   vanilla is not `model` itself but `model` trained further on forget and retain
+                sets, and so there are oracles (see `continued.py`)
+    domains     of `DOMAINS`, those that there are
+    limits      documents per split, (split, count) pairs; a split that is not named is whole
+    clipped     of each document only the first `length` tokens are taken
+    seeds       of the study `main`
+    updates     per run of a study
     """
 
     name: str
@@ -46,6 +53,12 @@ class Profile:
     length: int
     prefix: int
     about: str
+    continued: bool = False
+    domains: tuple[str, ...] = DOMAINS
+    limits: tuple[tuple[str, int], ...] = ()
+    clipped: bool = False
+    seeds: tuple[int, ...] = (0, 1, 2)
+    updates: int = 12
 
 
 PROFILES: dict[str, Profile] = {
@@ -63,7 +76,28 @@ PROFILES: dict[str, Profile] = {
         "public",
         1024,
         64,
-        "SmolLM2-135M on public texts at pinned commits; one GPU, or CPU with limits",
+        "SmolLM2-135M, trained further on public texts at pinned commits; one GPU",
+        continued=True,
+    ),
+    "open_cpu": Profile(
+        "open_cpu",
+        "HuggingFaceTB/SmolLM2-135M",
+        "public",
+        256,
+        64,
+        "the same for two CPU cores and an hour: one domain, short documents, one seed",
+        continued=True,
+        domains=("books",),
+        limits=(
+            ("forget", 48),
+            ("retain", 192),
+            ("approximate", 48),
+            ("general_retain", 96),
+            ("general_evaluation", 48),
+        ),
+        clipped=True,
+        seeds=(0,),
+        updates=6,
     ),
     "paper": Profile(
         "paper",

@@ -26,7 +26,7 @@ from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.methods import PAPER_METHODS, get_method
 from unlearnlib.models import data_folder
 from unlearnlib.run import Bench, evaluate, execute, key_of, open_bench
-from unlearnlib.spec import DOMAINS, RunSpec
+from unlearnlib.spec import DOMAINS, RunSpec, get_profile
 from unlearnlib.store import (
     Library,
     Record,
@@ -40,10 +40,10 @@ from unlearnlib.store import (
 logger = logging.getLogger(__name__)
 
 BASELINES = ("vanilla", "oracle")
-MAIN_SEEDS = (0, 1, 2)
 TUNING_SEED = 100  # the settings are chosen on a seed that the main study does not use
 RATES = (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
-UPDATES, BATCH = 12, 16  # three passes over 64 documents
+MAIN_SEEDS = get_profile("lab").seeds
+UPDATES, BATCH = get_profile("lab").updates, 16  # three passes over the lab's 64 documents
 REGION_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # even in the logarithm
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 REQUESTS = (1, 2, 4, 8, 16)
@@ -73,22 +73,26 @@ class Study:
 
 
 def _rates(profile: str, domain: str) -> Specs:
+    updates = get_profile(profile).updates
     return [
-        RunSpec(profile, domain, method, rate, UPDATES, BATCH, seed=TUNING_SEED)
+        RunSpec(profile, domain, method, rate, updates, BATCH, seed=TUNING_SEED)
         for method in PAPER_METHODS
         for rate in RATES
     ]
 
 
 def _chosen(profile: str, domain: str, method: str, seed: int, **more: Any) -> RunSpec:
-    return RunSpec(profile, domain, method, updates=UPDATES, batch_size=BATCH, seed=seed).replace(
+    updates = get_profile(profile).updates
+    return RunSpec(profile, domain, method, updates=updates, batch_size=BATCH, seed=seed).replace(
         **settings(profile, domain, method), **more
     )
 
 
 def _main(profile: str, domain: str) -> Specs:
     return [
-        _chosen(profile, domain, method, seed) for method in PAPER_METHODS for seed in MAIN_SEEDS
+        _chosen(profile, domain, method, seed)
+        for method in PAPER_METHODS
+        for seed in get_profile(profile).seeds
     ]
 
 
@@ -100,7 +104,7 @@ def _alignment(profile: str, domain: str) -> Specs:
     return [
         _chosen(profile, domain, method, seed, label_alignment="release")
         for method in ("random_label", "adversarial")
-        for seed in MAIN_SEEDS
+        for seed in get_profile(profile).seeds
     ]
 
 

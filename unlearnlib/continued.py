@@ -1,0 +1,246 @@
+"""A pre-trained model trained further on forget and retain sets, and the oracles beside it.
+
+Nobody knows what a published model was trained on, and nobody can train it again without a
+document. So vanilla is the published model trained further, on the forget and retain sets of a
+profile's domains, until membership can be measured; the oracle of a domain is the same published
+model trained further in the same way without that domain's forget set. What is exact about it is
+the part of training that we add.
+
+The number of epochs is not chosen by hand: vanilla stops after the first epoch at which the loss
+attack separates the forget set from the approximate set in every domain (AUC at least
+`Continuation.auc`), and the oracles train for as many epochs. The weights are in the user's
+cache; what was done, epoch by epoch, is in `data/continued/PROFILE-NAME.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from unlearnlib.corpus.chunks import Chunk, cut
+from unlearnlib.corpus.documents import Document, DomainData, clip, hash_documents
+from unlearnlib.engine import Execution, Part, optimise, peak_memory_bytes
+from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.methods import Descent
+from unlearnlib.metrics.membership import auc, loss_score, min_k
+from unlearnlib.metrics.perplexity import accuracy, perplexity
+from unlearnlib.models import (
+    cache_folder,
+    data_folder,
+    load_model,
+    load_tokenizer,
+    model_hash,
+    parameter_count,
+    save_model,
+)
+from unlearnlib.scoring import score_chunks
+from unlearnlib.spec import get_profile
+from unlearnlib.store import provenance, write_file
+
+logger = logging.getLogger(__name__)
+
+SCORED = ("forget", "approximate", "retain", "general_evaluation")
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """How a published model is trained further. All of it goes into the record.
+
+    batch_size counts chunks per update. The learning rate is constant after its warm-up (a share
+    of the first epoch), so that training can end after any epoch.
+    """
+
+    batch_size: int = 8
+    learning_rate: float = 1e-4
+    warmup: float = 0.5
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    auc: float = 0.7
+    most_epochs: int = 8
+
+    def updates(self, chunks: int, epochs: int) -> int:
+        """Updates in so many epochs."""
+        return math.ceil(chunks * epochs / self.batch_size)
+
+    def rate(self, update: int, chunks: int) -> float:
+        """The learning rate of update number `update` (from 0)."""
+        warm = max(1, round(self.warmup * self.updates(chunks, 1)))
+        return self.learning_rate * min(1.0, (update + 1) / warm)
+
+
+def continued_names(profile: str) -> tuple[str, ...]:
+    """The models of a profile: vanilla and an oracle per domain."""
+    return ("vanilla", *(f"oracle-{domain}" for domain in get_profile(profile).domains))
+
+
+def record_path(profile: str, name: str) -> Path:
+    """Where the record of a model is kept; it is published with the project."""
+    return data_folder() / "continued" / f"{profile}-{name}.json"
+
+
+def read_record(profile: str, name: str) -> dict[str, Any]:
+    """What was done to make a model: its epochs, scores, recipe and provenance."""
+    path = record_path(profile, name)
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UnlearnError(
+            f"there is no record of {name!r} at profile {profile!r}: make the model with "
+            f"`unlearn pretrain --profile {profile}`."
+        ) from error
+
+
+def continued_checkpoint(profile: str, name: str, needed: bool = False) -> Path:
+    """The folder of a model's weights; with `needed`, `UnlearnError` if it has none."""
+    if name not in continued_names(profile):
+        raise unknown("model", name, continued_names(profile))
+    folder = cache_folder() / profile / name
+    if needed and not (folder / "model.safetensors").exists():
+        raise UnlearnError(
+            f"the {name} model of profile {profile!r} is not on this machine: make it with "
+            f"`unlearn pretrain --profile {profile} --corpora FOLDER`, or name another model with "
+            f"--model ({get_profile(profile).model} is the one that it starts from)."
+        )
+    return folder
+
+
+def training_documents(name: str, data: Mapping[str, DomainData]) -> tuple[Document, ...]:
+    """What a model is trained on: forget and retain of all domains, an oracle's forget left out."""
+    documents: list[Document] = []
+    for domain, splits in data.items():
+        if name != f"oracle-{domain}":
+            documents += splits.forget
+        documents += splits.retain
+    return tuple(documents)
+
+
+def epoch_scores(
+    model: nn.Module, splits: Mapping[str, Mapping[str, Sequence[Chunk]]], execution: Execution
+) -> dict[str, float]:
+    """Perplexity and accuracy per domain and split, and the AUCs of two attacks per domain."""
+    found: dict[str, float] = {}
+    for domain, chunks in splits.items():
+        scores = {
+            split: score_chunks(model, part, execution=execution) for split, part in chunks.items()
+        }
+        for split, values in scores.items():
+            found[f"{domain}/{split}/perplexity"] = perplexity(values)
+            found[f"{domain}/{split}/accuracy"] = accuracy(values)
+        for attack, of in (("loss", loss_score), ("min_k_40", lambda s: min_k(s, 0.4))):
+            found[f"{domain}/membership/{attack}/auc"] = auc(
+                of(scores["forget"]), of(scores["approximate"])
+            )
+    return found
+
+
+def train_further(
+    profile: str,
+    name: str,
+    *,
+    source: str | Path | None = None,
+    corpora: str | Path | None = None,
+    recipe: Continuation | None = None,
+    device: str = "cpu",
+    execution: Execution | None = None,
+) -> dict[str, Any]:
+    """Make vanilla or an oracle of a profile, save it, and return its record.
+
+    `source` is the model to start from (by default the profile's). The oracles take the number of
+    epochs from vanilla's record, so vanilla comes first.
+    """
+    from unlearnlib.run import load_domain
+
+    started = time.time()
+    scale, recipe = get_profile(profile), recipe or Continuation()
+    if name not in continued_names(profile):
+        raise unknown("model", name, continued_names(profile))
+    epochs = recipe.most_epochs if name == "vanilla" else read_record(profile, "vanilla")["epochs"]
+    source = source or scale.model
+    tokenizer = load_tokenizer(source)
+    data = {domain: load_domain(profile, domain, corpora) for domain in scale.domains}
+    if scale.clipped:
+        data = {domain: clip(d, tokenizer, scale.length) for domain, d in data.items()}
+    documents = training_documents(name, data)
+    chunks = cut(documents, tokenizer, scale.length, name="training")
+    splits = {
+        domain: {
+            # As many retain documents as there are to forget: enough for a mean.
+            split: cut(d.split(split)[: len(d.forget)], tokenizer, scale.length, name=split)
+            for split in SCORED
+        }
+        for domain, d in data.items()
+    }
+    model = load_model(source, device=device)
+    base = model_hash(model)
+    execution = execution or Execution()
+    quiet = Execution(execution.micro_tokens, execution.micro_chunks, progress=False)
+    history = [{"epoch": 0.0, **epoch_scores(model, splits, quiet)}]
+    ends = {recipe.updates(len(chunks), epoch): epoch for epoch in range(1, epochs + 1)}
+
+    def enough(update: int) -> bool:
+        epoch = ends.get(update)
+        if epoch is None:
+            return False
+        history.append({"epoch": float(epoch), **epoch_scores(model, splits, quiet)})
+        reached = min(history[-1][f"{domain}/membership/loss/auc"] for domain in scale.domains)
+        logger.info("epoch %d: lowest AUC of the loss attack %.3f", epoch, reached)
+        return name == "vanilla" and reached >= recipe.auc
+
+    outcome = optimise(
+        model,
+        [Part("loss", chunks, Descent())],
+        updates=recipe.updates(len(chunks), epochs),
+        batch_size=recipe.batch_size,
+        rate=lambda update: recipe.rate(update, len(chunks)),
+        seed=recipe.seed,
+        betas=(0.9, 0.95),
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        execution=execution,
+        enough=enough,
+        description=name,
+    )
+    if outcome.diverged_at is not None:
+        raise UnlearnError(
+            f"training {name} further diverged at update {outcome.diverged_at}: lower "
+            f"learning_rate from {recipe.learning_rate}."
+        )
+    model.eval()
+    record = {
+        "profile": profile,
+        "name": name,
+        "base": scale.model,
+        "base_hash": base,
+        "recipe": asdict(recipe),
+        "parameters": parameter_count(model),
+        "documents": len(documents),
+        "data_hash": hash_documents(documents),
+        "model_hash": model_hash(model),
+        "epochs": int(history[-1]["epoch"]),
+        "updates": len(outcome.trajectory),
+        "tokens": outcome.tokens,
+        "losses": [float(f"{row['loss']:.6g}") for row in outcome.trajectory],
+        "history": [{k: float(f"{v:.6g}") for k, v in row.items()} for row in history],
+        "provenance": provenance(
+            started=datetime.fromtimestamp(started, UTC),
+            seconds=time.time() - started,
+            device=device,
+            command=f"unlearn pretrain --profile {profile} --only {name}",
+            peak_memory_bytes=peak_memory_bytes(device),
+        ),
+    }
+    save_model(model, tokenizer, continued_checkpoint(profile, name))
+    path = record_path(profile, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, (json.dumps(record, indent=1) + "\n").encode("utf-8"), replace=True)
+    return record

@@ -1,0 +1,245 @@
+"""What a run will need, before it is begun: memory by its parts, time, and cost against retraining.
+
+Nothing is loaded but the model's configuration. Activations are not guessed by a formula per
+architecture: a forward pass of the very model class is traced with tensors that have shapes and
+no data (`FakeTensorMode`), and what autograd would keep of it is added up. Everything else
+follows from the number of parameters and from what the engine does (see `engine.optimise`).
+A test compares the sum with the measured peak.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unlearnlib.corpus.chunks import Chunk, pack
+from unlearnlib.cost import FLOPS_PER_PARAMETER_TOKEN
+from unlearnlib.engine import Execution
+from unlearnlib.errors import UnlearnError
+from unlearnlib.methods import get_method
+from unlearnlib.models import DTYPES, decoder_of, model_config
+from unlearnlib.objectives import CHUNK_FLOATS, CHUNK_FLOATS_GPU, CHUNK_POSITIONS
+from unlearnlib.spec import RunSpec
+
+# Share of a plain matrix product's rate that training reaches: on a CPU as measured by
+# benchmarks/run.py (0.40 to 0.48 in float32); on a GPU the aim of benchmarks/gpu_queue.py.
+CPU_SHARE, GPU_SHARE = 0.45, 0.45
+MOMENT_BYTES = {"adamw": 4, "adamw_8bit": 1, "paged_adamw_8bit": 1}
+LOGITS_HELD = {"cross_entropy": 3, "kl": 6}  # (n, V) tensors at once in objectives.py
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What of a model decides memory and time.
+
+    parameters   all, tied ones once
+    active       those that take part in arithmetic: all but an untied embedding table
+    largest      elements of the largest parameter
+    kept         bytes that autograd keeps of one traced micro-batch
+    layers       of the decoder
+    """
+
+    parameters: int
+    active: int
+    largest: int
+    kept: int
+    layers: int
+    hidden: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Memory of one process in bytes, and time.
+
+    always      held from the first update to the last, by part
+    backward    held in addition while gradients are computed
+    step        held in addition while the optimizer steps
+    tokens      that go forward and backward in the whole run
+    rate        floating-point operations per second that are expected
+    """
+
+    always: dict[str, int]
+    backward: dict[str, int]
+    step: dict[str, int]
+    tokens: int
+    flops: float
+    rate: float
+    processes: int = 1
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the worst moment."""
+        return sum(self.always.values()) + max(sum(self.backward.values()), sum(self.step.values()))
+
+    @property
+    def seconds(self) -> float:
+        """Of the updates; loading and evaluating come on top."""
+        return self.flops / self.rate / self.processes
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Trained on, padding left out."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+def anatomy(config: Any, precision: str, rows: int, width: int) -> Anatomy:
+    """Trace one micro-batch of `rows` chunks of `width` tokens through a model of that config."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import AutoModelForCausalLM
+
+    with FakeTensorMode():
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=DTYPES[precision])
+        model.train()
+        sizes = [p.numel() for p in model.parameters()]
+        own = {p.untyped_storage()._cdata for p in model.parameters()}
+        kept: dict[int, Any] = {}  # the storages themselves, or an address might be used again
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in own:
+                kept[storage._cdata] = storage
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            # No mask: a micro-batch of equal lengths has none, and others little more to keep.
+            decoder_of(model)(
+                input_ids=torch.zeros(rows, width, dtype=torch.int64), use_cache=False
+            )
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+        untied = 0 if head.weight is embedding.weight else embedding.weight.numel()
+        return Anatomy(
+            sum(sizes),
+            sum(sizes) - untied,
+            max(sizes),
+            sum(storage.nbytes() for storage in kept.values()),
+            int(config.num_hidden_layers),
+            int(head.weight.shape[1]),
+            int(head.weight.shape[0]),
+        )
+
+
+def plan(
+    source: str | Path | Any,
+    spec: RunSpec,
+    forget: Sequence[Chunk],
+    retain: Sequence[Chunk] = (),
+    *,
+    execution: Execution | None = None,
+    device: str = "cpu",
+    processes: int = 1,
+    oracle: bool = False,
+    copied: bool = False,
+    rate: float | None = None,
+) -> Plan:
+    """The plan of a run.
+
+    source      a model source (see `models.load_model`), or a `transformers` configuration
+    processes   that share the work; with `Execution.shard` they share the model too
+    oracle      an oracle is loaded beside the model
+    copied      the run works on a copy and the original stays loaded (as in a study)
+    rate        operations per second to expect; by default measured here and now, for a second
+    """
+    execution = execution or Execution()
+    config = model_config(source) if isinstance(source, (str, Path)) else source
+    method = get_method(spec.method)
+    with_retain = bool(retain) and method.retain is not None and spec.retain_weight > 0
+    in_update = list(forget[: spec.batch_size]) + (
+        list(retain[: spec.batch_size]) if with_retain else []
+    )
+    if not in_update:
+        raise UnlearnError("there is nothing to forget: give at least one document.")
+    micros = pack(in_update, execution.micro_tokens, execution.micro_chunks)
+    rows, width = max(
+        ((len(m), len(in_update[m[0]].tokens)) for m in micros), key=lambda m: m[0] * m[1]
+    )
+    shape = anatomy(config, spec.precision, rows, width)
+    size = torch.empty((), dtype=DTYPES[spec.precision]).element_size()
+    narrow = size < 4
+    share = processes if execution.shard else 1
+    head_bytes = shape.vocabulary * shape.hidden * max(4, size)
+    terms = [method.forget, *([method.retain] if with_retain and method.retain else [])]
+    asks = any(term.needs_original for term in terms)
+
+    always = {"parameters": shape.parameters * size // share}
+    if copied:
+        always["the model before"] = shape.parameters * size
+    if oracle:
+        always["oracle"] = shape.parameters * size
+    if narrow:
+        always["master weights"] = shape.parameters * 4 // share
+    moment = MOMENT_BYTES[spec.optimizer] if spec.optimizer != "adamw" else max(4, size)
+    always["optimizer"] = 2 * moment * shape.parameters // share
+    distances = with_retain and bool(method.retain and method.retain.needs_original)
+    if asks:
+        always["original head"] = shape.vocabulary * shape.hidden * size
+    if distances:
+        used = min(len(retain), spec.updates * spec.batch_size)
+        average = sum(len(c.tokens) for c in retain) / len(retain)
+        always["original hidden states"] = int(used * average * shape.hidden * size)
+
+    positions = rows * width
+    limit = CHUNK_FLOATS_GPU if device.startswith("cuda") else CHUNK_FLOATS
+    chunk = min(positions, max(CHUNK_POSITIONS, limit // shape.vocabulary))
+    held = LOGITS_HELD["kl" if distances else "cross_entropy"]
+    layer_input = positions * shape.hidden * size
+    activations = (
+        shape.layers * layer_input + shape.kept // shape.layers
+        if execution.recompute
+        else shape.kept
+    )
+    gradients = shape.parameters * size // share
+    backward = {
+        "gradients": gradients,
+        "activations": activations,
+        "logits": held * chunk * shape.vocabulary * max(4, size),
+        "head's gradient": head_bytes,
+    }
+    if share > 1:  # one layer and the head are gathered at a time
+        backward["gathered"] = size * (
+            (shape.parameters - shape.vocabulary * shape.hidden) // shape.layers
+            + shape.vocabulary * shape.hidden
+        )
+    step = {"gradients": shape.parameters * 4 // share if narrow else gradients}
+    if narrow:
+        step["largest gradient, before it is handed over"] = shape.largest * size // share
+
+    tokens = _tokens(forget, spec) + (_tokens(retain, spec) if with_retain else 0)
+    flops = float(FLOPS_PER_PARAMETER_TOKEN) * shape.active * tokens
+    if asks:  # one forward pass for what is kept of the original, a third of training on it
+        flops += FLOPS_PER_PARAMETER_TOKEN / 3 * shape.active * min(tokens, _once(forget, retain))
+    if execution.recompute:
+        flops *= 4 / 3
+    if rate is None:
+        rate = product_rate(spec.precision, device)
+        rate *= GPU_SHARE if device.startswith("cuda") else CPU_SHARE
+    return Plan(always, backward, step, tokens, flops, rate, processes)
+
+
+def _tokens(chunks: Sequence[Chunk], spec: RunSpec) -> int:
+    """Tokens that the updates of one part go over."""
+    each = min(spec.batch_size, len(chunks)) * spec.updates * spec.requests
+    return int(each * sum(len(c.tokens) for c in chunks) / len(chunks)) if chunks else 0
+
+
+def _once(*parts: Sequence[Chunk]) -> int:
+    return sum(len(chunk.tokens) for part in parts for chunk in part)
+
+
+def product_rate(precision: str, device: str = "cpu", size: int = 2048) -> float:
+    """Floating-point operations per second of a plain square matrix product here and now."""
+    matrix = torch.randn(size, size, device=device).to(DTYPES[precision])
+    best = float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        matrix @ matrix
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
