@@ -418,6 +418,11 @@ those of the whole profile. In --out stand names of documents, never their texts
     parser.add_argument("--published", action="store_true", help="a published record will do, too")
     parser.add_argument("--out", metavar="DIR", help="save model, record and model card here")
     parser.add_argument("--force", action="store_true", help="write into an --out that has files")
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="do nothing, but say what memory and time the run would take, and what it would cost",
+    )
     parser.set_defaults(run=run_command)
 
 
@@ -698,6 +703,8 @@ def run_command(args: argparse.Namespace) -> Report:
     device = _device(args.device)
     data = _own_documents(args, limits) if own else None
     _check_retain(args, spec, data)
+    if args.plan:
+        return _plan_report(args, spec, data, limits, device)
 
     from unlearnlib.run import execute, key_of, open_bench
     from unlearnlib.store import Library, Store
@@ -746,6 +753,113 @@ def run_command(args: argparse.Namespace) -> Report:
     if out is not None and _is_main():
         save_unlearned(out, model, bench, record, card_facts(bench, spec, record, before))
     return _run_report(args, record, computed=True, store=where, before=before, out=out)
+
+
+def _plan_report(
+    args: argparse.Namespace,
+    spec: RunSpec,
+    data: DomainData | None,
+    limits: Mapping[str, int],
+    device: str,
+) -> Report:
+    """What a run would take; loads the tokenizer and the documents, not the model."""
+    from unlearnlib.corpus.chunks import cut
+    from unlearnlib.corpus.documents import clip
+    from unlearnlib.methods import get_method
+    from unlearnlib.models import load_tokenizer
+    from unlearnlib.plan import plan
+    from unlearnlib.run import load_domain, sources
+
+    _hush_transformers()
+    scale, own = get_profile(spec.profile), data is not None
+    data = data or load_domain(spec.profile, spec.domain, args.corpora, limits)
+    source, oracle = sources(spec.profile, spec.domain, args.model, own=own)
+    tokenizer = load_tokenizer(source)
+    length = spec.length or (_usual_length() if own else scale.length)
+    if scale.clipped and not own:
+        data = clip(data, tokenizer, scale.length)
+    method = get_method(spec.method)
+    kept = {"in_distribution": data.retain, "general": data.general_retain}.get(method.data or "")
+    forget = cut(data.forget[: spec.forget_size], tokenizer, length, name="forget")
+    planned = plan(
+        source,
+        spec,
+        forget,
+        cut(kept or (), tokenizer, length, name="retain"),
+        execution=_execution(args, progress=False),
+        device=device,
+        processes=_processes(),
+        oracle=oracle is not None,
+    )
+    here = _memory_here(device)
+    values = {
+        "spec": spec.as_dict(),
+        "device": device,
+        "processes": planned.processes,
+        "always": planned.always,
+        "backward": planned.backward,
+        "step": planned.step,
+        "peak_bytes": planned.peak,
+        "memory_bytes": here,
+        "fits": here is None or planned.peak <= here,
+        "tokens": planned.tokens,
+        "flops": planned.flops,
+        "tokens_per_second": planned.tokens_per_second,
+        "seconds": planned.seconds,
+        "retraining_ratio_per_1e12_tokens": 1e12 / planned.tokens if planned.tokens else None,
+    }
+
+    def rows(title: str, part: Mapping[str, int]) -> list[tuple[str, str, str]]:
+        return [(title, name, _gigabytes(size)) for name, size in part.items()]
+
+    table = _columns(
+        ("held", "what", "memory"),
+        [
+            *rows("always", planned.always),
+            *rows("on the way back", planned.backward),
+            *rows("in a step", planned.step),
+        ],
+    )
+    lines = [
+        table,
+        f"at most {_gigabytes(planned.peak)} at a time"
+        + ("" if here is None else f", of {_gigabytes(here)} on this machine's {device}"),
+        f"{planned.tokens:,} tokens at about {planned.tokens_per_second:,.0f} a second: "
+        f"{_duration(planned.seconds)} of updates; loading and evaluating come on top",
+    ]
+    if planned.tokens:
+        lines.append(
+            f"training the model again on 10^12 tokens would take {1e12 / planned.tokens:,.0f} "
+            "times as long"
+        )
+    if not values["fits"]:
+        lines.append(
+            "that does not fit: try --recompute, a smaller --micro-tokens, --set "
+            "precision=bfloat16, --set optimizer=adamw_8bit, or --fsdp on several GPUs"
+        )
+    return Report(values, "\n".join(lines), 0 if values["fits"] else 1)
+
+
+def _memory_here(device: str) -> int | None:
+    """Bytes of memory that the device has, where the system says so."""
+    import torch
+
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 # --- unlearn tune --------------------------------------------------------------------------------
@@ -966,15 +1080,19 @@ def _check_retain(args: argparse.Namespace, spec: RunSpec, data: DomainData | No
         )
 
 
+def _usual_length() -> int:
+    """Tokens per chunk of a user's own documents, if nothing else is said."""
+    from unlearnlib.run import unlearn
+
+    return int(inspect.signature(unlearn).parameters["length"].default)
+
+
 def _fit_length(bench: Bench, spec: RunSpec, own: bool) -> RunSpec:
     """The spec with a chunk length that the model can read."""
     config: Any = bench.model.config
     most = getattr(config, "max_position_embeddings", None) or math.inf
     if own and spec.length is None:
-        from unlearnlib.run import unlearn
-
-        usual = inspect.signature(unlearn).parameters["length"].default
-        spec = spec.replace(length=int(min(usual, most)))
+        spec = spec.replace(length=int(min(_usual_length(), most)))
     length = spec.length or bench.length
     if length > most:
         raise UnlearnError(

@@ -487,6 +487,28 @@ def command_of(spec: RunSpec) -> str:
     return shlex.join(words)
 
 
+def sources(
+    profile: str,
+    domain: str,
+    model: str | Path | None = None,
+    oracle: str | Path | None = None,
+    own: bool = False,
+) -> tuple[str | Path, str | Path | None]:
+    """Where a bench's model and oracle come from; `own` says that the documents are a user's."""
+    from unlearnlib.continued import continued_checkpoint
+
+    scale = get_profile(profile)
+    if model is None and scale.continued and not own:
+        return (
+            continued_checkpoint(profile, "vanilla", needed=True),
+            oracle or continued_checkpoint(profile, f"oracle-{domain}", needed=True),
+        )
+    source = model or scale.model
+    if oracle is None and str(source) == "lab" and scale.corpus == "fictitious" and not own:
+        oracle = lab_checkpoint(f"oracle-{domain}")
+    return source, oracle
+
+
 def open_bench(
     profile: str = "lab",
     domain: str = "books",
@@ -505,18 +527,10 @@ def open_bench(
 
     A `model` of one's own has no oracle but the one given with it.
     """
-    from unlearnlib.continued import continued_checkpoint
-
     scale = get_profile(profile)
     own = data is not None
     data = data or load_domain(profile, domain, folder, limits)
-    source = model or scale.model
-    retrained = oracle
-    if model is None and scale.continued and not own:
-        source = continued_checkpoint(profile, "vanilla", needed=True)
-        retrained = oracle or continued_checkpoint(profile, f"oracle-{domain}", needed=True)
-    elif retrained is None and str(source) == "lab" and scale.corpus == "fictitious":
-        retrained = lab_checkpoint(f"oracle-{domain}") if data.domain != YOURS else None
+    source, retrained = sources(profile, domain, model, oracle, own)
     tokenizer = load_tokenizer(source)
     if scale.clipped and not own:
         data = clip(data, tokenizer, scale.length)

@@ -45,6 +45,8 @@ class Profile:
     clipped     of each document only the first `length` tokens are taken
     seeds       of the study `main`
     updates     per run of a study
+    rates       learning rates of the study `rates`, which chooses the settings
+    tuning_seed of that study
     """
 
     name: str
@@ -59,6 +61,8 @@ class Profile:
     clipped: bool = False
     seeds: tuple[int, ...] = (0, 1, 2)
     updates: int = 12
+    rates: tuple[float, ...] = (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
+    tuning_seed: int = 100  # the settings are chosen on a seed that the main study does not use
 
 
 PROFILES: dict[str, Profile] = {
@@ -78,6 +82,7 @@ PROFILES: dict[str, Profile] = {
         64,
         "SmolLM2-135M, trained further on public texts at pinned commits; one GPU",
         continued=True,
+        rates=(1e-5, 2e-5, 4e-5, 6e-5, 1e-4),
     ),
     "open_cpu": Profile(
         "open_cpu",
@@ -98,6 +103,8 @@ PROFILES: dict[str, Profile] = {
         clipped=True,
         seeds=(0,),
         updates=6,
+        rates=(4e-5, 6e-5),
+        tuning_seed=0,  # the main study is then the better runs of this one, and costs no more
     ),
     "paper": Profile(
         "paper",

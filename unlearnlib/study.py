@@ -40,8 +40,8 @@ from unlearnlib.store import (
 logger = logging.getLogger(__name__)
 
 BASELINES = ("vanilla", "oracle")
-TUNING_SEED = 100  # the settings are chosen on a seed that the main study does not use
-RATES = (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
+TUNING_SEED = get_profile("lab").tuning_seed
+RATES = get_profile("lab").rates
 MAIN_SEEDS = get_profile("lab").seeds
 UPDATES, BATCH = get_profile("lab").updates, 16  # three passes over the lab's 64 documents
 REGION_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # even in the logarithm
@@ -73,11 +73,11 @@ class Study:
 
 
 def _rates(profile: str, domain: str) -> Specs:
-    updates = get_profile(profile).updates
+    scale = get_profile(profile)
     return [
-        RunSpec(profile, domain, method, rate, updates, BATCH, seed=TUNING_SEED)
+        RunSpec(profile, domain, method, rate, scale.updates, BATCH, seed=scale.tuning_seed)
         for method in PAPER_METHODS
-        for rate in RATES
+        for rate in scale.rates
     ]
 
 
