@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import zlib
 from typing import Any
 
@@ -20,7 +21,7 @@ from unlearnlib.engine import Execution, Part, optimise
 from unlearnlib.methods import Descent
 from unlearnlib.metrics import cloze
 from unlearnlib.metrics.scores import TokenScores
-from unlearnlib.scoring import Reference, as_documents, cloze_chunks, score_chunks
+from unlearnlib.scoring import Reference, _moments, as_documents, cloze_chunks, score_chunks
 
 
 @pytest.fixture(scope="module")
@@ -253,3 +254,37 @@ def test_a_model_that_has_memorised_the_answers_answers_exactly() -> None:
     assert after["exact"] == 1.0
     assert after["choice_accuracy"] == 1.0
     assert after["answer_logprob"] > before["answer_logprob"]
+
+
+def test_moments_of_awkward_logits_are_those_of_the_definition() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = 20 * torch.randn(6, 50, generator=generator)
+    logits[0, 7] = -math.inf  # a token that cannot be
+    logits[1] = 0.0  # all tie: the first one is the prediction
+    logits[2, 4], logits[2, 9] = 80.0, 80.0
+    logits[3] = torch.linspace(-400, 0, 50)  # most probabilities underflow
+    old = logits + torch.randn(6, 50, generator=generator)
+    old[5, 3] = logits[5, 3] = -math.inf
+    targets = torch.tensor([3, 0, 9, 49, 11, 12])
+    wide, other = logits.double(), old.double()
+    logp, logq = wide.log_softmax(-1), other.log_softmax(-1)
+    p, q = logp.exp(), logq.exp()
+    safe = torch.where(p > 0, logp, 0.0)
+    mean = (p * safe).sum(-1)
+    expected = torch.stack(
+        [
+            logp.gather(1, targets[:, None]).squeeze(1),
+            torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0, 0.0]).double(),
+            mean,
+            (p * (safe - mean[:, None]).square()).sum(-1),
+            torch.where(q > 0, q * (logq - logp), 0.0).sum(-1),
+        ]
+    )
+    expected[1, [0, 4, 5]] = (logp.argmax(-1) == targets).double()[[0, 4, 5]]
+    found = _moments(logits.clone(), targets, old.clone()).double()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    broken = logits.clone()
+    broken[4, 5] = math.nan
+    values = _moments(broken, targets, None)
+    assert values[0, 4].isnan() and values[2, 4].isnan() and values[3, 4].isnan()
+    assert not values[:, [0, 1, 2, 3, 5]].isnan().any()

@@ -63,20 +63,44 @@ def _token_values(
     for start in range(0, len(hidden), step):
         rows = slice(start, start + step)
         logits = head.logits(hidden[rows])
-        logp = torch.log_softmax(logits, dim=-1)  # (n, V)
-        p = logp.exp()
-        # A probability that underflows to 0 adds nothing, whatever its logarithm.
-        safe = torch.where(p > 0, logp, torch.zeros_like(logp))
-        mean = (p * safe).sum(-1)
-        variance = (p * (safe - mean[:, None]).square()).sum(-1)
-        picked = logp.gather(1, targets[rows, None]).squeeze(1)
-        top1 = (logp.argmax(-1) == targets[rows]).to(logp.dtype)
-        kl = torch.zeros_like(picked)
-        if reference is not None:
-            logq = torch.log_softmax(reference[1].logits(reference[0][rows]), dim=-1)
-            kl = (logq.exp() * (logq - logp)).sum(-1)
-        pieces.append(torch.stack([picked, top1, mean, variance, kl]).double().cpu())
+        old = None if reference is None else reference[1].logits(reference[0][rows])
+        pieces.append(_moments(logits, targets[rows], old).double().cpu())
     return torch.cat(pieces, dim=1) if pieces else torch.zeros(5, 0, dtype=torch.float64)
+
+
+def _moments(logits: Tensor, targets: Tensor, reference: Tensor | None) -> Tensor:
+    """(5, n): what `_token_values` returns, of (n, V) logits, which are overwritten.
+
+    Reading and writing (n, V) numbers costs as much as the matrix product that made them, so
+    there are as few such passes and as few new tensors as can be: everything is a sum of
+    e = exp(z), z and their products, z being the logits below their maximum. Moments of z lose
+    no digits, since the probable tokens have a z near 0.
+    """
+    top, z = logits.amax(-1, keepdim=True), logits
+    best = (z.gather(1, targets[:, None]) == top).squeeze(1)
+    for row in best.nonzero().flatten().split(256):  # of several largest, the first one counts
+        best[row] = z[row].argmax(-1) == targets[row]
+    z.sub_(top)
+    if bool(torch.isneginf(z.amin(-1)).any()):  # a token that cannot be: e = 0, and e * z must be 0 too
+        z.clamp_(min=torch.finfo(z.dtype).min / 2)
+    e = z.exp()
+    total = e.sum(-1)
+    log_total = total.log()
+    mean = torch.linalg.vecdot(e, z) / total
+    square = torch.linalg.vecdot(e.mul_(z), z) / total
+    picked = z.gather(1, targets[:, None]).squeeze(1) - log_total
+    kl = torch.zeros_like(picked)
+    if reference is not None:
+        old = reference.sub_(reference.amax(-1, keepdim=True))
+        q = torch.exp(old, out=e)
+        old_total = q.sum(-1)
+        # The difference first: for equal models it is exactly 0 at every token.
+        difference = old.sub_(z).add_((log_total - old_total.log())[:, None])
+        if bool(torch.isneginf(difference.amin(-1)).any()):
+            difference.clamp_(min=torch.finfo(z.dtype).min / 2)
+        kl = torch.linalg.vecdot(q, difference) / old_total
+    variance = (square - mean.square()).clamp_(min=0)  # NaN stays NaN
+    return torch.stack([picked, best.to(z.dtype), mean - log_total, variance, kl])
 
 
 def score_chunks(
