@@ -31,7 +31,7 @@ HTML = ROOT / "_build" / "html"
 def shared_inputs() -> Iterator[Path]:
     """The files that every notebook can depend on, in a fixed order."""
     yield ROOT / "requirements.lock"
-    for folder in (ROOT / "unlearnlib", ROOT / "data"):
+    for folder in (ROOT / "unlearnlib", ROOT / "data", ROOT / "benchmarks" / "results"):
         for path in sorted(folder.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 yield path

@@ -43,8 +43,10 @@ from matplotlib.ticker import (
 
 from unlearnlib import sweeps
 from unlearnlib.claims import HALF_WAY, TARGET_WITHIN, USABLE, way
+from unlearnlib.engineering import LIMITS, is_memory, met, work_title, worst
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.membership import auc, roc
+from unlearnlib.real import relative
 from unlearnlib.search import HARM, Situation, Step
 from unlearnlib.store import Record
 from unlearnlib.sweeps import FORGET, GENERAL, KL, YARDSTICKS, Tolerance
@@ -1579,6 +1581,137 @@ def document_lengths(
 
 
 # --- showing -------------------------------------------------------------------------------------
+
+
+@_plate
+def speed(found: Mapping[str, Any], *, narrow: bool = False) -> Plate:
+    """Times as fast as the plain recipe (left) and share of its memory (right), with targets."""
+    layout = Layout(narrow)
+    panels = [
+        ("times as fast as the plain recipe", [r for r in found["rows"] if not is_memory(r)]),
+        ("share of its memory", [r for r in found["rows"] if is_memory(r)]),
+    ]
+    panels = [(title, rows) for title, rows in panels if rows]
+    most = max(len(rows) for _, rows in panels)
+    plate, axes = layout.grid(len(panels), 0.9 + 0.34 * most, beside=2, extra=0.4)
+    alt = []
+    for ax, (title, rows) in zip(axes, panels, strict=True):
+        said = []
+        for place, row in enumerate(rows):
+            ratio, good = row["ratio"], met(row)
+            colour = "#00805d" if good else "#22272e"
+            ax.plot(
+                [ratio["lowest"], ratio["highest"]], [place, place], color=colour, linewidth=1.6
+            )
+            ax.plot(
+                ratio["median"],
+                place,
+                marker="o",
+                markersize=7,
+                color=colour,
+                markerfacecolor=colour if good else "white",
+            )
+            ax.plot(row["target"], place, marker="|", color="#cf222e", markersize=13, mew=2)
+            said.append(
+                f"{work_title(row)} {row['ours']} {number(ratio['median'])}, target "
+                f"{number(row['target'])}"
+            )
+        ax.axvline(1.0, **BASELINE_STYLES["vanilla"])
+        ax.set_xlim(left=0)
+        ax.set_ylim(len(rows) - 0.4, -0.6)
+        names = [
+            f"{work_title(r).removeprefix('memory ').removeprefix('training ')}\n{r['ours']}"
+            for r in rows
+        ]
+        ax.set_yticks(range(len(rows)), names)
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        ax.set_xlabel(title)
+        alt.append(f"{title[0].upper()}{title[1:]}: {'; '.join(said)}.")
+    dot: dict[str, Any] = {"linestyle": "", "marker": "o"}
+    handles = [
+        Line2D([], [], label="target met", color="#00805d", **dot),
+        Line2D([], [], label="target not met", color="#22272e", markerfacecolor="white", **dot),
+        Line2D([], [], label="target", linestyle="", marker="|", color="#cf222e", mew=2, ms=12),
+    ]
+    _legend(plate, layout, lines=(), extra=handles)
+    plate.alt = " ".join(alt)
+    return plate
+
+
+@_plate
+def invariance(found: Mapping[str, Any], *, narrow: bool = False) -> Plate:
+    """How far each way of computing ends from the run as a whole; a mark per method."""
+    layout, rows = Layout(narrow), list(found["rows"])
+    ways = list(dict.fromkeys(r["way"] for r in rows))
+    plate, axes = layout.grid(len(LIMITS), 0.9 + 0.3 * len(ways), beside=2, extra=0.4)
+    floor = 1e-17  # where a difference of exactly 0 is drawn
+    alt = ["Largest difference of a parameter, relative to the run's largest change, log scale."]
+    for ax, (precision, limit) in zip(axes, LIMITS.items(), strict=True):
+        of = [r for r in rows if r["precision"] == precision]
+        _set_log(ax, "x", floor / 2, 1e-2)
+        ax.axvline(limit, color="#cf222e", linewidth=1.4)
+        for row in of:
+            ax.plot(
+                max(row["difference"], floor),
+                ways.index(row["way"]),
+                markersize=5,
+                linestyle="",
+                clip_on=False,
+                **method_style(row["method"]),
+            )
+        named = narrow or ax is axes[0]
+        ax.set_ylim(len(ways) - 0.4, -0.6)
+        shown = ["the same again" if w == "again" else w for w in ways]
+        shown = [w.replace("sharded, packed", "sharded,\npacked") for w in shown]
+        ax.set_yticks(range(len(ways)), shown if named else [""] * len(ways))
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        ax.set_title(precision)
+        ax.set_xlabel("relative difference")
+        alt.append(
+            f"{precision}: at most {number(worst(of))}, allowed {number(limit)}; "
+            f"{sum(r['difference'] == 0 for r in of)} of {len(of)} are exactly 0, drawn at the "
+            "left edge."
+        )
+    _legend(plate, layout, list(dict.fromkeys(r["method"] for r in rows)), lines=())
+    plate.alt = " ".join(alt)
+    return plate
+
+
+@_plate
+def two_models(
+    sides: Mapping[str, tuple[Sequence[Record], Sequence[Record]]],
+    domain: str,
+    *,
+    narrow: bool = False,
+) -> Plate:
+    """Each method in the lab (x) and on a real model (y), over vanilla; sides: title -> records."""
+    layout = Layout(narrow)
+    (one, (lab, lab_base)), (other, (real, real_base)) = sides.items()
+    _checked(lab, "this figure"), _checked(real, "this figure")
+    metrics = {GENERAL: "general perplexity ÷ vanilla’s", KL: "KL to the oracle ÷ vanilla’s"}
+    plate, axes = layout.grid(len(metrics), 3.2, beside=2, extra=0.4)
+    alt, methods = [], []
+    for ax, (metric, title) in zip(axes, metrics.items(), strict=True):
+        xs = relative(lab, lab_base, domain, metric)
+        ys = relative(real, real_base, domain, metric)
+        methods = [m for m in xs if m in ys]
+        _set_log(ax, "x", *_range([*xs.values(), 1.0], BEYOND))
+        _set_log(ax, "y", *_range([*ys.values(), 1.0], BEYOND))
+        ax.axvline(1.0, **BASELINE_STYLES["vanilla"])
+        ax.axhline(1.0, **BASELINE_STYLES["vanilla"])
+        for method in methods:
+            _points(ax, [xs[method]], [ys[method]], markersize=8, **method_style(method))
+        ax.set_title(title)
+        ax.set_xlabel(one)
+        if narrow or ax is axes[0]:
+            ax.set_ylabel(other)
+        said = "; ".join(f"{method_title(m)} {number(xs[m])} and {number(ys[m])}" for m in methods)
+        alt.append(f"{title}, {one} and {other}: {said}.")
+    _legend(plate, layout, methods, lines=())
+    plate.alt = " ".join(alt)
+    return plate
 
 
 def to_svg(figure: Figure) -> str:

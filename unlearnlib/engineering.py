@@ -1,0 +1,218 @@
+"""What the benchmarks measured, as tables and sentences for the chapter on the engine.
+
+The measurements are the JSON files that the scripts in `benchmarks/` write; nothing here runs a
+model. A file that is not there is named with the command that makes it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from unlearnlib.errors import UnlearnError
+from unlearnlib.models import data_folder
+from unlearnlib.tables import METHOD_TITLES, method_title, number
+
+COMMANDS = {
+    "speed-cpu": "python benchmarks/run.py --quick --out benchmarks/results/speed-cpu.json",
+    "invariance": "python benchmarks/invariance.py benchmarks/results/invariance.json",
+    "kill": "python benchmarks/kill.py --out benchmarks/results/kill.json",
+}
+Rows = list[dict[str, Any]]
+
+
+def measured(name: str, folder: Path | None = None) -> dict[str, Any] | None:
+    """What a benchmark wrote, one of `COMMANDS`; None if it has not been run."""
+    path = (folder or data_folder().parent / "benchmarks" / "results") / f"{name}.json"
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise UnlearnError(
+            f"{path.name} is not what a benchmark writes: make it again with `{COMMANDS[name]}`."
+        ) from error
+
+
+def missing_in_words(name: str) -> str:
+    """How to make a measurement that is not there."""
+    return f"*Not measured yet: `{COMMANDS[name]}` does it.*"
+
+
+# --- speed and memory ----------------------------------------------------------------------------
+
+
+def work_title(row: Mapping[str, Any]) -> str:
+    """A benchmark's row in words."""
+    work = str(row["work"])
+    kind, _, method = work.rpartition(" of ")
+    name = method_title(method) if method in METHOD_TITLES else method
+    return f"{kind or ('training' if method in METHOD_TITLES else '')} {name}".strip()
+
+
+def is_memory(row: Mapping[str, Any]) -> bool:
+    """Whether less is better."""
+    return "bytes" in row
+
+
+def met(row: Mapping[str, Any]) -> bool:
+    """Whether a ratio's median reaches its target."""
+    median = row["ratio"]["median"]
+    return bool(median <= row["target"] if is_memory(row) else median >= row["target"])
+
+
+def speed_table(found: Mapping[str, Any]) -> pd.DataFrame:
+    """A row per work and way: ratio, range, target, useful tokens per second, share of the limit."""
+    rows = []
+    for row in found["rows"]:
+        if is_memory(row):
+            continue
+        ratio = row["ratio"]
+        rows.append(
+            {
+                "work": f"{work_title(row)}, {row['ours']}",
+                "ratio": float(ratio["median"]),
+                "range": f"{number(ratio['lowest'])} to {number(ratio['highest'])}",
+                "target": float(row["target"]),
+                "target met": "yes" if met(row) else "no",
+                "tokens per second": float(row["tokens_per_second"]),
+                "plain recipe’s": float(row["plain_tokens_per_second"]),
+                "of a product’s rate": f"{row['share_of_product_rate']:.0%}",
+            }
+        )
+    return pd.DataFrame(rows).set_index("work")
+
+
+def memory_table(found: Mapping[str, Any]) -> pd.DataFrame:
+    """A row per work and way: memory beyond weights and optimizer, and the plain recipe's."""
+    rows = [
+        {
+            "work": f"{work_title(row).removeprefix('memory ')}, {row['ours']}",
+            "MB": row["bytes"] / 1e6,
+            "plain recipe’s MB": row["plain_bytes"] / 1e6,
+            "ratio": float(row["ratio"]["median"]),
+            "target": number(row["target"]),
+            "target met": "yes" if met(row) else "no",
+        }
+        for row in found["rows"]
+        if is_memory(row)
+    ]
+    return pd.DataFrame(rows).set_index("work")
+
+
+def speed_in_words(found: Mapping[str, Any]) -> str:
+    """How many targets are met, and where and how it was measured, as Markdown."""
+    rows = found["rows"]
+    good = [r for r in rows if met(r)]
+    where = f"{found['threads']} CPU threads" if found["device"] == "cpu" else found["device"]
+    return (
+        f"**{len(good)} of {len(rows)} targets are met**, on {where} ({found['processor']}, torch "
+        f"{found['torch']}), with a model of the shape {found['shape']}, "
+        f"{found['pairs']} pairs of runs and documents of "
+        f"{' and '.join(str(n) for n in found['document_tokens'])} tokens in chunks of "
+        f"{found['length']}. A plain matrix product reached "
+        f"{number(found['product_rate']['float32'] / 1e9)} GFLOP/s in float32 and "
+        f"{number(found['product_rate']['bfloat16'] / 1e9)} in bfloat16 there."
+    )
+
+
+# --- invariance ----------------------------------------------------------------------------------
+
+LIMITS = {"float64": 1e-9, "float32": 1e-4}
+
+
+def worst(rows: Iterable[Mapping[str, Any]]) -> float:
+    """The largest difference; NaN for no rows."""
+    return max((float(r["difference"]) for r in rows), default=math.nan)
+
+
+def invariance_table(found: Mapping[str, Any]) -> pd.DataFrame:
+    """A row per way of computing: the largest difference over all methods, per precision."""
+    rows: Rows = found["rows"]
+    ways = list(dict.fromkeys(r["way"] for r in rows))
+    table = {
+        "way": [_way_title(way) for way in ways],
+        **{
+            precision: [
+                worst(r for r in rows if r["way"] == way and r["precision"] == precision)
+                for way in ways
+            ]
+            for precision in LIMITS
+        },
+        "bit-identical": [
+            f"{sum(r['identical'] for r in rows if r['way'] == way)} of "
+            f"{sum(r['way'] == way for r in rows)}"
+            for way in ways
+        ],
+    }
+    return pd.DataFrame(table).set_index("way")
+
+
+def _way_title(way: str) -> str:
+    return "the same again" if way == "again" else way
+
+
+def invariance_in_words(found: Mapping[str, Any]) -> str:
+    """Whether every way stays within the limits, as Markdown."""
+    rows: Rows = found["rows"]
+    said = []
+    for precision, limit in LIMITS.items():
+        of = [r for r in rows if r["precision"] == precision]
+        within = sum(r["difference"] <= limit for r in of)
+        said.append(
+            f"in {precision} {within} of {len(of)} runs are within {number(limit)} of the run as a "
+            f"whole (the farthest: {number(worst(of))})"
+        )
+    again = [r for r in rows if r["way"] == "again"]
+    same = sum(r["identical"] for r in again)
+    return (
+        f"**{'; '.join(said)}.** Run again in the same way, {same} of {len(again)} end in "
+        "bit-identical parameters."
+    ).replace("**in", "**In", 1)
+
+
+# --- kills ---------------------------------------------------------------------------------------
+
+
+def kill_table(found: Mapping[str, Any]) -> pd.DataFrame:
+    """What was counted, and what it should be."""
+    chance, steps = found["at_random"], found["at_every_step"]
+    expected = chance["records_expected"]
+    rows = [
+        ("SIGKILLs at random moments", chance["kills"], ""),
+        ("records that an undisturbed study has", expected, ""),
+        ("records after resuming", chance["records_after"], expected),
+        ("of them equal to the undisturbed ones", chance["records_equal"], expected),
+        ("records computed again", chance["recomputed"], 0),
+        ("records changed after they were filed", chance["rewritten"], 0),
+        ("records lost", chance["lost"], 0),
+        ("files that could not be read", chance["unreadable"], 0),
+        ("computations that a kill interrupted", chance["computations_lost_to_kills"], ""),
+        ("kills before every single system call of a writer", steps["steps"], ""),
+        ("of them, half-written files taken for a record", steps["unreadable"], 0),
+        ("of them, studies that could not go on", steps["not_resumed"], 0),
+    ]
+    table = pd.DataFrame(rows, columns=["", "counted", "expected"]).set_index("")
+    return table.astype(str)
+
+
+def kill_in_words(found: Mapping[str, Any]) -> str:
+    """Whether anything was lost or done twice, as Markdown."""
+    chance = found["at_random"]
+    clean = (
+        chance["records_equal"] == chance["records_expected"] == chance["records_after"]
+        and not chance["recomputed"]
+        and not chance["lost"]
+        and not chance["unreadable"]
+    )
+    return f"**Two workers on one store were killed {chance['kills']} times; " + (
+        "nothing was lost, nothing recorded was computed again, and every record equals that "
+        "of an undisturbed study.**"
+        if clean
+        else "not everything came out as expected: see the table.**"
+    )

@@ -1,0 +1,192 @@
+"""A real model beside the lab's: tables and sentences for the chapter on SmolLM2."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from unlearnlib.store import Record
+from unlearnlib.tables import (
+    BASELINE_TITLES,
+    baseline_value,
+    domain_title,
+    domains_of,
+    mean_and_spread,
+    method_title,
+    methods_of,
+    number,
+    seed_values,
+    usable,
+)
+
+FORGET, GENERAL, KL = "forget/perplexity", "general/perplexity", "oracle_kl/forget"
+SPLITS = {
+    "forget": "forget",
+    "approximate": "approximate",
+    "retain": "retain",
+    "general_evaluation": "general",
+}
+ATTACKS = {"loss": "AUC of the loss", "min_k_40": "AUC of Min-40%"}
+
+
+def history_table(records: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Perplexities and AUCs before and after each epoch; `records`: model's name -> its record."""
+    rows, index = [], []
+    for name, record in records.items():
+        title = BASELINE_TITLES.get(name.partition("-")[0], name)
+        for epoch in record["history"]:
+            passed = int(epoch["epoch"])
+            if not passed and name != "vanilla":
+                continue  # the same published model
+            domains = list(dict.fromkeys(k.partition("/")[0] for k in epoch if "/" in k))
+            for domain in domains:
+                row = {
+                    f"{shown} perplexity": epoch[f"{domain}/{split}/perplexity"]
+                    for split, shown in SPLITS.items()
+                }
+                row |= {
+                    shown: epoch[f"{domain}/membership/{attack}/auc"]
+                    for attack, shown in ATTACKS.items()
+                }
+                rows.append(row)
+                after = f"{passed} epoch{'s' * (passed != 1)}"
+                index.append((domain_title(domain), f"{title}, {after}" if passed else "published"))
+    return pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(index, names=["", "model"]))
+
+
+def history_in_words(vanilla: Mapping[str, Any]) -> str:
+    """What training further did, as Markdown."""
+    first, last = vanilla["history"][0], vanilla["history"][-1]
+    domains = list(dict.fromkeys(k.partition("/")[0] for k in first if "/" in k))
+    said = [
+        f"on {domain_title(d)} the AUC of the loss attack rose from "
+        f"{number(first[f'{d}/membership/loss/auc'])} to "
+        f"{number(last[f'{d}/membership/loss/auc'])}, and forget perplexity fell from "
+        f"{number(first[f'{d}/forget/perplexity'])} to {number(last[f'{d}/forget/perplexity'])}"
+        for d in domains
+    ]
+    epochs = vanilla["epochs"]
+    return (
+        f"**After {epochs} epoch{'s' * (epochs != 1)} over {vanilla['documents']} documents** "
+        f"({vanilla['updates']} updates, {number(float(vanilla['tokens']), 2)} tokens), "
+        f"{'; '.join(said)}. The threshold was an AUC of {vanilla['recipe']['auc']:g}, fixed "
+        "before any unlearning."
+    )
+
+
+# --- beside the lab ------------------------------------------------------------------------------
+
+
+def relative(
+    records: Sequence[Record], baselines: Sequence[Record], domain: str, metric: str
+) -> dict[str, float]:
+    """Method -> the mean of a metric over seeds, as a multiple of vanilla's."""
+    base = baseline_value(baselines, domain, "vanilla", metric, records)
+    found = {
+        method: mean_and_spread(seed_values(records, domain, method, metric))[0] / base
+        for method in methods_of(records)
+    }
+    return {method: x for method, x in found.items() if not math.isnan(x)}
+
+
+def rank_correlation(one: Mapping[str, float], other: Mapping[str, float]) -> float:
+    """Spearman's, over the methods that both have; NaN for fewer than three."""
+    shared = [m for m in one if m in other]
+    if len(shared) < 3:
+        return math.nan
+    ranks = pd.DataFrame({"a": one, "b": other}).loc[shared].rank()
+    return float(ranks["a"].corr(ranks["b"]))
+
+
+def compared(
+    lab: Sequence[Record],
+    lab_baselines: Sequence[Record],
+    real: Sequence[Record],
+    real_baselines: Sequence[Record],
+    domain: str,
+) -> pd.DataFrame:
+    """Per method: forget and general perplexity and KL to the oracle, over vanilla's, in both."""
+    columns = {}
+    for title, records, baselines in (
+        ("lab", lab, lab_baselines),
+        ("SmolLM2", real, real_baselines),
+    ):
+        for metric, shown in (
+            (FORGET, "forget perplexity"),
+            (GENERAL, "general perplexity"),
+            (KL, "KL to the oracle"),
+        ):
+            columns[shown, title] = relative(records, baselines, domain, metric)
+    table = pd.DataFrame(columns).sort_index(axis=1, level=0, sort_remaining=False)
+    order = [m for m in methods_of(lab) if m in table.index]
+    table = table.loc[order]
+    table.index = pd.Index([method_title(m) for m in order], name="method")
+    return table
+
+
+def compared_in_words(
+    lab: Sequence[Record],
+    lab_baselines: Sequence[Record],
+    real: Sequence[Record],
+    real_baselines: Sequence[Record],
+    domain: str,
+) -> str:
+    """Do the rankings agree, how good is the target, does any method end nearer the oracle."""
+    sentences = []
+    for metric, shown in ((GENERAL, "general perplexity"), (KL, "KL to the oracle")):
+        rho = rank_correlation(
+            relative(lab, lab_baselines, domain, metric),
+            relative(real, real_baselines, domain, metric),
+        )
+        if math.isfinite(rho):
+            sentences.append(f"by {shown} the rankings correlate with ρ = {number(rho, 2)}")
+    text = (
+        f"**{domain_title(domain)}, the lab's and real ones: {'; '.join(sentences)}.** "
+        if sentences
+        else ""
+    )
+    for title, records, baselines in (
+        ("In the lab", lab, lab_baselines),
+        ("On SmolLM2", real, real_baselines),
+    ):
+        target = baseline_value(baselines, domain, "target", FORGET, records)
+        truth = baseline_value(baselines, domain, "oracle", FORGET, records)
+        nearer = [m for m, x in relative(records, baselines, domain, KL).items() if x < 1]
+        general = baseline_value(baselines, domain, "vanilla", GENERAL, records)
+        good = [
+            m
+            for m in methods_of(records)
+            if any(usable(r, target, general) for r in records if r.spec["method"] == m)
+        ]
+        text += (
+            f"{title} the target is {number(target / truth)} times the truth, "
+            f"{len(good)} of {len(methods_of(records))} methods have a usable run, and "
+            + (
+                f"{len(nearer)} end nearer to the oracle than vanilla "
+                f"({', '.join(method_title(m) for m in nearer)}). "
+                if nearer
+                else "none ends nearer to the oracle than vanilla. "
+            )
+        )
+    return text.rstrip()
+
+
+def cost_in_words(records: Iterable[Record]) -> str:
+    """How many runs, and how long they took, as Markdown."""
+    records = list(records)
+    seconds = sum(r.provenance.get("seconds", 0.0) for r in records)
+    machines = sorted(
+        {
+            r.provenance.get("accelerator") or r.provenance.get("processor") or "unknown"
+            for r in records
+        }
+    )
+    threads = sorted({r.provenance.get("threads", 0) for r in records})
+    return (
+        f"{len(records)} runs on {', '.join(domain_title(d) for d in domains_of(records))}, "
+        f"{number(seconds / 60)} minutes in all on {', '.join(machines)} "
+        f"({'/'.join(map(str, threads))} threads)."
+    )
