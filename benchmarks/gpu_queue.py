@@ -34,34 +34,27 @@ from unlearnlib.store import Record, Store, provenance, run_key  # noqa: E402
 SMOLLM2_135M = LlamaShape(576, 30, 9, 3, 1536, 49152, tied=True)
 TINY = LlamaShape(32, 2, 4, 2, 64, 128, tied=True)  # to try the queue itself on a CPU
 SHAPES = {"yi-6b": YI_6B, "smollm2-135m": SMOLLM2_135M, "tiny": TINY}
-LIMITS = {"forget": 64, "retain": 256, "approximate": 64}
+OPEN_RATES = (4e-5, 6e-5)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A named job: about how many seconds it takes on an H200, and how to do it."""
+    """A named job: about how many seconds it takes on an H200, and how to do it.
+
+    A job that gives no record prepares others: it is done where what it makes is there.
+    """
 
     name: str
     seconds: float
-    run: Callable[[argparse.Namespace], Record]
+    run: Callable[[argparse.Namespace], Record | None]
 
 
-def throughput(shape: str, method: str, length: int, batch: int, updates: int = 4) -> Record:
-    """Useful tokens per second, peak memory and model FLOPs utilisation at a Llama's shape.
-
-    Weights are random: neither speed nor memory depends on their values. The first update warms
-    up and is not timed.
-    """
+def make_model(shape: str, length: int, dtype: Any = None) -> Any:
+    """A Llama of that shape with random weights: neither speed nor memory depends on values."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from unlearnlib.corpus.chunks import Chunk
-    from unlearnlib.engine import Execution, Part, keep_original, optimise, peak_memory_bytes
-    from unlearnlib.methods import get_method
-
-    started = time.time()
-    form, row = SHAPES[shape], get_method(method)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    form = SHAPES[shape]
     config = LlamaConfig(
         vocab_size=form.vocabulary,
         hidden_size=form.hidden,
@@ -73,17 +66,32 @@ def throughput(shape: str, method: str, length: int, batch: int, updates: int = 
         tie_word_embeddings=form.tied,
     )
     torch.manual_seed(0)
-    with torch.device(device):
-        model = LlamaForCausalLM(config).to(torch.bfloat16)
-    if length >= 1024:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        return LlamaForCausalLM(config).to(dtype or torch.float32)
+
+
+def throughput(shape: str, method: str, length: int, batch: int, updates: int = 4) -> Record:
+    """Useful tokens per second, peak memory and model FLOPs utilisation at a Llama's shape.
+
+    The first update warms up and is not timed.
+    """
+    import torch
+
+    from unlearnlib.corpus.chunks import Chunk
+    from unlearnlib.engine import Execution, Part, keep_original, optimise, peak_memory_bytes
+    from unlearnlib.methods import get_method
+
+    started = time.time()
+    form, row = SHAPES[shape], get_method(method)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = make_model(shape, length, torch.bfloat16)
     generator = torch.Generator().manual_seed(0)
 
     def chunks(name: str) -> list[Chunk]:
         draw = torch.randint(form.vocabulary, (batch, length), generator=generator).tolist()
         return [Chunk(f"{name}#{i}", name, tuple(tokens)) for i, tokens in enumerate(draw)]
 
-    execution = Execution(micro_tokens=max(length, 16384), progress=False)
+    execution = Execution(micro_tokens=max(length, 16384), recompute=length >= 1024, progress=False)
     kept: dict[str, Any] = {
         "special": frozenset(),
         "vocabulary": form.vocabulary,
@@ -137,29 +145,68 @@ def throughput(shape: str, method: str, length: int, batch: int, updates: int = 
     )
 
 
+def open_models(arguments: argparse.Namespace) -> None:
+    """Vanilla and the oracles of profile 'open', where this machine has them not yet.
+
+    Their weights stay on the machine, in the cache; their records go beside the store.
+    """
+    import torch
+
+    from unlearnlib.continued import (
+        continued_checkpoint,
+        continued_names,
+        record_path,
+        train_further,
+    )
+    from unlearnlib.engine import Execution
+
+    if not arguments.model or not arguments.corpora:
+        raise UnlearnError("jobs at profile 'open' need --model and --corpora: give both.")
+    for name in continued_names("open"):
+        if (continued_checkpoint("open", name) / "model.safetensors").exists():
+            continue
+        train_further(
+            "open",
+            name,
+            source=arguments.model,
+            corpora=arguments.corpora,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            execution=Execution(micro_tokens=16384, progress=False),
+        )
+        kept = arguments.store / "continued" / record_path("open", name).name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(record_path("open", name).read_text())
+
+
 def open_run(domain: str, method: str, rate: float) -> Callable[[argparse.Namespace], Record]:
-    """One unlearning of SmolLM2-135M as published, on public texts."""
+    """One unlearning of profile 'open': vanilla and its oracle, on public texts."""
 
     def run(arguments: argparse.Namespace) -> Record:
         import torch
 
         from unlearnlib.engine import Execution
         from unlearnlib.run import execute, open_bench
+        from unlearnlib.spec import get_profile
+        from unlearnlib.study import BATCH
 
-        if not arguments.model or not arguments.corpora:
-            raise UnlearnError("jobs at profile 'open' need --model and --corpora: give both.")
-        bench = open_bench(
-            "open",
-            domain,
-            model=arguments.model,
-            folder=arguments.corpora,
-            limits={**LIMITS, "general_retain": 128, "general_evaluation": 128},
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            execution=Execution(micro_tokens=16384, progress=False),
-        )
-        return execute(bench, RunSpec("open", domain, method, rate, 16, 16))[1]
+        open_models(arguments)
+        scale = get_profile("open")
+        if domain not in _BENCHES:
+            _BENCHES.clear()  # one domain's models at a time
+            _BENCHES[domain] = open_bench(
+                "open",
+                domain,
+                folder=arguments.corpora,
+                device="cuda" if torch.cuda.is_available() else "cpu",
+                execution=Execution(micro_tokens=16384, progress=False),
+            )
+        spec = RunSpec("open", domain, method, rate, scale.updates, BATCH, seed=scale.tuning_seed)
+        return execute(_BENCHES[domain], spec)[1]
 
     return run
+
+
+_BENCHES: dict[str, Any] = {}
 
 
 def queue() -> list[Job]:
@@ -180,10 +227,11 @@ def queue() -> list[Job]:
         )
         for method in ("ga_gd_in_dist", "ga_kl_in_dist")
     ]
+    jobs.append(Job("open-models", 300, open_models))
     jobs += [
-        Job(f"open-{domain}-{method}-{rate:g}", 12, open_run(domain, method, rate))
-        for rate in (1e-5, 3e-5)
+        Job(f"open-{domain}-{method}-{rate:g}", 25, open_run(domain, method, rate))
         for domain in DOMAINS
+        for rate in OPEN_RATES
         for method in PAPER_METHODS
     ]
     return jobs
@@ -224,6 +272,9 @@ def main() -> int:
         except (UnlearnError, RuntimeError) as error:  # one job out of memory is not the others'
             failed += 1
             print(json.dumps({"job": job.name, "error": str(error)}), flush=True)
+            continue
+        if record is None:
+            print(json.dumps({"job": job.name, "done": True}), flush=True)
             continue
         store.put(record)
         done[job.name] = record.key

@@ -28,6 +28,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
+from gpu_queue import make_model  # noqa: E402
+
 SHORTEST = 60  # tokens of the shortest document
 SPREAD = 3  # the longest has so many chunks
 WORKS = ("ga_gd_in_dist", "ga_kl_in_dist", "evaluation")
@@ -58,28 +60,6 @@ def chunks_of(name: str, sizes: list[int], length: int, vocabulary: int) -> list
                     Chunk(f"{name}-{number}#{index}", f"{name}-{number}", part, 3 * len(part))
                 )
     return made
-
-
-def make_model(shape: str, length: int) -> Any:
-    """A Llama of that shape with random weights."""
-    import torch
-    from gpu_queue import SHAPES
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    form = SHAPES[shape]
-    torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=form.vocabulary,
-            hidden_size=form.hidden,
-            num_hidden_layers=form.layers,
-            num_attention_heads=form.heads,
-            num_key_value_heads=form.key_value_heads,
-            intermediate_size=form.mlp,
-            max_position_embeddings=length,
-            tie_word_embeddings=form.tied,
-        )
-    ).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def ours(model: Any, work: str, data: dict[str, list[Any]], execution: Any) -> float:

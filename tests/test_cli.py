@@ -453,7 +453,10 @@ def test_a_method_that_needs_retain_data_says_which(
         (["study", "rates", "--limit", "forget=2"], ["--store"]),
         (["study", "main", "--choose"], ["--choose", "'main'"]),
         (["study", "main"], ["no settings are chosen", "unlearn study rates"]),
-        (["pretrain", "--profile", "open"], ["'open'", "SmolLM2"]),
+        (["pretrain", "--profile", "paper"], ["'paper'", "Yi-6B", "lab, open"]),
+        (["pretrain", "--profile", "open_cpu", "--jobs", "2"], ["--jobs is 2", "vanilla"]),
+        (["pretrain", "--profile", "open_cpu", "--only", "oracle-arxiv"], ["oracle-books"]),
+        (["pretrain", "--corpora", "x"], ["--corpora is given", "leave it out"]),
         (["pretrain", "--only", "vanila"], ["unknown lab model 'vanila'", "one of vanilla,"]),
         (["score"], ["nothing to score"]),
         (["score", "--members", "m"], ["--non-members is missing"]),
@@ -818,7 +821,7 @@ def test_methods_and_profiles_are_listed(unlearn: Unlearn) -> None:
     assert by_name["ga_gd_general"]["data"] == "general"
     assert "random tokens" in by_name["random_label"]["forget"]
     profiles = values(unlearn("profiles", "--json"))["profiles"]
-    assert {p["name"] for p in profiles} == {"lab", "open", "paper"}
+    assert {p["name"] for p in profiles} == {"lab", "open", "open_cpu", "paper"}
     assert "ga_kl_in_dist" in unlearn("methods")[1] and "SmolLM2" in unlearn("profiles")[1]
 
 

@@ -18,10 +18,12 @@ TEMPLATES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CHAPTERS = {
     "cost",
     "data",
+    "engine",
     "forget_size",
     "learning_rates",
     "main_table",
     "membership",
+    "real_model",
     "release",
     "robust_region",
     "sensitivity",

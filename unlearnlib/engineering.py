@@ -16,7 +16,7 @@ import pandas as pd
 
 from unlearnlib.errors import UnlearnError
 from unlearnlib.models import data_folder
-from unlearnlib.tables import METHOD_TITLES, method_title, number
+from unlearnlib.tables import METHOD_TITLES, SUPERSCRIPTS, method_title, number
 
 COMMANDS = {
     "speed-cpu": "python benchmarks/run.py --quick --out benchmarks/results/speed-cpu.json",
@@ -67,7 +67,7 @@ def met(row: Mapping[str, Any]) -> bool:
 
 
 def speed_table(found: Mapping[str, Any]) -> pd.DataFrame:
-    """A row per work and way: ratio, range, target, useful tokens per second, share of the limit."""
+    """A row per work and way: ratio, range, target, useful tokens per second, share of limit."""
     rows = []
     for row in found["rows"]:
         if is_memory(row):
@@ -126,6 +126,14 @@ def speed_in_words(found: Mapping[str, Any]) -> str:
 LIMITS = {"float64": 1e-9, "float32": 1e-4}
 
 
+def power(x: float) -> str:
+    """A small difference: "3.6 × 10⁻¹²", and "0" only for exactly 0."""
+    if not x or not math.isfinite(x):
+        return number(x)
+    exponent = math.floor(math.log10(abs(x)))
+    return f"{number(x / 10.0**exponent, 2)} × 10{str(exponent).translate(SUPERSCRIPTS)}"
+
+
 def worst(rows: Iterable[Mapping[str, Any]]) -> float:
     """The largest difference; NaN for no rows."""
     return max((float(r["difference"]) for r in rows), default=math.nan)
@@ -139,7 +147,7 @@ def invariance_table(found: Mapping[str, Any]) -> pd.DataFrame:
         "way": [_way_title(way) for way in ways],
         **{
             precision: [
-                worst(r for r in rows if r["way"] == way and r["precision"] == precision)
+                power(worst(r for r in rows if r["way"] == way and r["precision"] == precision))
                 for way in ways
             ]
             for precision in LIMITS
@@ -165,8 +173,8 @@ def invariance_in_words(found: Mapping[str, Any]) -> str:
         of = [r for r in rows if r["precision"] == precision]
         within = sum(r["difference"] <= limit for r in of)
         said.append(
-            f"in {precision} {within} of {len(of)} runs are within {number(limit)} of the run as a "
-            f"whole (the farthest: {number(worst(of))})"
+            f"in {precision} {within} of {len(of)} runs are within {power(limit)} of the run as a "
+            f"whole (the farthest: {power(worst(of))})"
         )
     again = [r for r in rows if r["way"] == "again"]
     same = sum(r["identical"] for r in again)

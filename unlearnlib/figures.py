@@ -43,7 +43,7 @@ from matplotlib.ticker import (
 
 from unlearnlib import sweeps
 from unlearnlib.claims import HALF_WAY, TARGET_WITHIN, USABLE, way
-from unlearnlib.engineering import LIMITS, is_memory, met, work_title, worst
+from unlearnlib.engineering import LIMITS, is_memory, met, power, work_title, worst
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.membership import auc, roc
 from unlearnlib.real import relative
@@ -1670,7 +1670,7 @@ def invariance(found: Mapping[str, Any], *, narrow: bool = False) -> Plate:
         ax.set_title(precision)
         ax.set_xlabel("relative difference")
         alt.append(
-            f"{precision}: at most {number(worst(of))}, allowed {number(limit)}; "
+            f"{precision}: at most {power(worst(of))}, allowed {power(limit)}; "
             f"{sum(r['difference'] == 0 for r in of)} of {len(of)} are exactly 0, drawn at the "
             "left edge."
         )

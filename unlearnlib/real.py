@@ -109,18 +109,15 @@ def compared(
     domain: str,
 ) -> pd.DataFrame:
     """Per method: forget and general perplexity and KL to the oracle, over vanilla's, in both."""
-    columns = {}
-    for title, records, baselines in (
-        ("lab", lab, lab_baselines),
-        ("SmolLM2", real, real_baselines),
-    ):
-        for metric, shown in (
-            (FORGET, "forget perplexity"),
-            (GENERAL, "general perplexity"),
-            (KL, "KL to the oracle"),
-        ):
-            columns[shown, title] = relative(records, baselines, domain, metric)
-    table = pd.DataFrame(columns).sort_index(axis=1, level=0, sort_remaining=False)
+    sides = (("lab", lab, lab_baselines), ("SmolLM2", real, real_baselines))
+    shown = {FORGET: "forget perplexity", GENERAL: "general perplexity", KL: "KL to the oracle"}
+    table = pd.DataFrame(
+        {
+            (words, title): relative(records, baselines, domain, metric)
+            for metric, words in shown.items()
+            for title, records, baselines in sides
+        }
+    )
     order = [m for m in methods_of(lab) if m in table.index]
     table = table.loc[order]
     table.index = pd.Index([method_title(m) for m in order], name="method")

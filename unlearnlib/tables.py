@@ -176,7 +176,7 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 
 # --- numbers as text -----------------------------------------------------------------------------
 
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(x: float, digits: int = 3) -> str:
@@ -190,7 +190,7 @@ def number(x: float, digits: int = 3) -> str:
     exponent = math.floor(math.log10(abs(x)) + 1e-12)
     if exponent >= 6 or exponent < -3:
         mantissa = f"{x / 10.0**exponent:.{max(0, digits - 2)}f}"
-        return f"{mantissa} × 10{str(exponent).translate(_SUPERSCRIPTS)}".replace("-", "−")
+        return f"{mantissa} × 10{str(exponent).translate(SUPERSCRIPTS)}".replace("-", "−")
     return f"{x:,.{max(0, digits - 1 - exponent)}f}".replace("-", "−")
 
 
