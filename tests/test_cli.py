@@ -342,6 +342,22 @@ def test_a_profiles_texts_with_another_model(lab: Path, model: Path, unlearn: Un
     assert (lab / "o" / "README.md").exists()
 
 
+def test_a_plan_says_what_a_run_would_take_and_runs_nothing(
+    model: Path, files: Path, unlearn: Unlearn
+) -> None:
+    line = values(unlearn(*own(model, "--method", "ga_kl_in_dist", "--plan", "--json")))
+    assert line["peak_bytes"] >= sum(line["always"].values()) > 0 and line["fits"]
+    assert line["seconds"] > 0 and line["tokens"] > 0
+    assert "original hidden states" in line["always"]
+    more = values(
+        unlearn(*own(model, "--method", "ga_kl_in_dist", "--set", "updates=80", "--plan", "--json"))
+    )
+    assert more["tokens"] == 10 * line["tokens"]  # 8 updates unless more are asked for
+    code, text, _ = unlearn(*own(model, "--method", "ga", "--plan"))
+    assert code == 0 and "at a time" in text and "retain" not in text
+    assert not (files / "runs").exists()
+
+
 def test_force_leaves_no_weights_of_an_earlier_model(
     model: Path, files: Path, unlearn: Unlearn
 ) -> None:
