@@ -1029,7 +1029,8 @@ def _own_spec(args: argparse.Namespace) -> RunSpec:
             raise UnlearnError(
                 f"--{name} is given together with files of your own: leave out one of the two."
             )
-    for name in ("forget", "model", "out"):
+    planned = getattr(args, "plan", False)  # which writes nothing
+    for name in ("forget", "model", *(() if planned else ("out",))):
         if getattr(args, name) is None:
             raise UnlearnError(
                 f"--{name} is missing: documents of your own need --model, --forget and --out."

@@ -531,11 +531,11 @@ def open_bench(
     own = data is not None
     data = data or load_domain(profile, domain, folder, limits)
     source, retrained = sources(profile, domain, model, oracle, own)
-    tokenizer = load_tokenizer(source)
+    vanilla, tokenizer = load_model(source, precision, device), load_tokenizer(source)
     if scale.clipped and not own:
         data = clip(data, tokenizer, scale.length)
     return Bench(
-        load_model(source, precision, device),
+        vanilla,
         tokenizer,
         data,
         length or scale.length,
