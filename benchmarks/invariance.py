@@ -6,7 +6,9 @@ Runs the lab's model on a few of its books, five updates of 4 + 4 documents, onc
 then in every other way: micro-batches of 1, 2 and 4 chunks, packed, with recomputed activations,
 and divided among two processes that hold the whole model or a part of it each. Writes for every
 method, precision and way the largest difference of a parameter, relative to the largest change
-that the run made to one; and whether two runs alike are bit-identical.
+that the run made to one; the norm of the difference of all of them, relative to the norm of the
+change; the largest relative difference of a perplexity; and whether two runs alike are
+bit-identical.
 """
 
 from __future__ import annotations
@@ -52,14 +54,19 @@ TOGETHER: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def run(bench: Bench, method: str, precision: str, way: dict[str, Any]) -> tuple[np.ndarray, str]:
-    """All parameters after the run, and the hash of the model."""
+PERPLEXITIES = tuple(f"{s}/perplexity" for s in ("forget", "approximate", "retain", "general"))
+
+
+def run(
+    bench: Bench, method: str, precision: str, way: dict[str, Any]
+) -> tuple[np.ndarray, str, np.ndarray]:
+    """All parameters after the run, the hash of the model, and its perplexities."""
     bench.execution = Execution(progress=False, **way)
     spec = RunSpec(
         "lab", "books", method, learning_rate=3e-4, updates=5, batch_size=4, precision=precision
     )
-    model, _ = execute(bench, spec)
-    return flat(model), model_hash(model)
+    model, record = execute(bench, spec)
+    return flat(model), model_hash(model), np.array([record.metrics[p] for p in PERPLEXITIES])
 
 
 def flat(model: Any) -> np.ndarray:
@@ -84,7 +91,8 @@ def worker(out: str) -> None:
         bench = opened(precision)
         for method in PAPER_METHODS:
             for name, way in TOGETHER.items():
-                found[f"{precision}/{method}/{name}"] = run(bench, method, precision, way)[0]
+                place = f"{precision}/{method}/{name}"
+                found[place], _, found[f"{place}/scores"] = run(bench, method, precision, way)
     if world.is_main_process:
         np.savez(out, **found)
     world.destroy_process_group()
@@ -113,16 +121,21 @@ def main() -> None:
                 bench = opened(precision)
                 start = flat(bench.model)
                 for method in PAPER_METHODS:
-                    whole, first = run(bench, method, precision, {})
+                    whole, first, scores = run(bench, method, precision, {})
                     scale = float(np.abs(whole - start).max())
+                    length = float(np.linalg.norm(whole - start))
                     results = {
                         name: run(bench, method, precision, way)
                         for name, way in ALONE.items()
                         if name != "whole"
                     }
-                    ways = {name: vector for name, (vector, _) in results.items()}
-                    ways |= {name: others[f"{precision}/{method}/{name}"] for name in TOGETHER}
-                    for name, vector in ways.items():
+                    ways = {name: (vector, own) for name, (vector, _, own) in results.items()}
+                    ways |= {
+                        name: (others[place], others[f"{place}/scores"])
+                        for name in TOGETHER
+                        for place in (f"{precision}/{method}/{name}",)
+                    }
+                    for name, (vector, own) in ways.items():
                         difference = float(np.abs(vector - whole).max())
                         rows.append(
                             {
@@ -130,6 +143,8 @@ def main() -> None:
                                 "method": method,
                                 "way": name,
                                 "difference": difference / scale,
+                                "norm": float(np.linalg.norm(vector - whole)) / length,
+                                "perplexity": float(np.abs(own / scores - 1).max()),
                                 "identical": name in results and results[name][1] == first,
                             }
                         )

@@ -28,6 +28,8 @@ def invariance(difference: float = 3e-6) -> dict[str, Any]:
             "difference": 0.0
             if way == "again"
             else difference * (1 if precision == "float32" else 1e-7),
+            "norm": 0.0 if way == "again" else difference * (1 if precision == "float32" else 1e-7),
+            "perplexity": 0.0,
             "identical": way == "again",
         }
         for precision in ("float64", "float32")
@@ -57,11 +59,11 @@ def test_a_target_is_met_from_its_own_side() -> None:
 def test_ways_that_differ_too_much_are_counted() -> None:
     assert "4 of 6 runs" not in e.invariance_in_words(invariance())
     words = e.invariance_in_words(invariance(2e-4))
-    assert "in float32 2 of 6 runs are within 1.0 × 10⁻⁴" in words
+    assert "in float32 2 of 6 runs end within 1.0 × 10⁻⁴" in words
     assert "farthest: 2.0 × 10⁻⁴" in words and "4 of 4 end in bit-identical" in words
     table = e.invariance_table(invariance())
-    assert table.loc["packed", "float64"] == "3.0 × 10⁻¹³"
-    assert table.loc["the same again", "float32"] == "0"
+    assert table.loc["packed", ("all parameters", "float64")] == "3.0 × 10⁻¹³"
+    assert table.loc["the same again", ("one parameter", "float32")] == "0"
     assert "2 of 6 are exactly 0" in figures.invariance(invariance()).alt
 
 
@@ -101,6 +103,17 @@ def test_two_models_are_compared_method_by_method() -> None:
     assert "ρ = 1.0" in words and "times the truth" in words
     sides = {"in the lab": (runs, base), "on SmolLM2": (runs, base)}
     assert "general perplexity" in figures.two_models(sides, "books").alt
+
+
+def test_the_nearest_run_is_found_and_measured_against_vanilla() -> None:
+    runs, base = synthetic.main_study(), synthetic.baselines()
+    of = [r for r in runs if r.spec["domain"] == "books"]
+    best = min(of, key=lambda r: r.metrics[real.KL])
+    words = real.nearest_in_words(runs, base, "books")
+    assert f"Of all {len(of)} runs" in words and tables.number(best.metrics[real.KL]) in words
+    assert (
+        real.nearest_in_words(runs, [], "books") == "" == real.nearest_in_words([], base, "books")
+    )
 
 
 def test_opposite_rankings_correlate_negatively() -> None:

@@ -134,34 +134,38 @@ def power(x: float) -> str:
     return f"{number(x / 10.0**exponent, 2)} × 10{str(exponent).translate(SUPERSCRIPTS)}"
 
 
-def worst(rows: Iterable[Mapping[str, Any]]) -> float:
+def worst(rows: Iterable[Mapping[str, Any]], what: str = "norm") -> float:
     """The largest difference; NaN for no rows."""
-    return max((float(r["difference"]) for r in rows), default=math.nan)
+    return max((float(r[what]) for r in rows), default=math.nan)
 
 
 def invariance_table(found: Mapping[str, Any]) -> pd.DataFrame:
-    """A row per way of computing: the largest difference over all methods, per precision."""
+    """A row per way of computing: the largest differences over all methods, per precision."""
     rows: Rows = found["rows"]
     ways = list(dict.fromkeys(r["way"] for r in rows))
-    table = {
-        "way": [_way_title(way) for way in ways],
-        **{
-            precision: [
-                power(worst(r for r in rows if r["way"] == way and r["precision"] == precision))
-                for way in ways
-            ]
-            for precision in LIMITS
-        },
-        "bit-identical": [
-            f"{sum(r['identical'] for r in rows if r['way'] == way)} of "
-            f"{sum(r['way'] == way for r in rows)}"
-            for way in ways
-        ],
+    titles = {
+        "norm": "all parameters",
+        "difference": "one parameter",
+        "perplexity": "a perplexity",
     }
-    return pd.DataFrame(table).set_index("way")
+    table: dict[tuple[str, str], list[str]] = {
+        (title, precision): [
+            power(worst((r for r in rows if (r["way"], r["precision"]) == (way, precision)), what))
+            for way in ways
+        ]
+        for what, title in titles.items()
+        for precision in LIMITS
+    }
+    table["bit-", "identical"] = [
+        f"{sum(r['identical'] for r in rows if r['way'] == way)} of "
+        f"{sum(r['way'] == way for r in rows)}"
+        for way in ways
+    ]
+    return pd.DataFrame(table, index=pd.Index([way_title(way) for way in ways], name="way"))
 
 
-def _way_title(way: str) -> str:
+def way_title(way: str) -> str:
+    """A way of computing, as it is printed."""
     return "the same again" if way == "again" else way
 
 
@@ -171,16 +175,20 @@ def invariance_in_words(found: Mapping[str, Any]) -> str:
     said = []
     for precision, limit in LIMITS.items():
         of = [r for r in rows if r["precision"] == precision]
-        within = sum(r["difference"] <= limit for r in of)
+        within = sum(r["norm"] <= limit for r in of)
         said.append(
-            f"in {precision} {within} of {len(of)} runs are within {power(limit)} of the run as a "
+            f"in {precision} {within} of {len(of)} runs end within {power(limit)} of the run as a "
             f"whole (the farthest: {power(worst(of))})"
         )
     again = [r for r in rows if r["way"] == "again"]
     same = sum(r["identical"] for r in again)
+    alone = {p: worst((r for r in rows if r["precision"] == p), "difference") for p in LIMITS}
+    scores = {p: worst((r for r in rows if r["precision"] == p), "perplexity") for p in LIMITS}
     return (
-        f"**{'; '.join(said)}.** Run again in the same way, {same} of {len(again)} end in "
-        "bit-identical parameters."
+        f"**{'; '.join(said)}.** A perplexity differs by at most {power(scores['float64'])} and "
+        f"{power(scores['float32'])} of itself, one single parameter by {power(alone['float64'])} "
+        f"and {power(alone['float32'])} of the largest change. Run again in the same way, "
+        f"{same} of {len(again)} end in bit-identical parameters."
     ).replace("**in", "**In", 1)
 
 

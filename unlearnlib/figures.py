@@ -43,7 +43,15 @@ from matplotlib.ticker import (
 
 from unlearnlib import sweeps
 from unlearnlib.claims import HALF_WAY, TARGET_WITHIN, USABLE, way
-from unlearnlib.engineering import LIMITS, is_memory, met, power, work_title, worst
+from unlearnlib.engineering import (
+    LIMITS,
+    is_memory,
+    met,
+    power,
+    way_title,
+    work_title,
+    worst,
+)
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.membership import auc, roc
 from unlearnlib.real import relative
@@ -1646,14 +1654,14 @@ def invariance(found: Mapping[str, Any], *, narrow: bool = False) -> Plate:
     ways = list(dict.fromkeys(r["way"] for r in rows))
     plate, axes = layout.grid(len(LIMITS), 0.9 + 0.3 * len(ways), beside=2, extra=0.4)
     floor = 1e-17  # where a difference of exactly 0 is drawn
-    alt = ["Largest difference of a parameter, relative to the run's largest change, log scale."]
+    alt = ["Norm of the parameters' difference, relative to the run's change, log scale."]
     for ax, (precision, limit) in zip(axes, LIMITS.items(), strict=True):
         of = [r for r in rows if r["precision"] == precision]
         _set_log(ax, "x", floor / 2, 1e-2)
         ax.axvline(limit, color="#cf222e", linewidth=1.4)
         for row in of:
             ax.plot(
-                max(row["difference"], floor),
+                max(row["norm"], floor),
                 ways.index(row["way"]),
                 markersize=5,
                 linestyle="",
@@ -1662,8 +1670,7 @@ def invariance(found: Mapping[str, Any], *, narrow: bool = False) -> Plate:
             )
         named = narrow or ax is axes[0]
         ax.set_ylim(len(ways) - 0.4, -0.6)
-        shown = ["the same again" if w == "again" else w for w in ways]
-        shown = [w.replace("sharded, packed", "sharded,\npacked") for w in shown]
+        shown = [way_title(w).replace("sharded, packed", "sharded,\npacked") for w in ways]
         ax.set_yticks(range(len(ways)), shown if named else [""] * len(ways))
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
@@ -1671,7 +1678,7 @@ def invariance(found: Mapping[str, Any], *, narrow: bool = False) -> Plate:
         ax.set_xlabel("relative difference")
         alt.append(
             f"{precision}: at most {power(worst(of))}, allowed {power(limit)}; "
-            f"{sum(r['difference'] == 0 for r in of)} of {len(of)} are exactly 0, drawn at the "
+            f"{sum(r['norm'] == 0 for r in of)} of {len(of)} are exactly 0, drawn at the "
             "left edge."
         )
     _legend(plate, layout, list(dict.fromkeys(r["method"] for r in rows)), lines=())

@@ -171,6 +171,25 @@ def compared_in_words(
     return text.rstrip()
 
 
+def nearest_in_words(records: Sequence[Record], baselines: Sequence[Record], domain: str) -> str:
+    """Which of all runs ends nearest to the oracle, and whether it has forgotten, as Markdown."""
+    done = [r for r in records if r.spec["domain"] == domain and r.metrics.get(KL, math.nan) >= 0]
+    base = baseline_value(baselines, domain, "vanilla", KL, records)
+    if not done or math.isnan(base):
+        return ""
+    best = min(done, key=lambda r: r.metrics[KL])
+    start, truth = (
+        baseline_value(baselines, domain, which, FORGET, records) for which in ("vanilla", "oracle")
+    )
+    share = math.log(best.metrics[FORGET] / start) / math.log(truth / start)
+    return (
+        f"Of all {len(done)} runs, the nearest to the oracle is "
+        f"{method_title(best.spec['method'])} at {best.spec['learning_rate']:g}, "
+        f"{number(best.metrics[KL])} nats per token from it (vanilla: {number(base)}), with "
+        f"{share:.0%} of the way in log forget perplexity gone."
+    )
+
+
 def cost_in_words(records: Iterable[Record]) -> str:
     """How many runs, and how long they took, as Markdown."""
     records = list(records)
