@@ -28,6 +28,7 @@ from unlearnlib.corpus.documents import Document
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics import TokenScores, auc, loss_score
 from unlearnlib.models import load_model, load_tokenizer, model_hash, save_model
+from unlearnlib.spec import PROFILES
 from unlearnlib.store import Record, Store, read_parquet, run_key, write_parquet
 from unlearnlib.verify import Tolerance, compare, numbers, pick
 
@@ -635,7 +636,7 @@ def test_a_study_goes_on_where_it_stopped_is_published_and_verified(
 ) -> None:
     chosen = {method: {"learning_rate": 1e-3} for method in study.PAPER_METHODS}
     study.write_settings("lab", "books", chosen)
-    monkeypatch.setattr(study, "UPDATES", 1)
+    monkeypatch.setitem(PROFILES, "lab", dataclasses.replace(PROFILES["lab"], updates=1))
     only = ["--method", "ga", "--method", "random_label"]
     first = values(unlearn(*study_words("main", *only, "--seed", 0)))
     assert (first["study"], first["profile"], first["runs"]) == ("main", "lab", 2)
@@ -685,8 +686,8 @@ def test_records_of_other_data_do_not_agree(lab: Path, unlearn: Unlearn) -> None
 def test_choose_writes_the_settings_that_a_run_then_takes(
     lab: Path, unlearn: Unlearn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "RATES", (7e-4,))
-    monkeypatch.setattr(study, "UPDATES", 1)
+    short = dataclasses.replace(PROFILES["lab"], rates=(7e-4,), updates=1)
+    monkeypatch.setitem(PROFILES, "lab", short)
     line = values(unlearn(*study_words("rates", "--choose")))
     assert line["runs"] == len(study.PAPER_METHODS)
     assert set(line["chosen"]["books"]) == set(study.PAPER_METHODS)

@@ -1009,7 +1009,7 @@ def _profile_spec(args: argparse.Namespace) -> RunSpec:
     given = _given_settings(args)
     if given:
         return spec.replace(**given)
-    from unlearnlib.study import BATCH, UPDATES, settings
+    from unlearnlib.study import BATCH, settings
 
     try:
         chosen = settings(spec.profile, spec.domain, spec.method)
@@ -1017,7 +1017,8 @@ def _profile_spec(args: argparse.Namespace) -> RunSpec:
         if isinstance(error.__cause__, KeyError | FileNotFoundError):
             return spec
         raise  # the file is there and cannot be read
-    spec = spec.replace(**{"updates": UPDATES, "batch_size": BATCH, **chosen})
+    updates = get_profile(spec.profile).updates
+    spec = spec.replace(**{"updates": updates, "batch_size": BATCH, **chosen})
     logger.info("settings chosen for %s on %s: %s", spec.method, spec.domain, chosen)
     return spec
 

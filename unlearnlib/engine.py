@@ -573,5 +573,10 @@ def peak_memory_bytes(device: torch.device | str) -> int:
     """Peak memory of this process so far: GPU allocations on CUDA, resident set elsewhere."""
     if torch.device(device).type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    if (status := Path("/proc/self/status")).exists():
+        # Linux's ru_maxrss is at least that of the process that started this one.
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
