@@ -153,8 +153,8 @@ def open_models(arguments: argparse.Namespace) -> None:
     import torch
 
     from unlearnlib.continued import (
-        continued_checkpoint,
         continued_names,
+        is_made,
         record_path,
         train_further,
     )
@@ -163,7 +163,7 @@ def open_models(arguments: argparse.Namespace) -> None:
     if not arguments.model or not arguments.corpora:
         raise UnlearnError("jobs at profile 'open' need --model and --corpora: give both.")
     for name in continued_names("open"):
-        if (continued_checkpoint("open", name) / "model.safetensors").exists():
+        if is_made("open", name):
             continue
         train_further(
             "open",

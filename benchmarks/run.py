@@ -140,20 +140,6 @@ def clock() -> float:
     return time.perf_counter()
 
 
-def product_rate(dtype: Any, size: int = 2048) -> float:
-    """Floating-point operations per second of a plain square matrix product."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    matrix = torch.randn(size, size, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(8):
-        start = clock()
-        matrix @ matrix
-        best = min(best, clock() - start)
-    return 2 * size**3 / best
-
-
 def memory_bytes() -> int:
     """This process's largest resident set so far, or the GPU's largest allocation."""
     import torch
@@ -168,6 +154,7 @@ def serve(arguments: argparse.Namespace) -> None:
     import torch
 
     from unlearnlib.engine import Execution
+    from unlearnlib.plan import product_rate
 
     model = make_model(arguments.shape, arguments.length)
     size = model.config.vocab_size
@@ -178,8 +165,9 @@ def serve(arguments: argparse.Namespace) -> None:
     for line in sys.stdin:
         work, precision = json.loads(line)
         if work == "product":
-            dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-            print(json.dumps({"rate": product_rate(dtype)}), flush=True)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            rate = product_rate(precision, device, repeats=8)
+            print(json.dumps({"rate": rate}), flush=True)
             continue
         used = model
         if precision == "bfloat16":

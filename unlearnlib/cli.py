@@ -764,20 +764,19 @@ def _plan_report(
 ) -> Report:
     """What a run would take; loads the tokenizer and the documents, not the model."""
     from unlearnlib.corpus.chunks import cut
-    from unlearnlib.corpus.documents import clip
     from unlearnlib.methods import get_method
-    from unlearnlib.models import load_tokenizer
+    from unlearnlib.models import load_tokenizer, model_config
     from unlearnlib.plan import plan
-    from unlearnlib.run import load_domain, sources
+    from unlearnlib.run import clipped, load_domain, sources
 
     _hush_transformers()
     scale, own = get_profile(spec.profile), data is not None
     data = data or load_domain(spec.profile, spec.domain, args.corpora, limits)
     source, oracle = sources(spec.profile, spec.domain, args.model, own=own)
     tokenizer = load_tokenizer(source)
-    length = spec.length or (_usual_length() if own else scale.length)
-    if scale.clipped and not own:
-        data = clip(data, tokenizer, scale.length)
+    length = _chunk_length(model_config(source), spec.length, None if own else scale.length)
+    if not own:
+        data = clipped(spec.profile, data, tokenizer)
     method = get_method(spec.method)
     kept = {"in_distribution": data.retain, "general": data.general_retain}.get(method.data or "")
     forget = cut(data.forget[: spec.forget_size], tokenizer, length, name="forget")
@@ -1082,26 +1081,29 @@ def _check_retain(args: argparse.Namespace, spec: RunSpec, data: DomainData | No
         )
 
 
-def _usual_length() -> int:
-    """Tokens per chunk of a user's own documents, if nothing else is said."""
+def _chunk_length(config: Any, asked: int | None, profile: int | None) -> int:
+    """Tokens per chunk: as asked, or the profile's; for own documents as many as the model reads.
+
+    Own documents (`profile` is None) take `run.unlearn`'s length at most.
+    """
     from unlearnlib.run import unlearn
 
-    return int(inspect.signature(unlearn).parameters["length"].default)
-
-
-def _fit_length(bench: Bench, spec: RunSpec, own: bool) -> RunSpec:
-    """The spec with a chunk length that the model can read."""
-    config: Any = bench.model.config
     most = getattr(config, "max_position_embeddings", None) or math.inf
-    if own and spec.length is None:
-        spec = spec.replace(length=int(min(_usual_length(), most)))
-    length = spec.length or bench.length
+    usual = inspect.signature(unlearn).parameters["length"].default
+    length = asked or profile or int(min(usual, most))
     if length > most:
         raise UnlearnError(
             f"chunks have {length} tokens and the model reads at most {most}: give --length {most} "
             "or less."
         )
-    return spec
+    return length
+
+
+def _fit_length(bench: Bench, spec: RunSpec, own: bool) -> RunSpec:
+    """The spec with a chunk length that the model can read."""
+    config: Any = bench.model.config
+    length = _chunk_length(config, spec.length, None if own else bench.length)
+    return spec.replace(length=length) if own else spec
 
 
 def check_out(out: Path, force: bool, model: str | None = None) -> None:
@@ -1587,7 +1589,12 @@ def _is_made(profile: Profile) -> bool:
 
 def _train_further(args: argparse.Namespace) -> Report:
     """Vanilla and oracles of a profile whose model is trained further."""
-    from unlearnlib.continued import continued_checkpoint, continued_names, train_further
+    from unlearnlib.continued import (
+        continued_checkpoint,
+        continued_names,
+        is_made,
+        train_further,
+    )
     from unlearnlib.engine import Execution
 
     if args.jobs > 1:
@@ -1600,11 +1607,7 @@ def _train_further(args: argparse.Namespace) -> Report:
             raise unknown("model", name, every)
     names = [name for name in every if not args.only or name in args.only]
     if args.missing:
-        names = [
-            n
-            for n in names
-            if not (continued_checkpoint(args.profile, n) / "model.safetensors").exists()
-        ]
+        names = [name for name in names if not is_made(args.profile, name)]
     device = _device(args.device)
     _hush_transformers()
     records = [
@@ -1678,18 +1681,13 @@ def score_command(args: argparse.Namespace) -> Report:
     from unlearnlib.corpus.chunks import cut
     from unlearnlib.metrics import membership
     from unlearnlib.models import load_model, load_tokenizer
-    from unlearnlib.run import unlearn
     from unlearnlib.scoring import score_chunks
 
     device = _device(args.device)
     _hush_transformers()
     tokenizer = load_tokenizer(args.model)
     model: Any = load_model(args.model, device=device)
-    most = getattr(model.config, "max_position_embeddings", None) or math.inf
-    usual = inspect.signature(unlearn).parameters["length"].default
-    length = args.length or int(min(usual, most))
-    if length > most:
-        raise UnlearnError(f"--length is {length} and the model reads at most {most} tokens.")
+    length = _chunk_length(model.config, args.length, None)
     chunks = {
         name: cut(documents, tokenizer, length, name=name) for name, documents in sets.items()
     }

@@ -27,7 +27,7 @@ from typing import Any
 from torch import nn
 
 from unlearnlib.corpus.chunks import Chunk, cut
-from unlearnlib.corpus.documents import Document, DomainData, clip, hash_documents
+from unlearnlib.corpus.documents import Document, DomainData, hash_documents
 from unlearnlib.engine import Execution, Part, optimise, peak_memory_bytes
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.methods import Descent
@@ -105,13 +105,18 @@ def continued_checkpoint(profile: str, name: str, needed: bool = False) -> Path:
     if name not in continued_names(profile):
         raise unknown("model", name, continued_names(profile))
     folder = cache_folder() / profile / name
-    if needed and not (folder / "model.safetensors").exists():
+    if needed and not is_made(profile, name):
         raise UnlearnError(
             f"the {name} model of profile {profile!r} is not on this machine: make it with "
             f"`unlearn pretrain --profile {profile} --corpora FOLDER`, or name another model with "
             f"--model ({get_profile(profile).model} is the one that it starts from)."
         )
     return folder
+
+
+def is_made(profile: str, name: str) -> bool:
+    """Whether a model's weights are on this machine."""
+    return (continued_checkpoint(profile, name) / "model.safetensors").exists()
 
 
 def training_documents(name: str, data: Mapping[str, DomainData]) -> tuple[Document, ...]:
@@ -158,7 +163,7 @@ def train_further(
     `source` is the model to start from (by default the profile's). The oracles take the number of
     epochs from vanilla's record, so vanilla comes first.
     """
-    from unlearnlib.run import load_domain
+    from unlearnlib.run import clipped, load_domain
 
     started = time.time()
     scale, recipe = get_profile(profile), recipe or Continuation()
@@ -168,8 +173,7 @@ def train_further(
     source = source or scale.model
     tokenizer = load_tokenizer(source)
     data = {domain: load_domain(profile, domain, corpora) for domain in scale.domains}
-    if scale.clipped:
-        data = {domain: clip(d, tokenizer, scale.length) for domain, d in data.items()}
+    data = {domain: clipped(profile, d, tokenizer) for domain, d in data.items()}
     documents = training_documents(name, data)
     chunks = cut(documents, tokenizer, scale.length, name="training")
     splits = {

@@ -1588,9 +1588,6 @@ def document_lengths(
     return plate
 
 
-# --- showing -------------------------------------------------------------------------------------
-
-
 @_plate
 def speed(found: Mapping[str, Any], *, narrow: bool = False) -> Plate:
     """Times as fast as the plain recipe (left) and share of its memory (right), with targets."""
@@ -1719,6 +1716,9 @@ def two_models(
     _legend(plate, layout, methods, lines=())
     plate.alt = " ".join(alt)
     return plate
+
+
+# --- showing -------------------------------------------------------------------------------------
 
 
 def to_svg(figure: Figure) -> str:

@@ -28,8 +28,12 @@ CHUNK_FLOATS_GPU = 1 << 26  # a GPU wants larger products: 256 MiB
 
 def positions_per_chunk(weight: Tensor) -> int:
     """How many positions' logits are held at a time, for a head's (V, H) weight."""
-    floats = CHUNK_FLOATS_GPU if weight.is_cuda else CHUNK_FLOATS
-    return max(CHUNK_POSITIONS, floats // weight.shape[0])
+    return chunk_positions(weight.shape[0], weight.is_cuda)
+
+
+def chunk_positions(vocabulary: int, on_gpu: bool) -> int:
+    """`positions_per_chunk` for a head that need not exist yet."""
+    return max(CHUNK_POSITIONS, (CHUNK_FLOATS_GPU if on_gpu else CHUNK_FLOATS) // vocabulary)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import get_method
 from unlearnlib.models import DTYPES, decoder_of, model_config
-from unlearnlib.objectives import CHUNK_FLOATS, CHUNK_FLOATS_GPU, CHUNK_POSITIONS
+from unlearnlib.objectives import chunk_positions
 from unlearnlib.spec import RunSpec
 
 # Share of a plain matrix product's rate that training reaches: on a CPU as measured by
@@ -72,7 +72,6 @@ class Plan:
     flops: float
     rate: float
     processes: int = 1
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def peak(self) -> int:
@@ -186,8 +185,7 @@ def plan(
         always["original hidden states"] = int(used * average * shape.hidden * size)
 
     positions = rows * width
-    limit = CHUNK_FLOATS_GPU if device.startswith("cuda") else CHUNK_FLOATS
-    chunk = min(positions, max(CHUNK_POSITIONS, limit // shape.vocabulary))
+    chunk = min(positions, chunk_positions(shape.vocabulary, device.startswith("cuda")))
     held = LOGITS_HELD["kl" if distances else "cross_entropy"]
     logits = held * chunk * shape.vocabulary * max(4, size)
     gradients = shape.parameters * size // share
@@ -236,11 +234,11 @@ def _once(*parts: Sequence[Chunk]) -> int:
     return sum(len(chunk.tokens) for part in parts for chunk in part)
 
 
-def product_rate(precision: str, device: str = "cpu", size: int = 2048) -> float:
+def product_rate(precision: str, device: str = "cpu", size: int = 2048, repeats: int = 4) -> float:
     """Floating-point operations per second of a plain square matrix product here and now."""
     matrix = torch.randn(size, size, device=device).to(DTYPES[precision])
     best = float("inf")
-    for _ in range(4):
+    for _ in range(repeats):
         start = time.perf_counter()
         matrix @ matrix
         if device.startswith("cuda"):

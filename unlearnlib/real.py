@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from unlearnlib.store import Record
+from unlearnlib.sweeps import FORGET, GENERAL, KL
 from unlearnlib.tables import (
     BASELINE_TITLES,
     baseline_value,
@@ -22,7 +23,6 @@ from unlearnlib.tables import (
     usable,
 )
 
-FORGET, GENERAL, KL = "forget/perplexity", "general/perplexity", "oracle_kl/forget"
 SPLITS = {
     "forget": "forget",
     "approximate": "approximate",

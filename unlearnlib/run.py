@@ -68,7 +68,7 @@ def load_domain(
 
     `folder` is a local copy of the public texts ("open") or of the hub's data set ("paper");
     `limits` cuts splits to their first so many documents, in place of the profile's own limits.
-    A profile whose documents are clipped clips them with its tokenizer, in `open_bench`.
+    What a profile takes of each document alone, `clipped` says: it needs the tokenizer.
     """
     scale = get_profile(profile)
     corpus = scale.corpus
@@ -86,6 +86,12 @@ def load_domain(
     from unlearnlib.corpus.hub import HUB_DATASET, load_hub
 
     return load_hub(domain, folder or HUB_DATASET, limits=limits)
+
+
+def clipped(profile: str, data: DomainData, tokenizer: Any) -> DomainData:
+    """The data of a profile with as much of each document as the profile takes."""
+    scale = get_profile(profile)
+    return clip(data, tokenizer, scale.length) if scale.clipped else data
 
 
 def limited(data: DomainData, limits: Mapping[str, int] | None) -> DomainData:
@@ -532,8 +538,8 @@ def open_bench(
     data = data or load_domain(profile, domain, folder, limits)
     source, retrained = sources(profile, domain, model, oracle, own)
     vanilla, tokenizer = load_model(source, precision, device), load_tokenizer(source)
-    if scale.clipped and not own:
-        data = clip(data, tokenizer, scale.length)
+    if not own:
+        data = clipped(profile, data, tokenizer)
     return Bench(
         vanilla,
         tokenizer,

@@ -81,9 +81,8 @@ def _moments(logits: Tensor, targets: Tensor, reference: Tensor | None) -> Tenso
     for row in best.nonzero().flatten().split(256):  # of several largest, the first one counts
         best[row] = z[row].argmax(-1) == targets[row]
     z.sub_(top)
-    if bool(
-        torch.isneginf(z.amin(-1)).any()
-    ):  # a token that cannot be: e = 0, and e * z must be 0 too
+    # A token that cannot be has e = 0, and e * z must be 0 too.
+    if bool(torch.isneginf(z.amin(-1)).any()):
         z.clamp_(min=torch.finfo(z.dtype).min / 2)
     e = z.exp()
     total = e.sum(-1)
