@@ -169,6 +169,13 @@ def test_a_sweep_over_updates_reads_the_probes_and_ends_where_a_run_diverged() -
     assert math.isnan(points[0]["no/such_metric"])
 
 
+def test_a_run_that_says_nothing_of_requests_had_one() -> None:
+    base = synthetic.swept_study("batch_size", ("books",))[0]
+    several = replace(base, spec={**base.spec, "requests": 4})
+    assert "requests" not in base.spec
+    assert [p.x for p in sweeps.points([several, base], "requests")] == [1, 4]
+
+
 def test_a_schedule_is_named_with_its_warm_up() -> None:
     assert sweeps.shape_title({"schedule": "linear", "warmup": 0.25}) == "linear, 25 % warm-up"
     assert sweeps.shape_title({"schedule": "cosine", "warmup": 0.0}) == "cosine"

@@ -283,6 +283,7 @@ FIELD_TITLES = {
     "retain_weight": "weight of the retain term",
     "forget_size": "documents to forget",
     "schedule": "schedule",
+    "requests": "requests",
 }
 
 
@@ -317,7 +318,8 @@ def points(records: Iterable[Record], swept: str) -> list[Point]:
                 lost = {name: math.inf for name in (FORGET, GENERAL, KL)}
                 out.append(Point(*place, math.ceil(end / step) * step, lost, True))
             continue
-        x: Any = record.spec.get(swept)
+        # A record leaves out a setting that came later while it has its default.
+        x: Any = record.spec.get(swept, getattr(RunSpec, swept, None))
         if swept == "schedule":
             x = shape_title(record.spec)
         elif swept == "forget_size" and x is None:
@@ -462,7 +464,8 @@ def swept_in_words(
     shares = usable_points(records, baselines, swept, tolerance)
     names = values if swept == "schedule" else [f"{x:g}" for x in values]
     what = FIELD_TITLES.get(swept, swept).capitalize()
-    lines = [f"{what}: {', '.join(names)}."]
+    # The words of a schedule have commas of their own.
+    lines = [f"{what}: {('; ' if swept == 'schedule' else ', ').join(names)}."]
     if spans:
         ranked = sorted(spans.items(), key=lambda item: item[1])
         parts = [f"{method_title(m)} ×{number(s)}" for m, s in ranked]
