@@ -15,7 +15,16 @@ from typing import Any
 
 from unlearnlib.spec import DOMAINS, RunSpec
 from unlearnlib.store import Record, write_parquet
-from unlearnlib.study import BATCH, MAIN_SEEDS, RATES, REGION_RATES, STUDIES, TUNING_SEED, UPDATES
+from unlearnlib.study import (
+    BATCH,
+    MAIN_SEEDS,
+    RATES,
+    REGION_RATES,
+    REGION_SEEDS,
+    STUDIES,
+    TUNING_SEED,
+    UPDATES,
+)
 from unlearnlib.tables import METHOD_TITLES
 
 ATTACKS = ("loss", "zlib", "min_k_20", "min_k_40", "min_k_pp_20", "min_k_pp_40")
@@ -196,11 +205,14 @@ def alignment_study(domains: tuple[str, ...] = DOMAINS) -> list[Record]:
     ]
 
 
-def region_study(domains: tuple[str, ...] = DOMAINS) -> list[Record]:
+def region_study(
+    domains: tuple[str, ...] = DOMAINS, seeds: tuple[int, ...] = (TUNING_SEED,)
+) -> list[Record]:
     """Seven methods at the rates of the robust region, probed after every third update."""
     return [
-        run(d, m, TUNING_SEED, rate, updates=24, probe_every=3)
+        run(d, m, seed, rate, updates=24, probe_every=3)
         for d in domains
+        for seed in seeds
         for m in METHOD_TITLES
         for rate in REGION_RATES
     ]
@@ -209,14 +221,22 @@ def region_study(domains: tuple[str, ...] = DOMAINS) -> list[Record]:
 def swept_study(name: str, domains: tuple[str, ...] = DOMAINS) -> list[Record]:
     """A study of one swept setting, at the made-up learning rates."""
     fields = ("batch_size", "retain_weight", "forget_size", "schedule", "warmup")
+    fields += ("requests", "updates")
+    slower = 1 / 4 if name == "sequential" else 1.0  # as the study divides the chosen step
     return [
-        run(s.domain, s.method, s.seed, None, **{field: getattr(s, field) for field in fields})
+        run(
+            s.domain,
+            s.method,
+            s.seed,
+            chosen_rate(s.method) * slower,
+            **{field: getattr(s, field) for field in fields},
+        )
         for domain in domains
         for s in STUDIES[name].runs("lab", domain)
     ]
 
 
-SWEPT = ("batch_size", "retain_weight", "forget_size", "schedule")
+SWEPT = ("batch_size", "retain_weight", "forget_size", "schedule", "sequential")
 
 
 def write_results(folder: Path) -> Path:
@@ -230,6 +250,7 @@ def write_results(folder: Path) -> Path:
         "trajectory": trajectory_study(),
         "alignment": alignment_study(),
         "robust_region": region_study(),
+        "region_seeds": region_study(seeds=REGION_SEEDS),
         **{name: swept_study(name) for name in SWEPT},
         "baselines": baselines(),
     }.items():

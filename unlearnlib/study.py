@@ -44,6 +44,7 @@ TUNING_SEED = get_profile("lab").tuning_seed
 RATES = get_profile("lab").rates
 MAIN_SEEDS = get_profile("lab").seeds
 UPDATES, BATCH = get_profile("lab").updates, 16  # three passes over the lab's 64 documents
+REGION_SEEDS = (TUNING_SEED + 1, TUNING_SEED + 2)  # beside the tuning seed, that of the map
 REGION_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # even in the logarithm
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 REQUESTS = (1, 2, 4, 8, 16)
@@ -110,8 +111,17 @@ def _alignment(profile: str, domain: str) -> Specs:
 
 def _robust_region(profile: str, domain: str) -> Specs:
     """One run per rate: with a constant schedule its first u updates are the run of u updates."""
+    return _region(profile, domain, TUNING_SEED)
+
+
+def _region_seeds(profile: str, domain: str) -> Specs:
+    """The same settings with other orders of the documents."""
+    return [spec for seed in REGION_SEEDS for spec in _region(profile, domain, seed)]
+
+
+def _region(profile: str, domain: str, seed: int) -> Specs:
     return [
-        RunSpec(profile, domain, method, rate, 24, BATCH, seed=TUNING_SEED, probe_every=3)
+        RunSpec(profile, domain, method, rate, 24, BATCH, seed=seed, probe_every=3)
         for method in PAPER_METHODS
         for rate in REGION_RATES
     ]
@@ -178,6 +188,7 @@ STUDIES: dict[str, Study] = {
         Study(
             "robust_region", "learning rate x updates: which settings are usable", _robust_region
         ),
+        Study("region_seeds", "the robust region with two other seeds", _region_seeds),
         Study("forget_size", "from one document to the whole forget set", _forget_size),
         Study("retain_weight", "weight of the retain term, over three decades", _retain_weight),
         Study("batch_size", "documents per update", _batch_size),
