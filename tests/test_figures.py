@@ -30,6 +30,7 @@ STUDIES = {
     "rates": synthetic.rates_study(),
     "trajectory": synthetic.trajectory_study(),
     "region": synthetic.region_study(),
+    "region_seeds": synthetic.region_study(seeds=synthetic.REGION_SEEDS),
     **{name: synthetic.swept_study(name) for name in synthetic.SWEPT},
 }
 RETRAINING = {d: tables.Retraining(5e6, 600.0, 1.2e6) for d in DOMAINS}
@@ -50,6 +51,7 @@ FIGURES: dict[str, tuple[str, Draw]] = {
         lambda r, b: figures.robust_region(r, b, "target"),
     ),
     "region_shares": ("region", figures.region_shares),
+    "region_tolerance": ("region_seeds", figures.region_tolerance),
     "updates": ("region", lambda r, b: figures.swept(sweeps.at_rate(r, 3e-4), b, "updates")),
     "batch_size": ("batch_size", lambda r, b: figures.swept(r, b, "batch_size")),
     "retain_weight": ("retain_weight", lambda r, b: figures.swept(r, b, "retain_weight")),

@@ -129,6 +129,41 @@ def test_a_domain_without_an_oracle_has_no_share_and_words_say_so() -> None:
     assert set(sweeps.region_table(REGION, vanilla, TOLERANCE)["both agree"]) == {"–"}
 
 
+def test_a_wider_tolerance_never_makes_a_setting_unusable() -> None:
+    curves = sweeps.tolerance_curves(REGION, BASELINES, 1.05)
+    assert set(curves) == {("books", m) for m in tables.METHOD_TITLES}
+    for rows in curves.values():
+        assert rows.shape == (1, len(sweeps.TOLERANCES))
+        assert (np.diff(rows, axis=1) >= 0).all()
+    at_the_test = sweeps.tolerance_curves(REGION, BASELINES, TOLERANCE.harmless, (TOLERANCE.near,))
+    for place, share in sweeps.region_shares(REGION, BASELINES, TOLERANCE).items():
+        assert at_the_test[place][0, 0] == share.share
+
+
+def test_settings_are_counted_by_seed_and_where_every_seed_agrees() -> None:
+    oracle = base("oracle")
+    one = probed(2.0, oracle, oracle)  # usable after each of two probes
+    other = probed(2.0, oracle, 9 * oracle)
+    other = replace(other, spec={**other.spec, "seed": one.spec["seed"] + 1})
+    table = sweeps.seeds_table([one, other], BASELINES, TOLERANCE)
+    assert table.iloc[0].tolist() == ["2 of 2", "1 of 2", "1"]
+    curves = sweeps.tolerance_curves([other, one], BASELINES, 1.05, (TOLERANCE.near,))
+    assert curves["books", "ga_gd_in_dist"].tolist() == [[1.0], [0.5]]
+
+
+def test_words_count_in_how_many_cases_a_method_has_more_usable_settings() -> None:
+    oracle = base("oracle")
+    ours = probed(2.0, oracle, oracle)
+    alone = replace(probed(2.0, oracle, 9 * oracle), spec={**ours.spec, "method": "ga"})
+    words = sweeps.seeds_in_words([ours, alone], BASELINES, TOLERANCE)
+    assert "in 1 of 1 cases (in 0 as many)" in words
+    same = replace(ours, spec={**ours.spec, "method": "ga"})
+    assert "in 0 of 1 cases (in 1 as many)" in sweeps.seeds_in_words(
+        [ours, same], BASELINES, TOLERANCE
+    )
+    assert sweeps.seeds_in_words([ours], BASELINES, TOLERANCE) == ""
+
+
 def test_wilsons_interval_is_that_of_the_textbook() -> None:
     # 10 of 50: Brown, Cai and DasGupta's formula by hand.
     low, high = sweeps.Share(10, 50).interval

@@ -927,6 +927,61 @@ def region_shares(
     return plate
 
 
+@_plate
+def region_tolerance(
+    records: Iterable[Record],
+    baselines: Iterable[Record],
+    tolerance: Tolerance = USABLE,
+    *,
+    narrow: bool = False,
+) -> Plate:
+    """Usable share of the grid against how near to the truth is near enough; a line per method.
+
+    Lines are means over seeds, bands their range. The dotted line is the tolerance of the test.
+    """
+    records, baselines = _checked(records, "the robust region"), list(baselines)
+    layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
+    curves = sweeps.tolerance_curves(records, baselines, tolerance.harmless)
+    extra = _legend_height(layout, len(methods) + 1)
+    plate, axes = layout.grid(len(domains), 2.5, extra=extra)
+    top = max([100 * float(c.max()) for c in curves.values()] or [10.0]) or 10.0
+    alt = [
+        "Usable share of the settings against the factor from the truth that is allowed, general "
+        f"perplexity up by at most {100 * (tolerance.harmless - 1):.0f} %."
+    ]
+    for ax, domain in zip(axes, domains, strict=True):
+        _set_log(ax, "x", sweeps.TOLERANCES[0], sweeps.TOLERANCES[-1])
+        ax.set_xticks([1.25, 1.5, 2, 3, 4], ["1.25", "1.5", "2", "3", "4"])
+        ax.set_ylim(-0.02 * top, 1.05 * top)
+        ax.axvline(tolerance.near, color="#22272e", linestyle=":", linewidth=1.4, zorder=1)
+        said = []
+        for method in methods:
+            rows = curves.get((domain, method))
+            if rows is None:
+                continue
+            style = method_style(method)
+            xs = list(sweeps.TOLERANCES)
+            middle = 100 * rows.mean(axis=0)
+            ax.plot(xs, middle, markevery=(4, 8), markersize=5, **style)
+            if len(rows) > 1:
+                low, high = 100 * rows.min(axis=0), 100 * rows.max(axis=0)
+                ax.fill_between(xs, low, high, color=style["color"], alpha=0.13, linewidth=0)
+            at = int(np.argmin(np.abs(np.log(np.array(xs) / 2.0))))
+            said.append(f"{method_title(method)} {middle[at]:.0f} %")
+        ax.set_title(domain_title(domain))
+        if narrow or ax is axes[0]:
+            ax.set_ylabel("usable settings, %")
+        if narrow or ax is axes[(len(axes) - 1) // 2]:
+            ax.set_xlabel("allowed factor from the truth")
+        alt.append(
+            f"{domain_title(domain)}, at a factor of 2: {', '.join(said) or 'no yardstick'}."
+        )
+    test = Line2D([], [], color="#22272e", linestyle=":", label="tolerance of the test")
+    _legend(plate, layout, methods, extra=[test], line=True)
+    plate.alt = " ".join(alt)
+    return plate
+
+
 # --- sweeps of one setting -----------------------------------------------------------------------
 
 _SWEPT = (
