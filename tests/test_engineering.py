@@ -43,6 +43,7 @@ def test_the_published_measurements_can_be_shown() -> None:
     speed, kill = e.measured("speed-cpu"), e.measured("kill")
     assert speed is not None and kill is not None
     assert "targets are met" in e.speed_in_words(speed)
+    assert "AUCs within" in e.rounding_in_words(speed)
     assert len(e.speed_table(speed)) + len(e.memory_table(speed)) == len(speed["rows"])
     plate = figures.speed(speed)
     assert all(e.work_title(row) in plate.alt for row in speed["rows"])

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from unlearnlib import objectives
 from unlearnlib.methods import AdversarialLabels, Ascent, Descent, KLToOriginal, RandomLabels, Term
-from unlearnlib.objectives import Head, cross_entropy, kl_to_reference, positions_per_chunk
+from unlearnlib.objectives import (
+    Head,
+    cross_entropy,
+    cross_entropy_by_group,
+    kl_to_reference,
+    positions_per_chunk,
+)
 
 N, H, V = 23, 6, 11
 Reference = Callable[["Case", Tensor, Tensor, Tensor | None], Tensor]
@@ -241,3 +247,20 @@ def test_a_huge_logit_neither_overflows_nor_underflows() -> None:
     assert value.item() == pytest.approx(2e4)
     same = kl_to_reference(hidden, head, hidden.detach(), head, torch.ones(2))
     assert same.item() == 0.0
+
+
+def test_groups_are_told_apart_in_value_and_share_one_gradient() -> None:
+    case = Case(bias=True)
+    group = torch.arange(len(case.labels)) % 3
+    total, each = cross_entropy_by_group(
+        case.hidden, case.head, case.labels, case.coefficient, group, 4
+    )
+    alone = [
+        cross_entropy(case.hidden[g], case.head, case.labels[g], case.coefficient[g])
+        for g in (group == number for number in range(4))
+    ]
+    torch.testing.assert_close(each, torch.stack(alone).detach())
+    assert each[3] == 0 and not each.requires_grad
+    ours = torch.autograd.grad(total, case.leaves)
+    theirs = torch.autograd.grad(torch.stack(alone).sum(), case.leaves)
+    torch.testing.assert_close(ours, theirs)

@@ -32,9 +32,9 @@ from tqdm import tqdm
 
 from unlearnlib.corpus.chunks import Batch, Chunk, collate, collate_packed, pack
 from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.methods import Alignment, Original, Term
+from unlearnlib.methods import Alignment, LabelTerm, Original, Term
 from unlearnlib.models import decoder_of, head_of, reshard, sharded
-from unlearnlib.objectives import Head
+from unlearnlib.objectives import Head, cross_entropy_by_group
 from unlearnlib.spec import OPTIMIZERS
 from unlearnlib.store import write_file
 
@@ -109,14 +109,12 @@ class Checkpoint:
 
 
 def hidden_states(model: Any, batch: Batch) -> Tensor:
-    """(B, T, H) final hidden states."""
-    # A packed batch has positions that begin anew with each chunk and no mask: from these
-    # transformers makes one that is block-diagonal.
+    """(B, T, H) final hidden states; of padding they mean nothing."""
+    # No mask: padding stands to the right, where causal attention does not look, and without a
+    # mask attention leaves out the half that is never seen. Of a packed batch transformers makes
+    # a block-diagonal mask, from positions that begin anew with each chunk.
     where = {} if batch.position_ids is None else {"position_ids": batch.position_ids}
-    mask = batch.attention_mask if batch.position_ids is None else None
-    out = decoder_of(model)(
-        input_ids=batch.input_ids, attention_mask=mask, use_cache=False, **where
-    )
+    out = decoder_of(model)(input_ids=batch.input_ids, use_cache=False, **where)
     return out.last_hidden_state  # type: ignore[no-any-return]
 
 
@@ -238,7 +236,7 @@ def optimise(
         for number, rows in enumerate(own + [micros[-1]] * idle):
             mine = number < len(own)
             with torch.autocast(device.type, torch.bfloat16, enabled=execution.autocast):
-                losses = _losses(
+                loss, shares = _losses(
                     model,
                     parts,
                     [picks[r] for r in rows],
@@ -247,9 +245,9 @@ def optimise(
                     device,
                     execution.packed,
                 )
-            torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
             if mine:
-                sums += torch.stack(losses).detach().double().cpu()
+                sums += shares
         norm = _gather(parameters, sums, world)
         outcome.tokens += sum(len(chunk.tokens) for chunk in chunks)
         values = {
@@ -499,8 +497,11 @@ def _losses(
     original_head: Head,
     device: torch.device,
     packed: bool,
-) -> list[Tensor]:
-    """Each part's share of the update's loss in one micro-batch, from one forward pass."""
+) -> tuple[Tensor, Tensor]:
+    """One micro-batch's share of the update's loss, from one forward pass, and each part's of it.
+
+    (scalar to go backward from, (parts,) float64 on the CPU).
+    """
     chunks = [parts[p].chunks[i] for p, i in picks]
     batch = (collate_packed if packed else collate)(chunks, device)
     hidden = hidden_states(model, batch)[batch.target_mask]  # (N, H)
@@ -514,31 +515,39 @@ def _losses(
     owner = torch.repeat_interleave(
         torch.tensor([p for p, _ in picks]), torch.tensor([c.targets for c in chunks])
     ).to(device)  # (N,) which part each target belongs to
-    losses = []
+    labels = batch.targets.clone()
+    coefficient = torch.zeros(len(owner), device=device, dtype=torch.float64)
+    labelled = torch.zeros(len(owner), device=device, dtype=torch.bool)
+    losses: list[Tensor] = []
+    values = torch.zeros(len(parts), dtype=torch.float64)
     for number, part in enumerate(parts):
         mine = owner == number
+        if not bool(mine.any()):  # a micro-batch of the other parts' chunks alone
+            continue
         kept = [part.kept[i] for p, i in picks if p == number] if part.kept else []
         tensors = [k for k in kept if k is not None]
-        count = int(mine.sum())
-        if not count:  # a micro-batch of the other parts' chunks alone
-            losses.append(
-                hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
-            )
+        old = torch.cat(tensors).to(device) if tensors else None
+        share = part.weight / counts[number]
+        if isinstance(part.term, LabelTerm):
+            labels[mine] = part.term.labels(batch.targets[mine], old)
+            coefficient[mine] = part.term.sign * share
+            labelled |= mine
             continue
-        coefficient = torch.full(
-            (count,), part.weight / counts[number], device=device, dtype=torch.float64
-        )
+        weights = torch.full((int(mine.sum()),), share, device=device, dtype=torch.float64)
         losses.append(
-            part.term.loss(
-                hidden[mine],
-                head,
-                batch.targets[mine],
-                torch.cat(tensors).to(device) if tensors else None,
-                coefficient,
-                original_head,
-            )
+            part.term.loss(hidden[mine], head, batch.targets[mine], old, weights, original_head)
         )
-    return losses
+        values[number] = losses[-1].detach()
+    if bool(labelled.any()):
+        # All parts that are a cross-entropy at once: one gradient of the head, not one for each.
+        if not bool(labelled.all()):
+            hidden, labels, coefficient, owner = (
+                x[labelled] for x in (hidden, labels, coefficient, owner)
+            )
+        total, each = cross_entropy_by_group(hidden, head, labels, coefficient, owner, len(parts))
+        losses.append(total)
+        values += each.double().cpu()
+    return torch.stack(losses).sum(), values
 
 
 def _gather(parameters: Sequence[Tensor], sums: Tensor, world: Any) -> float:
@@ -557,13 +566,16 @@ def _gather(parameters: Sequence[Tensor], sums: Tensor, world: Any) -> float:
     grads = [_local(p.grad) for p in parameters if p.grad is not None]
     if not grads:
         return 0.0
-    # Piece by piece: a float64 copy of a large model's head alone is gigabytes.
+    # Pieces in the gradient's own dtype (at least float32), their sum in float64: a float64 copy
+    # takes longer than the optimizer's step. A processor adds up a piece one by one in a few
+    # lanes, so there pieces are short, or rounding would show.
+    size = 1 << 24 if grads[0].is_cuda else 1 << 16
     norms = [
-        torch.linalg.vector_norm(piece, dtype=torch.float64)
+        torch.linalg.vector_norm(piece, dtype=torch.promote_types(piece.dtype, torch.float32))
         for g in grads
-        for piece in g.reshape(-1).split(1 << 22)
+        for piece in g.reshape(-1).split(size)
     ]
-    square = torch.stack(norms).pow(2).sum()
+    square = torch.stack(norms).double().pow(2).sum()
     if parts:
         dist.all_reduce(square)
     return float(square.sqrt())

@@ -67,7 +67,11 @@ def met(row: Mapping[str, Any]) -> bool:
 
 
 def speed_table(found: Mapping[str, Any]) -> pd.DataFrame:
-    """A row per work and way: ratio, range, target, useful tokens per second, share of limit."""
+    """A row per work and way: ratio, range, target, tokens per second, and the limits.
+
+    "from fewer tokens" is the ratio that going over fewer tokens alone would give, at the same
+    speed per token.
+    """
     rows = []
     for row in found["rows"]:
         if is_memory(row):
@@ -80,6 +84,7 @@ def speed_table(found: Mapping[str, Any]) -> pd.DataFrame:
                 "range": f"{number(ratio['lowest'])} to {number(ratio['highest'])}",
                 "target": float(row["target"]),
                 "target met": "yes" if met(row) else "no",
+                "from fewer tokens": float(row["fewer_tokens"]),
                 "tokens per second": float(row["tokens_per_second"]),
                 "plain recipe’s": float(row["plain_tokens_per_second"]),
                 "of a product’s rate": f"{row['share_of_product_rate']:.0%}",
@@ -118,6 +123,17 @@ def speed_in_words(found: Mapping[str, Any]) -> str:
         f"{found['length']}. A plain matrix product reached "
         f"{number(found['product_rate']['float32'] / 1e9)} GFLOP/s in float32 and "
         f"{number(found['product_rate']['bfloat16'] / 1e9)} in bfloat16 there."
+    )
+
+
+def rounding_in_words(found: Mapping[str, Any]) -> str:
+    """What evaluating in bfloat16 does to the numbers, as Markdown."""
+    worst = found["rounding"]
+    return (
+        "Evaluation in bfloat16 is not exact: on the lab's model its perplexities are within "
+        f"{100 * worst['perplexity']:.1f} % of those in float32, accuracies within "
+        f"{100 * worst['accuracy']:.1f} %, AUCs within {number(worst['auc'])}. The published "
+        "records were evaluated in float32."
     )
 
 

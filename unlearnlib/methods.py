@@ -76,8 +76,9 @@ class Term(Protocol):
 
 
 @dataclass(frozen=True)
-class Descent:
-    """Cross-entropy of the true tokens: ordinary training."""
+class LabelTerm:
+    """`sign` times a cross-entropy against labels, whichever: the engine computes all of an
+    update's label terms in one call (`objectives.cross_entropy_by_group`)."""
 
     sign: float = 1.0
     needs_original: bool = False
@@ -86,6 +87,10 @@ class Descent:
         """Nothing to keep."""
         return None
 
+    def labels(self, targets: Tensor, kept: Tensor | None) -> Tensor:
+        """(N,) i64 labels of the positions whose true tokens are `targets`."""
+        raise TypeError(f"{type(self).__name__} does not say which labels it takes")
+
     def loss(
         self,
         hidden: Tensor,
@@ -95,8 +100,17 @@ class Descent:
         coefficient: Tensor,
         original_head: Head,
     ) -> Tensor:
-        """`sign` times the weighted sum of -log p(target)."""
-        return cross_entropy(hidden, head, targets, self.sign * coefficient)
+        """`sign` times the weighted sum of -log p(label)."""
+        return cross_entropy(hidden, head, self.labels(targets, kept), self.sign * coefficient)
+
+
+@dataclass(frozen=True)
+class Descent(LabelTerm):
+    """Cross-entropy of the true tokens: ordinary training."""
+
+    def labels(self, targets: Tensor, kept: Tensor | None) -> Tensor:
+        """The true tokens."""
+        return targets
 
 
 def Ascent() -> Descent:
@@ -105,26 +119,13 @@ def Ascent() -> Descent:
 
 
 @dataclass(frozen=True)
-class _Relabelled:
+class _Relabelled(LabelTerm):
     """Cross-entropy against labels that `prepare` made."""
 
-    needs_original: bool = False
-
-    def prepare(self, original: Original) -> Tensor | None:
-        raise TypeError(f"{type(self).__name__} does not say how to make labels")
-
-    def loss(
-        self,
-        hidden: Tensor,
-        head: Head,
-        targets: Tensor,
-        kept: Tensor | None,
-        coefficient: Tensor,
-        original_head: Head,
-    ) -> Tensor:
-        """The weighted sum of -log p(made label)."""
+    def labels(self, targets: Tensor, kept: Tensor | None) -> Tensor:
+        """The made labels."""
         assert kept is not None
-        return cross_entropy(hidden, head, kept, coefficient)
+        return kept
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,10 @@ class Head:
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """sum_i coefficient_i * -log softmax(h_i W^T + b)[label_i], chunked over positions."""
+    """sum_i coefficient_i * -log softmax(h_i W^T + b)[label_i], chunked over positions.
+
+    Also the same sum over each of `groups` groups of positions, without gradient.
+    """
 
     @staticmethod
     def forward(
@@ -67,19 +70,27 @@ class _CrossEntropy(torch.autograd.Function):
         bias: Tensor | None,
         labels: Tensor,
         coefficient: Tensor,
-    ) -> Tensor:
+        group: Tensor,
+        groups: int,
+    ) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        each = torch.zeros(groups, dtype=wide, device=hidden.device)
+
         def piece(rows: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
             logp = torch.log_softmax(logits, dim=-1)  # (n, V)
             picked = logp.gather(1, labels[rows, None]).squeeze(1)
             gradient = logp.exp_()
             gradient.scatter_add_(1, labels[rows, None], gradient.new_full((len(picked), 1), -1.0))
+            each.index_add_(0, group[rows], -picked * coefficient[rows].to(picked.dtype))
             return -picked, gradient
 
-        return _accumulate(ctx, piece, hidden, weight, bias, coefficient)
+        total = _accumulate(ctx, piece, hidden, weight, bias, coefficient)
+        ctx.mark_non_differentiable(each)
+        return total, each
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        return (*_scaled(ctx, grads[0]), None, None)
+        return (*_scaled(ctx, grads[0]), None, None, None, None)
 
 
 class _KL(torch.autograd.Function):
@@ -168,7 +179,21 @@ def cross_entropy(hidden: Tensor, head: Head, labels: Tensor, coefficient: Tenso
     hidden (N, H), labels (N,) i64, coefficient (N,). A coefficient of -1 is gradient ascent,
     +1 descent, 0 leaves the position out. Yao et al., eq. of the unified view.
     """
-    return _CrossEntropy.apply(hidden, head.weight, head.bias, labels, coefficient)  # type: ignore[no-any-return, no-untyped-call]
+    group = torch.zeros_like(labels)
+    return cross_entropy_by_group(hidden, head, labels, coefficient, group, 1)[0]
+
+
+def cross_entropy_by_group(
+    hidden: Tensor, head: Head, labels: Tensor, coefficient: Tensor, group: Tensor, groups: int
+) -> tuple[Tensor, Tensor]:
+    """`cross_entropy`, and its share in each group of positions: (scalar, (groups,)).
+
+    group (N,) i64 in [0, groups). The shares have no gradient: ascent on one group and descent on
+    another go backward together, with one gradient of the head between them.
+    """
+    return _CrossEntropy.apply(  # type: ignore[no-any-return, no-untyped-call]
+        hidden, head.weight, head.bias, labels, coefficient, group, groups
+    )
 
 
 def kl_to_reference(

@@ -22,7 +22,7 @@ from unlearnlib.corpus.chunks import Chunk, pack
 from unlearnlib.cost import FLOPS_PER_PARAMETER_TOKEN
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
-from unlearnlib.methods import get_method
+from unlearnlib.methods import LabelTerm, get_method
 from unlearnlib.models import DTYPES, decoder_of, model_config
 from unlearnlib.objectives import chunk_positions
 from unlearnlib.spec import RunSpec
@@ -166,6 +166,8 @@ def plan(
     head_bytes = shape.vocabulary * shape.hidden * max(4, size)
     terms = [method.forget, *([method.retain] if with_retain and method.retain else [])]
     asks = any(term.needs_original for term in terms)
+    others = sum(not isinstance(term, LabelTerm) for term in terms)
+    calls = others + (others < len(terms))
 
     always = {"parameters": shape.parameters * size // share}
     if copied:
@@ -194,8 +196,9 @@ def plan(
         "gradients": gradients if len(micros) > 1 else 0,
         "activations": shape.kept,
         "logits": logits,
-        # Each term's own, kept from the forward pass to the backward pass.
-        "gradients of the head": head_bytes * len(terms),
+        # Kept from the forward pass to the backward pass: one for all label terms, one for each
+        # other.
+        "gradients of the head": head_bytes * calls,
     }
     if execution.recompute:
         # A layer is computed again, and its gradients, when the logits are gone.

@@ -98,7 +98,6 @@ class Batch:
     """B chunks padded on the right to their longest, T tokens.
 
     input_ids       (B, T) i64
-    attention_mask  (B, T) i64   1 on tokens, 0 on padding
     target_mask     (B, T) bool  True at t where token t + 1 of the chunk exists and is no context:
                                  the positions whose output predicts; padding never does
     targets         (N,) i64     the predicted tokens, row by row, N = target_mask.sum()
@@ -107,7 +106,6 @@ class Batch:
     """
 
     input_ids: torch.Tensor
-    attention_mask: torch.Tensor
     target_mask: torch.Tensor
     targets: torch.Tensor
     position_ids: torch.Tensor | None = None
@@ -125,13 +123,11 @@ def collate(chunks: Sequence[Chunk], device: torch.device | str = "cpu") -> Batc
     for row, chunk in enumerate(chunks):
         input_ids[row, : len(chunk.tokens)] = torch.tensor(chunk.tokens)
     position = torch.arange(width)
-    attention_mask = (position < lengths[:, None]).long()  # (B, T)
     context = torch.tensor([chunk.context for chunk in chunks])
     target_mask = (position < lengths[:, None] - 1) & (position >= context[:, None] - 1)  # (B, T)
     shifted = torch.roll(input_ids, -1, dims=1)
     return Batch(
         input_ids.to(device),
-        attention_mask.to(device),
         target_mask.to(device),
         shifted[target_mask].to(device),
     )
@@ -151,7 +147,6 @@ def collate_packed(chunks: Sequence[Chunk], device: torch.device | str = "cpu") 
     target_mask = ((position_ids < last) & (position_ids >= context - 1))[None]
     return Batch(
         input_ids.to(device),
-        torch.ones_like(input_ids).to(device),
         target_mask.to(device),
         torch.roll(input_ids, -1, dims=1)[target_mask].to(device),
         position_ids[None].to(device),
