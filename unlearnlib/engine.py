@@ -73,7 +73,8 @@ class Execution:
 class Part:
     """Data with a term: the forget part, the retain part, or all there is to pre-train on.
 
-    `kept` is what the term kept of the original model, one entry per chunk.
+    `kept` is what the term kept of the original model, one entry per chunk. Where the original is
+    always at hand, `recall` gives the same of any chunks when a micro-batch needs it.
     """
 
     name: str
@@ -81,18 +82,21 @@ class Part:
     term: Term
     weight: float = 1.0
     kept: Sequence[Tensor | None] = ()
+    recall: Callable[[Sequence[Chunk]], Sequence[Tensor | None]] | None = None
 
 
 @dataclass
 class Outcome:
     """What `optimise` reports: per-update values, and where it diverged (None: it did not).
 
-    tokens counts the tokens that went forward and backward, padding left out.
+    tokens counts the tokens that went forward and backward, padding left out; `recalled` those
+    that besides went forward through the original model, for parts with `recall`.
     """
 
     trajectory: list[dict[str, float]] = field(default_factory=list)
     diverged_at: int | None = None
     tokens: int = 0
+    recalled: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,8 +148,9 @@ def keep_original(
     seed: int,
     alignment: Alignment,
     execution: Execution,
+    place: torch.device | str = "cpu",
 ) -> list[Tensor | None]:
-    """What `term` keeps of the original model at each chunk, before the first update."""
+    """What `term` keeps of the original model at each chunk, in the memory of `place`."""
     head = head_of(model).detach()
     device = head.weight.device
     kept: list[Tensor | None] = [None] * len(chunks)
@@ -156,9 +161,8 @@ def keep_original(
         for row, index in enumerate(rows):
             chunk = chunks[index]
             hidden = None if states is None else states[row, : len(chunk.tokens)]
-            kept[index] = term.prepare(
-                Original(chunk, hidden, head, special, vocabulary, seed, alignment)
-            )
+            made = term.prepare(Original(chunk, hidden, head, special, vocabulary, seed, alignment))
+            kept[index] = None if made is None else made.to(place)
     return kept
 
 
@@ -202,7 +206,9 @@ def optimise(
     stepper = make_optimizer(
         optimizer, list(owned.values()), betas=betas, weight_decay=weight_decay
     )
-    original_head = head_of(model).detach(clone=any(p.term.needs_original for p in parts))
+    head = head_of(model)
+    moves = head.weight.requires_grad and any(p.term.needs_original for p in parts)
+    original_head = head.detach(clone=moves)
     streams = [order(seed, part.name, len(part.chunks)) for part in parts]
     outcome = Outcome()
     done = 0
@@ -252,6 +258,9 @@ def optimise(
                 sums += torch.stack(losses).detach().double().cpu()
         norm = _gather(parameters, sums, world)
         outcome.tokens += sum(len(chunk.tokens) for chunk in chunks)
+        outcome.recalled += sum(
+            len(parts[p].chunks[i].tokens) for p, i in picks if parts[p].recall is not None
+        )
         values = {
             part.name: float(value) / (part.weight or 1.0)
             for part, value in zip(parts, sums.tolist(), strict=True)
@@ -414,7 +423,13 @@ def _leave(
     metadata = {
         "key": checkpoint.key,
         "update": str(update),
-        "outcome": json.dumps({"trajectory": outcome.trajectory, "tokens": outcome.tokens}),
+        "outcome": json.dumps(
+            {
+                "trajectory": outcome.trajectory,
+                "tokens": outcome.tokens,
+                "recalled": outcome.recalled,
+            }
+        ),
     }
     path = _shard_path(checkpoint, model)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -471,6 +486,7 @@ def _take_up(
     _hand_over(model, owned)
     outcome.trajectory = past["trajectory"]
     outcome.tokens = past["tokens"]
+    outcome.recalled = past.get("recalled", 0)
     logger.info("going on after update %d", done)
     return done
 
@@ -502,6 +518,8 @@ def _losses(
 ) -> list[Tensor]:
     """Each part's share of the update's loss in one micro-batch, from one forward pass."""
     chunks = [parts[p].chunks[i] for p, i in picks]
+    # Before the pass that is kept for the way back: then its memory is free again.
+    remembered = [_kept(model, parts, number, picks) for number in range(len(parts))]
     batch = (collate_packed if packed else collate)(chunks, device)
     hidden = hidden_states(model, batch)[batch.target_mask]  # (N, H)
     head = head_of(model)
@@ -517,8 +535,7 @@ def _losses(
     losses = []
     for number, part in enumerate(parts):
         mine = owner == number
-        kept = [part.kept[i] for p, i in picks if p == number] if part.kept else []
-        tensors = [k for k in kept if k is not None]
+        tensors = [k for k in remembered[number] if k is not None]
         count = int(mine.sum())
         if not count:  # a micro-batch of the other parts' chunks alone
             losses.append(
@@ -539,6 +556,21 @@ def _losses(
             )
         )
     return losses
+
+
+def _kept(
+    model: nn.Module, parts: Sequence[Part], number: int, picks: Sequence[tuple[int, int]]
+) -> Sequence[Tensor | None]:
+    """What one part's term has of the original model at its chunks of a micro-batch."""
+    part = parts[number]
+    rows = [i for p, i in picks if p == number]
+    if part.recall is None:
+        return [part.kept[i] for i in rows] if part.kept else []
+    if rows:
+        return part.recall([part.chunks[i] for i in rows])
+    if sharded(model):  # the processes that have chunks of this part need this one's layers
+        part.recall([min(part.chunks, key=lambda chunk: len(chunk.tokens))])
+    return []
 
 
 def _gather(parameters: Sequence[Tensor], sums: Tensor, world: Any) -> float:
