@@ -302,7 +302,7 @@ def _adapters(spec: Mapping[str, Any]) -> str | None:
     return (
         f"LoRA adapters of rank {rank} and alpha {alpha:g} beside the linear layers, and nothing "
         "else; they are added to the weights here, and are alone in `adapter/`, to be loaded onto "
-        "the base model with peft"
+        "the base model with peft (who has both can subtract them, which undoes the unlearning)"
     )
 
 
