@@ -154,7 +154,7 @@ def test_later_fields_at_their_defaults_leave_keys_as_they_were() -> None:
     spec = RunSpec()
     assert not set(LATER_FIELDS) & set(spec.as_dict())
     assert RunSpec.from_dict(spec.as_dict()) == spec
-    changed = spec.replace(requests=2, optimizer="adamw_8bit")
+    changed = spec.replace(requests=2, optimizer="adamw_8bit", lora_rank=4, lora_alpha=4)
     assert set(LATER_FIELDS) < set(changed.as_dict())
     assert RunSpec.from_dict(changed.as_dict()) == changed
 

@@ -19,26 +19,43 @@ from unlearnlib.methods import PAPER_METHODS
 from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
 
-# Name -> (method, how it is computed). With 64 chunks per micro-batch there is one per update, so
-# that the second process has nothing to compute and must still take part.
-RUNS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{f"{name}, whole": (name, {"micro_chunks": 2}) for name in PAPER_METHODS},
-    **{f"{name}, sharded": (name, {"micro_chunks": 2, "shard": True}) for name in PAPER_METHODS},
-    "idle process": ("ga_gd_in_dist", {"micro_chunks": 64}),
-    "idle process, sharded": ("ga_gd_in_dist", {"micro_chunks": 64, "shard": True}),
-    "uneven, sharded": ("ga_kl_general", {"micro_chunks": 1, "shard": True}),
+LORA = {"lora_rank": 3}  # odd, so that two processes hold unequal parts
+# Name -> (method, how it is computed, other settings). With 64 chunks per micro-batch there is one
+# per update, so that the second process has nothing to compute and must still take part.
+RUNS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    **{f"{name}, whole": (name, {"micro_chunks": 2}, {}) for name in PAPER_METHODS},
+    **{
+        f"{name}, sharded": (name, {"micro_chunks": 2, "shard": True}, {}) for name in PAPER_METHODS
+    },
+    "idle process": ("ga_gd_in_dist", {"micro_chunks": 64}, {}),
+    "idle process, sharded": ("ga_gd_in_dist", {"micro_chunks": 64, "shard": True}, {}),
+    "uneven, sharded": ("ga_kl_general", {"micro_chunks": 1, "shard": True}, {}),
     "recomputed, sharded": (
         "ga_kl_in_dist",
         {"micro_chunks": 2, "shard": True, "recompute": True},
+        {},
     ),
-    "packed, sharded": ("ga_gd_in_dist", {"micro_chunks": 2, "shard": True, "packed": True}),
+    "packed, sharded": ("ga_gd_in_dist", {"micro_chunks": 2, "shard": True, "packed": True}, {}),
+    "LoRA, whole": ("ga_kl_in_dist", {"micro_chunks": 2}, LORA),
+    "LoRA, sharded": ("adversarial", {"micro_chunks": 2, "shard": True}, LORA),
+    # One process's micro-batch may have no retain chunk, and the other's some: both must walk
+    # through the model without its adapter.
+    "LoRA, uneven, sharded": ("ga_kl_in_dist", {"micro_chunks": 1, "shard": True}, LORA),
+    "LoRA, idle process, recomputed, sharded": (
+        "ga_kl_general",
+        {"micro_chunks": 64, "shard": True, "recompute": True},
+        LORA,
+    ),
 }
 
 
-def run(method: str, execution: dict[str, Any]) -> tuple[np.ndarray, dict[str, object]]:
+def run(
+    method: str, execution: dict[str, Any], settings: dict[str, Any]
+) -> tuple[np.ndarray, dict[str, object]]:
     """Three updates in float64: all parameters in one vector, and the record's numbers."""
     bench = tiny_bench(execution=Execution(progress=False, **execution))
     spec = RunSpec(method=method, updates=3, batch_size=3, learning_rate=1e-3, precision="float64")
+    spec = spec.replace(**settings)
     model, record = execute(bench, spec)
     return flat(model).numpy(), record.comparable()
 
@@ -50,8 +67,8 @@ def main() -> None:
     torch.set_num_threads(1)
     world = PartialState(cpu=True)
     results, numbers = {}, {}
-    for name, settings in RUNS.items():
-        results[name], numbers[name] = run(*settings)
+    for name, case in RUNS.items():
+        results[name], numbers[name] = run(*case)
     out = f"{sys.argv[1]}-{world.process_index}"
     np.savez(f"{out}.npz", processes=world.num_processes, **results)
     with open(f"{out}.json", "w", encoding="utf-8") as stream:

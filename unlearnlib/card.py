@@ -280,6 +280,7 @@ def _how(facts: CardFacts) -> str:
                 ("Label positions", spec["label_alignment"]),
                 ("Tokens per chunk", spec["length"]),
                 ("Precision", spec["precision"]),
+                ("Trained", _adapters(spec)),
                 ("Seed", spec["seed"]),
                 ("Requests, one after another", spec.get("requests")),
                 ("Optimizer", spec.get("optimizer")),
@@ -291,6 +292,18 @@ def _how(facts: CardFacts) -> str:
         f"- Base model: {escape(facts.source)}, SHA-256 of its weights `{facts.model_hash}`",
     ]
     return "\n".join(lines)
+
+
+def _adapters(spec: Mapping[str, Any]) -> str | None:
+    """What was trained, where it was not everything."""
+    if not spec.get("lora_rank"):
+        return None
+    rank, alpha = spec["lora_rank"], spec.get("lora_alpha") or 2.0 * spec["lora_rank"]
+    return (
+        f"LoRA adapters of rank {rank} and alpha {alpha:g} beside the linear layers, and nothing "
+        "else; they are added to the weights here, and are alone in `adapter/`, to be loaded onto "
+        "the base model with peft (who has both can subtract them, which undoes the unlearning)"
+    )
 
 
 def show(value: float | None) -> str:

@@ -68,6 +68,7 @@ TUNED = ("learning_rate", "updates", "batch_size")  # always spelt out in a comm
 _FIXED = (("schedule", ""), ("warmup", ""), ("requests", ""))  # by the procedure of `unlearn tune`
 _NOT_BY_SET = ("profile", "domain", "method")  # they have flags of their own
 FILES = ("forget", "retain", "approximate", "general")
+ADAPTER, ADAPTER_FILES = "adapter", ("adapter_config.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -703,6 +704,7 @@ def run_command(args: argparse.Namespace) -> Report:
     device = _device(args.device)
     data = _own_documents(args, limits) if own else None
     _check_retain(args, spec, data)
+    _check_lora(spec)
     if args.plan:
         return _plan_report(args, spec, data, limits, device)
 
@@ -801,6 +803,8 @@ def _plan_report(
         "peak_bytes": planned.peak,
         "memory_bytes": here,
         "fits": here is None or planned.peak <= here,
+        "parameters": planned.parameters,
+        "trained_parameters": planned.trained,
         "tokens": planned.tokens,
         "flops": planned.flops,
         "tokens_per_second": planned.tokens_per_second,
@@ -821,6 +825,7 @@ def _plan_report(
     )
     lines = [
         table,
+        f"{planned.trained:,} of {planned.parameters:,} parameters are trained",
         f"at most {_gigabytes(planned.peak)} at a time"
         + ("" if here is None else f", of {_gigabytes(here)} on this machine's {device}"),
         f"{planned.tokens:,} tokens at about {planned.tokens_per_second:,.0f} a second: "
@@ -834,7 +839,8 @@ def _plan_report(
     if not values["fits"]:
         lines.append(
             "that does not fit: try --recompute, a smaller --micro-tokens, --set "
-            "precision=bfloat16, --set optimizer=adamw_8bit, or --fsdp on several GPUs"
+            "precision=bfloat16, --set lora_rank=16, --set optimizer=adamw_8bit, or --fsdp on "
+            "several GPUs"
         )
     return Report(values, "\n".join(lines), 0 if values["fits"] else 1)
 
@@ -891,6 +897,7 @@ def tune_command(args: argparse.Namespace) -> Report:
     device = _device(args.device)
     data = _own_documents(args, limits) if own else None
     _check_retain(args, spec, data)
+    _check_lora(spec)
 
     from unlearnlib.models import cache_folder
     from unlearnlib.report import report, trace_table
@@ -1081,6 +1088,14 @@ def _check_retain(args: argparse.Namespace, spec: RunSpec, data: DomainData | No
         )
 
 
+def _check_lora(spec: RunSpec) -> None:
+    """Whether the package for adapters is there, before any model is loaded."""
+    if spec.lora_rank:
+        from unlearnlib.lora import check_peft
+
+        check_peft()
+
+
 def _chunk_length(config: Any, asked: int | None, profile: int | None) -> int:
     """Tokens per chunk: as asked, or the profile's; for own documents as many as the model reads.
 
@@ -1252,9 +1267,11 @@ def save_unlearned(
 ) -> None:
     """Write model, tokenizer, record.json, README.md and `more` (name -> text) to `out`.
 
-    All are complete before any appears.
+    A model trained with LoRA comes with its adapter, in `out/adapter`. All are complete before any
+    appears.
     """
     from unlearnlib.card import model_card
+    from unlearnlib.lora import save_adapter
     from unlearnlib.models import save_model
 
     body = {
@@ -1272,8 +1289,17 @@ def save_unlearned(
         (staged / "README.md").write_text(model_card(card), encoding="utf-8")
         for name, text in (more or {}).items():
             (staged / name).write_text(text, encoding="utf-8")
+        adapter = getattr(model, "lora_adapter", None)
+        if adapter is not None:
+            save_adapter(adapter, staged / ADAPTER, card.base_model)
         out.mkdir(exist_ok=True)
-        written = sorted(staged.iterdir())
+        written = sorted(item for item in staged.iterdir() if item.is_file())
+        for name in ADAPTER_FILES:
+            if adapter is not None:
+                (out / ADAPTER).mkdir(exist_ok=True)
+                os.replace(staged / ADAPTER / name, out / ADAPTER / name)
+            else:  # of an earlier model
+                (out / ADAPTER / name).unlink(missing_ok=True)
         for item in written:
             os.replace(item, out / item.name)
     names = {item.name for item in written}

@@ -3,6 +3,10 @@
 Training costs about 6 operations per parameter and token, 2 forward and 4 backward
 (Kaplan et al. 2020, section 2.1). Attention over the context adds some; the account leaves it
 out on both sides, so the ratio is one of tokens times epochs, and every term can be checked.
+
+The 4 backward are two matrix products of 2 each: the gradient with respect to a layer's input, and
+that with respect to its weight. A frozen weight (LoRA) needs the first alone, which makes 4 of the
+6; what is trained beside it costs its own 6.
 """
 
 from __future__ import annotations
@@ -13,19 +17,38 @@ from typing import Any
 from unlearnlib.errors import UnlearnError
 
 FLOPS_PER_PARAMETER_TOKEN = 6
+FLOPS_PER_FROZEN_PARAMETER_TOKEN = 4
+FLOPS_FORWARD = 2
 
 
-def run_flops(model: Any, tokens: int) -> float:
-    """Operations of training `model` on `tokens` tokens: 6 x parameters x tokens.
+def training_flops(
+    active: int, tokens: int, *, adapter: int = 0, recalled: int = 0, recompute: bool = False
+) -> float:
+    """Operations of training a model of `active` parameters on `tokens` tokens.
+
+    With `adapter` parameters beside it (LoRA) the model itself is frozen. `recalled` tokens besides
+    go forward through the model without its adapter, where a term looks at the original as it
+    trains. `recompute` adds a forward pass.
+    """
+    again = FLOPS_FORWARD if recompute else 0
+    every = FLOPS_PER_PARAMETER_TOKEN + again
+    frozen = FLOPS_PER_FROZEN_PARAMETER_TOKEN + again
+    each = frozen * active + every * adapter if adapter else every * active
+    return float(each) * tokens + float(FLOPS_FORWARD) * active * recalled
+
+
+def run_flops(model: Any, tokens: int, adapter: int = 0, recalled: int = 0) -> float:
+    """Operations of training `model` on `tokens` tokens, recomputed activations left out.
 
     Embedding tables that are only looked up do no arithmetic and are left out; tied to the
-    output head they count once, for the head.
+    output head they count once, for the head. What a term keeps of the original before the first
+    update is left out too. See `training_flops` for `adapter` and `recalled`.
     """
     total = sum(p.numel() for p in model.parameters())
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is not None and embedding.weight is not head.weight:
         total -= embedding.weight.numel()
-    return float(FLOPS_PER_PARAMETER_TOKEN) * total * tokens
+    return training_flops(total, tokens, adapter=adapter, recalled=recalled)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ class Execution:
 class Part:
     """Data with a term: the forget part, the retain part, or all there is to pre-train on.
 
-    `kept` is what the term kept of the original model, one entry per chunk.
+    `kept` is what the term kept of the original model, one entry per chunk. Where the original is
+    always at hand, `recall` gives the same of any chunks when a micro-batch needs it.
     """
 
     name: str
@@ -81,18 +82,21 @@ class Part:
     term: Term
     weight: float = 1.0
     kept: Sequence[Tensor | None] = ()
+    recall: Callable[[Sequence[Chunk]], Sequence[Tensor | None]] | None = None
 
 
 @dataclass
 class Outcome:
     """What `optimise` reports: per-update values, and where it diverged (None: it did not).
 
-    tokens counts the tokens that went forward and backward, padding left out.
+    tokens counts the tokens that went forward and backward, padding left out; `recalled` those
+    that besides went forward through the original model, for parts with `recall`.
     """
 
     trajectory: list[dict[str, float]] = field(default_factory=list)
     diverged_at: int | None = None
     tokens: int = 0
+    recalled: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,8 +146,9 @@ def keep_original(
     seed: int,
     alignment: Alignment,
     execution: Execution,
+    place: torch.device | str = "cpu",
 ) -> list[Tensor | None]:
-    """What `term` keeps of the original model at each chunk, before the first update."""
+    """What `term` keeps of the original model at each chunk, in the memory of `place`."""
     head = head_of(model).detach()
     device = head.weight.device
     kept: list[Tensor | None] = [None] * len(chunks)
@@ -154,9 +159,8 @@ def keep_original(
         for row, index in enumerate(rows):
             chunk = chunks[index]
             hidden = None if states is None else states[row, : len(chunk.tokens)]
-            kept[index] = term.prepare(
-                Original(chunk, hidden, head, special, vocabulary, seed, alignment)
-            )
+            made = term.prepare(Original(chunk, hidden, head, special, vocabulary, seed, alignment))
+            kept[index] = None if made is None else made.to(place)
     return kept
 
 
@@ -200,7 +204,9 @@ def optimise(
     stepper = make_optimizer(
         optimizer, list(owned.values()), betas=betas, weight_decay=weight_decay
     )
-    original_head = head_of(model).detach(clone=any(p.term.needs_original for p in parts))
+    head = head_of(model)
+    moves = head.weight.requires_grad and any(p.term.needs_original for p in parts)
+    original_head = head.detach(clone=moves)
     streams = [order(seed, part.name, len(part.chunks)) for part in parts]
     outcome = Outcome()
     done = 0
@@ -250,6 +256,9 @@ def optimise(
                 sums += shares
         norm = _gather(parameters, sums, world)
         outcome.tokens += sum(len(chunk.tokens) for chunk in chunks)
+        outcome.recalled += sum(
+            len(parts[p].chunks[i].tokens) for p, i in picks if parts[p].recall is not None
+        )
         values = {
             part.name: float(value) / (part.weight or 1.0)
             for part, value in zip(parts, sums.tolist(), strict=True)
@@ -412,7 +421,13 @@ def _leave(
     metadata = {
         "key": checkpoint.key,
         "update": str(update),
-        "outcome": json.dumps({"trajectory": outcome.trajectory, "tokens": outcome.tokens}),
+        "outcome": json.dumps(
+            {
+                "trajectory": outcome.trajectory,
+                "tokens": outcome.tokens,
+                "recalled": outcome.recalled,
+            }
+        ),
     }
     path = _shard_path(checkpoint, model)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -469,6 +484,7 @@ def _take_up(
     _hand_over(model, owned)
     outcome.trajectory = past["trajectory"]
     outcome.tokens = past["tokens"]
+    outcome.recalled = past.get("recalled", 0)
     logger.info("going on after update %d", done)
     return done
 
@@ -503,6 +519,8 @@ def _losses(
     (scalar to go backward from, (parts,) float64 on the CPU).
     """
     chunks = [parts[p].chunks[i] for p, i in picks]
+    # Before the pass that is kept for the way back: then its memory is free again.
+    remembered = [_kept(model, parts, number, picks) for number in range(len(parts))]
     batch = (collate_packed if packed else collate)(chunks, device)
     hidden = hidden_states(model, batch)[batch.target_mask]  # (N, H)
     head = head_of(model)
@@ -524,8 +542,7 @@ def _losses(
         mine = owner == number
         if not bool(mine.any()):  # a micro-batch of the other parts' chunks alone
             continue
-        kept = [part.kept[i] for p, i in picks if p == number] if part.kept else []
-        tensors = [k for k in kept if k is not None]
+        tensors = [k for k in remembered[number] if k is not None]
         old = torch.cat(tensors).to(device) if tensors else None
         share = part.weight / counts[number]
         if isinstance(part.term, LabelTerm):
@@ -548,6 +565,21 @@ def _losses(
         losses.append(total)
         values += each.double().cpu()
     return torch.stack(losses).sum(), values
+
+
+def _kept(
+    model: nn.Module, parts: Sequence[Part], number: int, picks: Sequence[tuple[int, int]]
+) -> Sequence[Tensor | None]:
+    """What one part's term has of the original model at its chunks of a micro-batch."""
+    part = parts[number]
+    rows = [i for p, i in picks if p == number]
+    if part.recall is None:
+        return [part.kept[i] for i in rows] if part.kept else []
+    if rows:
+        return part.recall([part.chunks[i] for i in rows])
+    if sharded(model):  # the processes that have chunks of this part need this one's layers
+        part.recall([min(part.chunks, key=lambda chunk: len(chunk.tokens))])
+    return []
 
 
 def _gather(parameters: Sequence[Tensor], sums: Tensor, world: Any) -> float:

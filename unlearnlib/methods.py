@@ -198,7 +198,7 @@ class KLToOriginal:
         """(T - 1, H): the original hidden states at the target positions."""
         assert original.hidden is not None
         first = original.chunk.context - 1
-        return original.hidden[first : first + original.chunk.targets].cpu()
+        return original.hidden[first : first + original.chunk.targets]
 
     def loss(
         self,

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 
 from unlearnlib.corpus.chunks import Chunk, pack
-from unlearnlib.cost import FLOPS_PER_PARAMETER_TOKEN
+from unlearnlib.cost import FLOPS_FORWARD, training_flops
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
+from unlearnlib.lora import inject, trained_parameters
 from unlearnlib.methods import LabelTerm, get_method
 from unlearnlib.models import DTYPES, decoder_of, model_config
 from unlearnlib.objectives import chunk_positions
@@ -38,8 +39,9 @@ LOGITS_HELD = {"cross_entropy": 3, "kl": 6}  # (n, V) tensors at once in objecti
 class Anatomy:
     """What of a model decides memory and time.
 
-    parameters   all, tied ones once
+    parameters   all of the model, tied ones once
     active       those that take part in arithmetic: all but an untied embedding table
+    adapter      parameters of the adapters, which then alone are trained; 0 without
     largest      elements of the largest parameter
     kept         bytes that autograd keeps of one traced micro-batch
     layers       of the decoder
@@ -52,6 +54,7 @@ class Anatomy:
     layers: int
     hidden: int
     vocabulary: int
+    adapter: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Plan:
     backward    held in addition while gradients are computed
     step        held in addition while the optimizer steps
     tokens      that go forward and backward in the whole run
+    parameters  of the model, its adapters among them
+    trained     those of them that are trained
     rate        floating-point operations per second that are expected
     """
 
@@ -71,6 +76,8 @@ class Plan:
     tokens: int
     flops: float
     rate: float
+    parameters: int
+    trained: int
     processes: int = 1
 
     @property
@@ -89,16 +96,25 @@ class Plan:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
-def anatomy(config: Any, precision: str, rows: int, width: int) -> Anatomy:
+def anatomy(config: Any, precision: str, rows: int, width: int, lora_rank: int = 0) -> Anatomy:
     """Trace one micro-batch of `rows` chunks of `width` tokens through a model of that config."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import AutoModelForCausalLM
 
-    with FakeTensorMode():
+    with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=DTYPES[precision])
         model.train()
         sizes = [p.numel() for p in model.parameters()]
-        own = {p.untyped_storage()._cdata for p in model.parameters()}
+        if lora_rank:
+            inject(model, lora_rank, 1.0)
+    decoder = decoder_of(model)
+    with FakeTensorMode():
+        # As if on a CPU: the device "meta" computes attention in a way that no other does.
+        tensors = {
+            name: torch.empty(t.shape, dtype=t.dtype, requires_grad=t.requires_grad)
+            for name, t in (*decoder.named_parameters(), *decoder.named_buffers())
+        }
+        own = {t.untyped_storage()._cdata for t in tensors.values()}
         kept: dict[int, Any] = {}  # the storages themselves, or an address might be used again
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -109,9 +125,8 @@ def anatomy(config: Any, precision: str, rows: int, width: int) -> Anatomy:
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             # No mask: a micro-batch of equal lengths has none, and others little more to keep.
-            decoder_of(model)(
-                input_ids=torch.zeros(rows, width, dtype=torch.int64), use_cache=False
-            )
+            ids = torch.zeros(rows, width, dtype=torch.int64)
+            torch.func.functional_call(decoder, tensors, (), {"input_ids": ids, "use_cache": False})
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
         untied = 0 if head.weight is embedding.weight else embedding.weight.numel()
         return Anatomy(
@@ -122,6 +137,7 @@ def anatomy(config: Any, precision: str, rows: int, width: int) -> Anatomy:
             int(config.num_hidden_layers),
             int(head.weight.shape[1]),
             int(head.weight.shape[0]),
+            trained_parameters(model) if lora_rank else 0,
         )
 
 
@@ -159,9 +175,13 @@ def plan(
     rows, width = max(
         ((len(m), len(in_update[m[0]].tokens)) for m in micros), key=lambda m: m[0] * m[1]
     )
-    shape = anatomy(config, spec.precision, rows, width)
+    shape = anatomy(config, spec.precision, rows, width, spec.lora_rank)
     size = torch.empty((), dtype=DTYPES[spec.precision]).element_size()
-    narrow = size < 4
+    # With adapters the rest is frozen, and adapters are never narrower than float32.
+    trained, trained_size = shape.parameters, size
+    if spec.lora_rank:
+        trained, trained_size = shape.adapter, max(4, size)
+    narrow = trained_size < 4
     share = processes if execution.shard else 1
     head_bytes = shape.vocabulary * shape.hidden * max(4, size)
     terms = [method.forget, *([method.retain] if with_retain and method.retain else [])]
@@ -170,6 +190,8 @@ def plan(
     calls = others + (others < len(terms))
 
     always = {"parameters": shape.parameters * size // share}
+    if spec.lora_rank:
+        always["adapters"] = trained * trained_size // share
     if copied:
         always["the model before"] = shape.parameters * size
     if oracle:
@@ -177,11 +199,12 @@ def plan(
     if narrow:
         always["master weights"] = shape.parameters * 4 // share
     moment = MOMENT_BYTES[spec.optimizer] if spec.optimizer != "adamw" else max(4, size)
-    always["optimizer"] = 2 * moment * shape.parameters // share
+    always["optimizer"] = 2 * moment * trained // share
     distances = with_retain and bool(method.retain and method.retain.needs_original)
-    if asks:
+    recalls = distances and bool(spec.lora_rank) and spec.requests == 1
+    if asks and not spec.lora_rank:  # a frozen head is the original one
         always["original head"] = shape.vocabulary * shape.hidden * size
-    if distances:
+    if distances and not recalls:
         used = min(len(retain), spec.updates * spec.batch_size)
         average = sum(len(c.tokens) for c in retain) / len(retain)
         always["original hidden states"] = int(used * average * shape.hidden * size)
@@ -190,15 +213,16 @@ def plan(
     chunk = min(positions, chunk_positions(shape.vocabulary, device.startswith("cuda")))
     held = LOGITS_HELD["kl" if distances else "cross_entropy"]
     logits = held * chunk * shape.vocabulary * max(4, size)
-    gradients = shape.parameters * size // share
+    gradients = trained * trained_size // share
     backward = {
         # Those of the micro-batches before; the first one's grow as its activations are let go.
         "gradients": gradients if len(micros) > 1 else 0,
         "activations": shape.kept,
         "logits": logits,
         # Kept from the forward pass to the backward pass: one for all label terms, one for each
-        # other.
-        "gradients of the head": head_bytes * calls,
+        # other; a frozen head has none.
+        "gradients of the head": 0 if spec.lora_rank else head_bytes * calls,
+        "original hidden states": positions * shape.hidden * size if recalls else 0,
     }
     if execution.recompute:
         # A layer is computed again, and its gradients, when the logits are gone.
@@ -211,20 +235,34 @@ def plan(
             + shape.vocabulary * shape.hidden
         )
     backward = {name: value for name, value in backward.items() if value}
-    step = {"gradients": shape.parameters * 4 // share if narrow else gradients}
+    step = {"gradients": trained * 4 // share if narrow else gradients}
     if narrow:
         step["largest gradient, before it is handed over"] = shape.largest * size // share
 
     tokens = _tokens(forget, spec) + (_tokens(retain, spec) if with_retain else 0)
-    flops = float(FLOPS_PER_PARAMETER_TOKEN) * shape.active * tokens
-    if asks:  # one forward pass for what is kept of the original, a third of training on it
-        flops += FLOPS_PER_PARAMETER_TOKEN / 3 * shape.active * min(tokens, _once(forget, retain))
-    if execution.recompute:
-        flops *= 4 / 3
+    flops = training_flops(
+        shape.active,
+        tokens,
+        adapter=shape.adapter,
+        recalled=_tokens(retain, spec) if recalls else 0,
+        recompute=execution.recompute,
+    )
+    if asks and not recalls:  # one forward pass for what is kept of the original
+        flops += FLOPS_FORWARD * shape.active * min(tokens, _once(forget, retain))
     if rate is None:
         rate = product_rate(spec.precision, device)
         rate *= GPU_SHARE if device.startswith("cuda") else CPU_SHARE
-    return Plan(always, backward, step, tokens, flops, rate, processes)
+    return Plan(
+        always,
+        backward,
+        step,
+        tokens,
+        flops,
+        rate,
+        shape.parameters + shape.adapter,
+        trained,
+        processes,
+    )
 
 
 def _tokens(chunks: Sequence[Chunk], spec: RunSpec) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from unlearnlib import cost
+from unlearnlib import cost, lora
 from unlearnlib.corpus.chunks import Chunk, cut
 from unlearnlib.corpus.documents import Document, DomainData, clip
 from unlearnlib.engine import (
@@ -31,7 +31,7 @@ from unlearnlib.engine import (
     peak_memory_bytes,
 )
 from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.methods import Method, get_method
+from unlearnlib.methods import Method, Term, get_method
 from unlearnlib.metrics import attack_scores, cloze, mean_kl, summarise
 from unlearnlib.metrics.membership import auc, min_k
 from unlearnlib.metrics.perplexity import perplexity
@@ -309,6 +309,9 @@ def execute(
 
     With several processes all must call this alike. Where `Execution.shard` divides the model,
     the model that comes back is whole again, on the CPU.
+
+    With `lora_rank` the model that comes back has the adapter added to its weights, and the adapter
+    alone as its attribute `lora_adapter` (see `lora.save_adapter`).
     """
     started = time.time()
     method = get_method(spec.method)
@@ -320,18 +323,32 @@ def execute(
     requests = _requests(bench.forgotten(spec), spec.requests)
     retain = _retain(bench, spec, method)
     bench.evaluated(spec)  # what cannot be cut shows before anything is changed
+    if spec.lora_rank:
+        lora.check_peft()
     model = bench.model if in_place else copy.deepcopy(bench.model)
     model.to(DTYPES[spec.precision])  # type: ignore[call-overload]
     device = next(model.parameters()).device
+    vars(model).pop("lora_adapter", None)  # of an earlier run on this model
+    attached = None
+    if spec.lora_rank:
+        attached = lora.attach(model, spec.lora_rank, spec.alpha, spec.seed)
+    adapter_size = lora.trained_parameters(model) if attached else 0
     if divided := bench.execution.shard and _several_processes():
         model = shard(model)
-    first = _probe(bench, model, spec) if spec.probe_every else {}
-    trained = time.time()
-    outcome = Outcome()
-    for number, forget in enumerate(requests):
-        if not (spec.updates and spec.learning_rate) or outcome.diverged_at is not None:
-            break
-        _forget(bench, model, spec, method, number, forget, retain, outcome, enough)
+    adapter = None
+    try:
+        first = _probe(bench, model, spec) if spec.probe_every else {}
+        trained = time.time()
+        outcome = Outcome()
+        for number, forget in enumerate(requests):
+            if not (spec.updates and spec.learning_rate) or outcome.diverged_at is not None:
+                break
+            _forget(bench, model, spec, method, number, forget, retain, outcome, enough)
+        if attached is not None:
+            adapter = lora.take_off(model, attached)
+    finally:  # interrupted, a model changed in place is the original one again
+        if attached is not None and adapter is None:
+            lora.drop(model, attached)
     if enough is not None and outcome.diverged_at is None:
         spec = spec.replace(updates=len(outcome.trajectory))
     seconds_training = time.time() - trained
@@ -339,6 +356,8 @@ def execute(
     metrics, documents, scores = evaluate(bench, model, spec)
     if divided:
         model = gather(model)
+    if adapter is not None:
+        model.__dict__["lora_adapter"] = adapter
     diverged_at = outcome.diverged_at
     if diverged_at is None and outcome.trajectory and any(map(_has_nan, scores.values())):
         # The last step did it: no later loss was there to show it.
@@ -355,12 +374,17 @@ def execute(
         trajectory=[_row(row) for row in trajectory],
         documents=documents,
         diverged_at=diverged_at,
-        extra={"tokens": outcome.tokens, "flops": cost.run_flops(bench.model, outcome.tokens)},
+        extra={
+            "tokens": outcome.tokens,
+            "flops": cost.run_flops(bench.model, outcome.tokens, adapter_size, outcome.recalled),
+            **({"trained_parameters": adapter_size} if attached else {}),
+        },
         provenance=provenance(
             started=datetime.fromtimestamp(started, UTC),
             seconds=time.time() - started,
             device=str(device),
             command=command or command_of(spec),
+            packages=("peft",) if attached else (),
             seconds_training=seconds_training,
             peak_memory_bytes=peak_memory_bytes(device),
         ),
@@ -411,21 +435,14 @@ def _forget(
         "alignment": spec.label_alignment,
         "execution": bench.execution,
     }
-    parts = [
-        Part(
-            "forget",
-            forget,
-            method.forget,
-            kept=keep_original(model, forget, method.forget, **common),
-        )
-    ]
+    # Later requests look at the model as they found it, which has the adapter on.
+    at_hand = bool(spec.lora_rank) and request == 0
+    everything = range(len(forget))
+    parts = [_part("forget", model, forget, everything, method.forget, 1.0, common, at_hand)]
     if method.retain is not None and spec.retain_weight > 0:
         used = _needed(retain, spec, seed)
-        kept = keep_original(model, [retain[i] for i in used], method.retain, **common)
-        every: list[torch.Tensor | None] = [None] * len(retain)
-        for index, tensor in zip(used, kept, strict=True):
-            every[index] = tensor
-        parts.append(Part("retain", retain, method.retain, spec.retain_weight, every))
+        weight = spec.retain_weight
+        parts.append(_part("retain", model, retain, used, method.retain, weight, common, at_hand))
 
     def each(update: int) -> dict[str, float]:
         last = update == spec.updates
@@ -450,8 +467,48 @@ def _forget(
     )
     outcome.trajectory += [row | {"update": row["update"] + before} for row in result.trajectory]
     outcome.tokens += result.tokens
+    outcome.recalled += result.recalled
     if result.diverged_at is not None:
         outcome.diverged_at = before + result.diverged_at
+
+
+def _part(
+    name: str,
+    model: nn.Module,
+    chunks: Sequence[Chunk],
+    used: Sequence[int],
+    term: Term,
+    weight: float,
+    common: Mapping[str, Any],
+    at_hand: bool,
+) -> Part:
+    """A part with what its term keeps of the original model at the chunks of numbers `used`.
+
+    Where the original is at hand (`at_hand`: the model without its adapter), hidden states are
+    computed anew in each micro-batch instead of kept: tokens x hidden numbers, which for a large
+    model and long documents is more than the rest of a small computer's memory. It costs a forward
+    pass per use, as many operations as keeping while no chunk comes twice, and half as many again
+    as training on the chunk with an adapter. Labels are small, and are kept.
+    """
+    if at_hand and term.needs_original and used:
+        (sample,) = keep_original(model, [chunks[used[0]]], term, **common)
+        if sample is not None and sample.is_floating_point():
+            recall = functools.partial(_recall, model, term, dict(common))
+            return Part(name, chunks, term, weight, recall=recall)
+    kept: list[torch.Tensor | None] = [None] * len(chunks)
+    made = keep_original(model, [chunks[i] for i in used], term, **common)
+    for index, tensor in zip(used, made, strict=True):
+        kept[index] = tensor
+    return Part(name, chunks, term, weight, kept)
+
+
+def _recall(
+    model: nn.Module, term: Term, common: Mapping[str, Any], chunks: Sequence[Chunk]
+) -> list[torch.Tensor | None]:
+    """What `term` keeps of the model without its adapter, left on the model's device."""
+    device = next(model.parameters()).device
+    with lora.adapter_off(model):
+        return keep_original(model, chunks, term, place=device, **common)
 
 
 def _checkpoint(
@@ -582,7 +639,9 @@ def unlearn(
     general            other texts; the first two thirds serve as retain data of the general
                        methods, the rest is evaluated on
     oracle             an exactly retrained model, if there is one, to measure the distance to
-    settings           any other field of `RunSpec` (schedule, warmup, max_grad_norm, ...)
+    settings           any other field of `RunSpec` (schedule, warmup, max_grad_norm, ...); with
+                       `lora_rank` the adapter alone is the attribute `lora_adapter` of the model
+                       that comes back
 
     Raises `UnlearnError` for bad input, before anything is changed.
     """

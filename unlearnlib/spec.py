@@ -25,7 +25,7 @@ PRECISIONS = ("float32", "float64", "bfloat16")
 OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw_8bit")
 # Fields that came after records were published: at their defaults they are left out of a spec's
 # dictionary, and so of keys, which stay what they were.
-LATER_FIELDS = ("requests", "optimizer")
+LATER_FIELDS = ("requests", "optimizer", "lora_rank", "lora_alpha")
 DOMAINS = ("arxiv", "github", "books")
 YOURS = "yours"  # the domain of a user's own documents
 
@@ -174,6 +174,11 @@ class RunSpec:
     requests          forget in this many requests, one after another: the documents are divided
                       in their order, and each request gets `updates` updates of its own
     optimizer         one of `OPTIMIZERS`
+    lora_rank         train adapters of this rank beside the linear layers, and nothing else (0:
+                      train all parameters); see `lora.py`
+    lora_alpha        an adapter's product is weighted by lora_alpha / lora_rank. None: twice the
+                      rank, so that another rank changes what can be learnt and not the size of
+                      a step
     """
 
     profile: str = "lab"
@@ -195,6 +200,8 @@ class RunSpec:
     probe_every: int = 0
     requests: int = 1
     optimizer: str = "adamw"
+    lora_rank: int = 0
+    lora_alpha: float | None = None
 
     def __post_init__(self) -> None:
         kinds = typing.get_type_hints(type(self))
@@ -229,6 +236,18 @@ class RunSpec:
                 raise UnlearnError(f"{name} is {value}: give at least {at_least}.")
         if self.length is not None and self.length < 8:
             raise UnlearnError(f"length is {self.length}: give at least 8 tokens per chunk.")
+        if self.lora_alpha is not None and not self.lora_rank:
+            raise UnlearnError(
+                f"lora_alpha is {self.lora_alpha} and lora_rank is 0: give a rank, or leave "
+                "lora_alpha out."
+            )
+        if self.lora_alpha == 0:
+            raise UnlearnError(
+                "lora_alpha is 0, which keeps adapters off: give a number above 0, or none for "
+                "twice the rank."
+            )
+        if self.lora_alpha == 2 * self.lora_rank:  # the same run, hence the same key
+            object.__setattr__(self, "lora_alpha", None)
         if self.warmup > 1:
             raise UnlearnError(f"warmup is {self.warmup}: give a share of the updates, 0 to 1.")
 
@@ -252,6 +271,11 @@ class RunSpec:
     def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
         """The inverse of `as_dict`; missing fields take their defaults."""
         return cls().replace(**dict(values))
+
+    @property
+    def alpha(self) -> float:
+        """LoRA's alpha, with its default filled in."""
+        return 2.0 * self.lora_rank if self.lora_alpha is None else self.lora_alpha
 
     def rate(self, update: int) -> float:
         """The learning rate of update number `update` (from 0)."""

@@ -856,18 +856,24 @@ def git_commit(file: Path) -> str | None:
 
 
 def provenance(
-    started: datetime, seconds: float, device: str, command: str, **more: object
+    started: datetime,
+    seconds: float,
+    device: str,
+    command: str,
+    packages: Sequence[str] = (),
+    **more: object,
 ) -> dict[str, Any]:
     """Where a record came from: versions, machine, time and the command that repeats it.
 
-    `started` is written as ISO 8601 in UTC, `seconds` is the run's duration, `more` is added as
-    given (`flops`, `peak_memory_bytes`, ...). Neither the host's name nor any path is recorded,
+    `started` is written as ISO 8601 in UTC, `seconds` is the run's duration, `packages` are those
+    that this run used besides the usual ones, `more` is added as given (`flops`,
+    `peak_memory_bytes`, ...). Neither the host's name nor any path is recorded,
     since records are published; keep paths out of `command` as well.
     """
     import torch
 
     on_gpu = device.startswith("cuda") and torch.cuda.is_available()
-    packages = ("torch", "transformers", "numpy", "unlearnlib")
+    packages = ("torch", "transformers", "numpy", "unlearnlib", *packages)
     record: dict[str, Any] = {
         "versions": {
             "python": platform.python_version(),

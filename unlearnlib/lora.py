@@ -1,0 +1,208 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021) through `peft`: train little, keep the model as it is.
+
+Beside every linear layer x -> W x of the decoder, the output head left out, comes a product of two
+thin matrices, W x + (alpha / rank) B A x. Only A and B are trained; W is frozen and needs neither a
+gradient nor moments nor, in bfloat16, a float32 copy. With B = 0, as at the beginning, or with the
+adapter off, the model is the original one, to the bit: it is its own reference.
+
+After the run the product is added to W (`take_off`) and the model is a plain one again. What was
+added is kept beside it as an `Adapter`, which `peft` can load onto the original model, or not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from unlearnlib.errors import UnlearnError
+
+NAME = "default"  # of the adapter, inside peft; it is not in the files
+
+
+@dataclass(frozen=True)
+class Attached:
+    """What `take_off` must know to undo `attach`: peft's config, and what was frozen before."""
+
+    config: Any
+    frozen: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A trained adapter alone.
+
+    tensors   peft's name -> A (rank, inputs) or B (outputs, rank), on the CPU
+    config    peft's `LoraConfig`
+    """
+
+    tensors: dict[str, Tensor]
+    config: Any
+
+
+def check_peft() -> None:
+    """`UnlearnError` where the package is missing: better before a model is loaded than after."""
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise UnlearnError(
+            "lora_rank needs the package peft: install it (pip install peft), or leave lora_rank "
+            "at 0 to train all parameters."
+        ) from error
+
+
+def inject(model: Any, rank: int, alpha: float) -> Any:
+    """Put adapters beside the model's linear layers, in place, and freeze the rest: their config.
+
+    A and B are 0, and have the model's dtype, but at least float32: they are small, and steps on
+    them are mostly smaller than the gap between two numbers of bfloat16. `UnlearnError` without
+    `peft`, or for a model that has no linear layer besides its head.
+    """
+    check_peft()
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(
+        r=rank,
+        # peft's files have a whole number here, and its arithmetic takes any.
+        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,  # type: ignore[arg-type, unused-ignore]
+        target_modules="all-linear",
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it has seen how GPT-2 lays its weights out
+            inject_adapter_in_model(config, model, NAME, low_cpu_mem_usage=True)  # empty ones
+    except ValueError as error:
+        raise UnlearnError(
+            f"{type(model).__name__} takes no adapter ({' '.join(str(error).split())}): set "
+            "lora_rank=0 to train all parameters."
+        ) from error
+    layers = _layers(model)
+    if not layers:
+        raise UnlearnError(
+            f"{type(model).__name__} has no linear layer besides its head: set lora_rank=0 to "
+            "train all parameters."
+        )
+    for layer in layers.values():
+        base = layer.get_base_layer().weight
+        wide = torch.promote_types(base.dtype, torch.float32)
+        for thin in (layer.lora_A[NAME], layer.lora_B[NAME]):
+            zeros = torch.zeros(thin.weight.shape, dtype=wide, device=base.device)
+            thin.weight = nn.Parameter(zeros)
+    return config
+
+
+def attach(model: Any, rank: int, alpha: float, seed: int) -> Attached:
+    """`inject`, with A a function of `seed` and the layer's name alone.
+
+    A is uniform over +- 1 / sqrt(inputs), as peft draws it, but from a generator of our own on the
+    CPU: no other draw, device or version of peft changes it. B is 0.
+    """
+    frozen = frozenset(n for n, p in model.named_parameters() if not p.requires_grad)
+    config = inject(model, rank, alpha)
+    for name, layer in _layers(model).items():
+        a = layer.lora_A[NAME].weight
+        digest = hashlib.sha256(f"lora:{seed}:{name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        drawn = 2 * torch.rand(a.shape, generator=generator) - 1
+        with torch.no_grad():
+            a.copy_(drawn / math.sqrt(a.shape[1]))
+    return Attached(config, frozen)
+
+
+def _layers(model: nn.Module) -> dict[str, Any]:
+    """The linear layers that have an adapter, by the names that they have without it."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: m for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+
+
+def trained_parameters(model: nn.Module) -> int:
+    """Number of parameters that are trained."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@contextlib.contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """Inside, the model computes what it did before it had an adapter, to the bit."""
+    layers = _layers(model).values()
+    # By a factor of 0. peft's own switch also turns `requires_grad` off, which FSDP looks at once,
+    # the first time that it gathers a parameter.
+    for layer in layers:
+        layer.scale_layer(0.0)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.unscale_layer()
+
+
+@torch.no_grad()
+def take_off(model: Any, attached: Attached) -> Adapter:
+    """Make the model a plain one again, in place, with the adapter added to its weights.
+
+    The sum is computed in at least float32 and rounded once to the weights' dtype: a model in
+    bfloat16 keeps of the adapter what eight bits can show, and the adapter beside it keeps all.
+    On a model that is divided among processes all must call this.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, layer in _layers(model).items():
+        a, b = (_whole(thin[NAME].weight) for thin in (layer.lora_A, layer.lora_B))
+        tensors[f"base_model.model.{name}.lora_A.weight"] = a.detach().cpu().clone()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = b.detach().cpu().clone()
+        change = (b @ a) * layer.scaling[NAME]  # (outputs, inputs)
+        # GPT-2 lays its weights out the other way round.
+        _add(layer.get_base_layer().weight, change.T if layer.fan_in_fan_out else change)
+    drop(model, attached)
+    return Adapter(tensors, attached.config)
+
+
+def drop(model: Any, attached: Attached) -> None:
+    """Make the model a plain one again, in place, without its adapter."""
+    for name, layer in _layers(model).items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in attached.frozen)
+
+
+def _whole(tensor: Any) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor  # type: ignore[no-any-return]
+
+
+def _add(weight: Any, change: Tensor) -> None:
+    if isinstance(weight, DTensor):
+        change = distribute_tensor(change, weight.device_mesh, weight.placements).to_local()
+        weight = weight.to_local()
+    weight.copy_(change.add_(weight))
+
+
+def save_adapter(adapter: Adapter, folder: Path, base_model: str | None = None) -> None:
+    """Write an adapter to a folder as peft does: `adapter_config.json`, and safetensors.
+
+    `base_model` is the hub id that is written into it, for whoever loads it without saying onto
+    what.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = copy.copy(adapter.config)
+    config.base_model_name_or_path = base_model
+    config.inference_mode = True
+    config.target_modules = sorted(config.target_modules)  # a set: in no order
+    config.save_pretrained(folder)
+    save_file(adapter.tensors, folder / "adapter_model.safetensors", {"format": "pt"})
