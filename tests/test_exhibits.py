@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
 import pytest
 import synthetic
 import yaml
+from books import extension, small_book
 
 from unlearnlib import exhibits, figures, tables
 from unlearnlib.spec import PROFILES
@@ -23,16 +21,6 @@ from unlearnlib.spec import PROFILES
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = pd.DataFrame({"a": ["1", "2"]}, index=pd.Index(["x", "y"], name="n"))
 EXHIBIT = re.compile(r'<(figure|div) class="exhibit" id="([^"]+)" data-title="([^"]*)"')
-
-
-def extension(name: str) -> ModuleType:
-    """A module of book/_ext, which is on no path but Sphinx's."""
-    spec = importlib.util.spec_from_file_location(f"book_{name}", ROOT / f"book/_ext/{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 BOOK = extension("exhibits")
@@ -123,7 +111,7 @@ def test_the_title_is_the_first_sentence_of_the_caption() -> None:
     assert (
         exhibits.first_sentence("Perplexity, 0.5 % of it. And more.") == "Perplexity, 0.5 % of it"
     )
-    assert exhibits.first_sentence("Ours: the rest") == "Ours"
+    assert exhibits.first_sentence("Before: both. ") == "Before: both"
     assert exhibits.first_sentence("No stop") == "No stop"
 
 
@@ -164,68 +152,11 @@ def test_two_exhibits_with_one_anchor_are_found() -> None:
     assert list(BOOK.repeated([one, two, three])) == [(one, two)]
 
 
-def small_book(folder: Path) -> Path:
-    """A book of a root with the index, and one chapter that was a notebook, built; its HTML."""
-    from sphinx.application import Sphinx
-
-    made = a_figure("unlearn study main") + tables.to_html(TABLE, "Words & <b>")
-    cell = {
-        "cell_type": "code",
-        "execution_count": 1,
-        "metadata": {},
-        "source": "1",
-        "outputs": [
-            {
-                "output_type": "display_data",
-                "metadata": {},
-                "data": {"text/html": made, "text/plain": "x"},
-            }
-        ],
-    }
-    parameters = {
-        **cell,
-        "outputs": [],
-        "metadata": {"tags": ["parameters"]},
-        "source": "profile = 'lab'",
-    }
-    title = {"cell_type": "markdown", "metadata": {}, "source": "# A chapter"}
-    source = {
-        "cells": [title, parameters, cell],
-        "metadata": {
-            "kernelspec": {"name": "python3", "display_name": "Python 3"},
-            "language_info": {"name": "python", "pygments_lexer": "ipython3"},
-        },
-        "nbformat": 4,
-        "nbformat_minor": 4,
-    }
-    (folder / "book/_run").mkdir(parents=True)
-    (folder / "book/_run/chapter.ipynb").write_text(json.dumps(source))
-    (folder / "index.md").write_text(
-        "# Root\n\n```{toctree}\nbook/_run/chapter\n```\n\n```{exhibits}\n```\n"
-    )
-    sys.path.insert(0, str(ROOT / "book/_ext"))
-    config = {
-        "extensions": ["myst_nb", "exhibits"],
-        "nb_execution_mode": "off",
-        "html_theme_options": {
-            "repository_url": "https://github.com/them/it",
-            "repository_branch": "side",
-        },
-        "html_theme": "sphinx_book_theme",
-    }
-    try:
-        app = Sphinx(
-            folder, None, folder / "out", folder / "trees", "html", config, status=None,
-            warningiserror=True,
-        )  # fmt: skip
-        app.build()
-    finally:
-        sys.path.remove(str(ROOT / "book/_ext"))
-    return folder / "out"
-
-
 def test_the_index_lists_every_exhibit_and_its_links_lead_to_them(tmp_path: Path) -> None:
-    built = small_book(tmp_path)
+    shown = a_figure("unlearn study main") + tables.to_html(TABLE, "Words & <b>")
+    root = "# Root\n\n```{toctree}\nbook/_run/chapter\n```\n\n```{exhibits}\n```\n"
+    theme = {"repository_url": "https://github.com/them/it", "repository_branch": "side"}
+    built = small_book(tmp_path, root, shown, extensions=["exhibits"], html_theme_options=theme)
     index = (built / "index.html").read_text(encoding="utf-8")
     chapter = (built / "book/_run/chapter.html").read_text(encoding="utf-8")
     listed = index[index.index('class="exhibits') :]

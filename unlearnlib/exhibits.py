@@ -35,8 +35,8 @@ def anchor(kind: Kind, name: str) -> str:
 
 
 def first_sentence(caption: str) -> str:
-    """A caption up to its first full stop, colon or semicolon before a space, without it."""
-    return re.split(r"[.:;]\s", caption.strip() + " ", maxsplit=1)[0].strip()
+    """A caption up to its first full stop that a space follows, without it."""
+    return re.split(r"\.\s", caption.strip() + " ", maxsplit=1)[0].strip()
 
 
 def opening(kind: Kind, name: str, caption: str) -> str:
