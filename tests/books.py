@@ -52,7 +52,13 @@ def chapter(shown: str) -> dict[str, Any]:
 
 
 def small_book(
-    folder: Path, root: str, shown: str, *, extensions: list[str], **config: Any
+    folder: Path,
+    root: str,
+    shown: str,
+    *,
+    extensions: list[str],
+    builder: str = "html",
+    **config: Any,
 ) -> Path:
     """The HTML of a book of index.md (`root`) and book/_run/chapter.ipynb, which showed `shown`."""
     from sphinx.application import Sphinx
@@ -75,7 +81,7 @@ def small_book(
                 confdir=None,
                 outdir=folder / "out",
                 doctreedir=folder / "trees",
-                buildername="html",
+                buildername=builder,
                 confoverrides=settings,
                 status=None,
                 warningiserror=True,

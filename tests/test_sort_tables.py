@@ -151,6 +151,7 @@ def grouped() -> str:
     return tables.to_html(pd.DataFrame(rows, index=index, columns=columns), "A caption")
 
 
+@pytest.mark.browser
 @needs_chromium
 def test_a_header_sorts_up_then_down_then_restores_within_groups(
     grouped: str, tmp_path: Path
@@ -174,6 +175,7 @@ def test_a_header_sorts_up_then_down_then_restores_within_groups(
     ]
 
 
+@pytest.mark.browser
 @needs_chromium
 def test_tables_that_are_not_ours_and_single_rows_get_no_buttons(tmp_path: Path) -> None:
     one = tables.to_html(pd.DataFrame({"a": ["1"]}, index=pd.Index(["x"], name="n")))
