@@ -20,7 +20,7 @@ STAMP := $(VENV)/.stamp
 # In a terminal pip shows how far it is; a log needs no progress bars.
 PIP_QUIET := $(if $(CI),--quiet --progress-bar off)
 
-.PHONY: help setup test book lab verify check lint format-check types notebooks format clean distclean
+.PHONY: help setup test book single-page pdf lab verify check lint format-check types notebooks format clean distclean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) \
@@ -45,6 +45,12 @@ test: $(STAMP) ## Run the tests
 
 book: $(STAMP) ## Execute the notebooks and build the book in _build/html
 	$(BIN)/python book/build.py $(BOOK_ARGS)
+
+single-page: $(STAMP) ## Build the book as one page, _build/singlehtml/index.html
+	$(BIN)/python book/build.py --single-page $(BOOK_ARGS)
+
+pdf: $(STAMP) ## Print that page to _build/book.pdf, with a Chromium or Chrome of this machine
+	$(BIN)/python book/build.py --pdf $(BOOK_ARGS)
 
 lab: $(STAMP) ## Train the lab's models again, from scratch
 	$(BIN)/unlearn pretrain --profile lab

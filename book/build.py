@@ -6,7 +6,11 @@ HTML of the chapters and of those results, and a warning is an error. A notebook
 only when something that it can depend on has changed: its template, the library, the published
 data or the locked requirements. Their hash is kept beside each result.
 
-    python book/build.py [--force] [--only NAME] [--no-html]
+    python book/build.py [--force] [--only NAME] [--no-html | --single-page | --pdf]
+
+With `--single-page` the book is one page, `_build/singlehtml/index.html`, and with `--pdf` that
+page is also printed to `_build/book.pdf` by a Chromium, Chrome or Edge of this machine, which
+$CHROMIUM names where it is not found.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,6 +31,18 @@ ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "notebooks"
 RESULTS = ROOT / "book" / "_run"
 HTML = ROOT / "_build" / "html"
+SINGLE = ROOT / "_build" / "singlehtml"
+PDF = ROOT / "_build" / "book.pdf"
+BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "microsoft-edge",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+)
 
 
 def shared_inputs() -> Iterator[Path]:
@@ -99,15 +116,52 @@ def remove_orphans(templates: list[Path]) -> None:
             path.unlink()
 
 
-def build_html() -> None:
-    """Builds the HTML from scratch; any warning of Sphinx fails the build."""
+def build_html(builder: str = "html") -> None:
+    """Builds the HTML from scratch; any warning of Sphinx fails the build.
+
+    builder  "html" for a page per chapter, "singlehtml" for the book as one page
+    """
     # An incremental build reports no warning for a page that it does not read again, so a second
     # try after a failed one would pass.
-    shutil.rmtree(HTML.parent, ignore_errors=True)
+    for folder in (HTML.parent / builder, HTML.parent / ".doctrees"):
+        shutil.rmtree(folder, ignore_errors=True)
     program = Path(sysconfig.get_path("scripts")) / "jupyter-book"
     command = [str(program), "build", ".", "--all", "-W", "-n", "--keep-going"]
-    if subprocess.run(command, cwd=ROOT).returncode:
+    command += ["--builder", builder]
+    # The book's extensions use the package: that of this checkout, wherever another is installed.
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    if subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}).returncode:
         raise SystemExit("The book was not built: each warning above counts as an error.")
+
+
+def find_browser() -> str | None:
+    """The program of a browser that can print to PDF, or None: $CHROMIUM, else a usual one."""
+    if named := os.environ.get("CHROMIUM"):
+        return shutil.which(named)
+    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
+
+
+def print_pdf(page: Path, pdf: Path, browser: str) -> None:
+    """Prints a page to PDF once its equations are set; says in one sentence why it cannot."""
+    pdf.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as profile:
+        command = [browser, "--headless", "--disable-gpu", f"--user-data-dir={profile}"]
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            command.append("--no-sandbox")  # it refuses to start as root with one
+        command += [
+            "--no-pdf-header-footer",
+            "--generate-pdf-document-outline",
+            # Milliseconds of the page's own clock, which runs as fast as the page is ready.
+            "--virtual-time-budget=120000",
+            f"--print-to-pdf={pdf}",
+            page.as_uri(),
+        ]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise SystemExit(f"{browser} did not print the book: {error}.") from None
+    if done.returncode or not pdf.is_file():
+        raise SystemExit(f"{browser} did not print the book (it exited with {done.returncode}).")
 
 
 def main() -> None:
@@ -115,9 +169,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Execute the notebooks and build the book.")
     parser.add_argument("--force", action="store_true", help="run notebooks that did not change")
     parser.add_argument("--only", action="append", metavar="NAME", help="run these notebooks only")
-    parser.add_argument("--no-html", action="store_true", help="run the notebooks, build nothing")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--no-html", action="store_true", help="run the notebooks, build nothing")
+    what.add_argument("--single-page", action="store_true", help="build the book as one page")
+    what.add_argument("--pdf", action="store_true", help="print it to PDF as well (needs Chromium)")
     arguments = parser.parse_args()
 
+    browser = find_browser() if arguments.pdf else None
+    if arguments.pdf and browser is None:
+        raise SystemExit(
+            "There is no browser to print the book with: install Chromium or Chrome, name one as "
+            "in CHROMIUM=/path/to/chrome make pdf, or print the page of make single-page yourself."
+        )
     templates = sorted(TEMPLATES.glob("*.ipynb"))
     remove_orphans(templates)
     chosen = templates
@@ -130,7 +193,13 @@ def main() -> None:
     # The book is made of what the repository holds; a hub that does not answer must not slow it.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     execute_changed(chosen, force=arguments.force)
-    if not arguments.no_html:
+    if arguments.single_page or arguments.pdf:
+        build_html("singlehtml")
+        print(f"\nThe book as one page: {SINGLE / 'index.html'}")
+        if browser is not None:
+            print_pdf(SINGLE / "index.html", PDF, browser)
+            print(f"The book as PDF: {PDF}")
+    elif not arguments.no_html:
         build_html()
         print(f"\nThe book: {HTML / 'index.html'}")
 

@@ -28,9 +28,10 @@ from unlearnlib.corpus.documents import Document
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics import TokenScores, auc, loss_score
 from unlearnlib.models import load_model, load_tokenizer, model_hash, save_model
+from unlearnlib.report import verification
 from unlearnlib.spec import PROFILES
 from unlearnlib.store import Record, Store, read_parquet, run_key, write_parquet
-from unlearnlib.verify import Tolerance, compare, numbers, pick
+from unlearnlib.verify import Comparison, Tolerance, compare, numbers, pick
 
 COMMANDS = ("run", "study", "pretrain", "score", "verify", "data", "methods", "profiles")
 LIMITS = [
@@ -484,6 +485,8 @@ def test_a_method_that_needs_retain_data_says_which(
         (["verify", "--study", "mane"], ["unknown study 'mane'", "one of main,"]),
         (["verify"], ["no record of a run"]),
         (["verify", "--store", "gone"], ["'gone' is no folder"]),
+        (["verify", "--report", "."], ["--report '.' exists"]),
+        (["verify", "--report", "gone/x.html"], ["--report 'gone/x.html'", "make it first"]),
     ],
 )  # fmt: skip
 def test_bad_words_end_with_2_and_one_sentence(
@@ -668,9 +671,20 @@ def test_a_study_goes_on_where_it_stopped_is_published_and_verified(
     line = json.loads(out)
     assert code == 1 and (line["agree"], line["differ"]) == (3, 1)
     assert line["largest"]["metric"] == "general/nll" and line["largest"]["key"] == changed.key
-    code, out, _ = unlearn(*words[:-1], "--sample", 9)
-    assert code == 1 and "DIFFER" in out and "general/nll" in out
+    code, out, _ = unlearn(*words[:-1], "--sample", 9, "--report", lab / "report.html")
+    assert code == 1 and "DIFFER" in out and "general/nll" in out and "report.html" in out
+    page = (lab / "report.html").read_text(encoding="utf-8")
+    assert page.index("1 of 4 records differs") < page.index("<table")  # the verdict comes first
+    assert differing_rows(page) == ["general/nll"]
+    code, _, err = unlearn(*words, "--report", lab / "report.html")
+    assert code == 2 and "report.html' exists" in err
     assert values(unlearn(*words, "--sample", 9, "--tolerance", 0.1))["differ"] == 0
+
+
+def differing_rows(page: str) -> list[str]:
+    """The names of the numbers that a report of a verification shows as different."""
+    rows = re.findall(r"<tr><th scope=row>([^<]*)</th>(.*?)</tr>", page)
+    return [name for name, cells in rows if "differs" in cells]
 
 
 def test_records_of_other_data_do_not_agree(lab: Path, unlearn: Unlearn) -> None:
@@ -782,6 +796,46 @@ def test_the_same_seed_picks_the_same_records() -> None:
     assert pick(records, 80) == records
     with pytest.raises(UnlearnError, match="0 records"):
         pick(records, 0)
+
+
+def test_a_report_of_a_verification_shows_every_metric_and_where_it_was_computed() -> None:
+    there = {"device": "cpu", "processor": "A", "threads": 4, "versions": {"torch": "2.13.0"}}
+    here = there | {"processor": "B", "threads": 2}
+    published = a_record(provenance=there)
+    metrics = published.metrics | {"a": 1.6}
+    result = compare(published, a_record(provenance=here, metrics=metrics))
+    page = verification([result], Tolerance(), available=7, command="unlearn verify --sample 1")
+    assert "1 of 1 record differs" in page and "1 of 7 published runs" in page
+    assert differing_rows(page) == ["a"]
+    for cell in ("1.5", "1.6", "0.1", "0.0025", "cpu, A", "cpu, B", "torch 2.13.0"):
+        assert f"<td>{cell}</td>" in page
+    assert all(f"<th scope=row>{name}</th>" in page for name in published.metrics)
+    assert "4 numbers were compared" in page and "unlearn verify --sample 1" in page
+    same = verification([compare(published, published)], Tolerance(), available=1)
+    assert "1 of 1 record agrees" in same and differing_rows(same) == []
+
+
+def test_a_number_that_is_no_metric_is_listed_when_it_differs() -> None:
+    changed = a_record(trajectory=[{"update": 1, "forget": -3.5}])
+    page = verification([compare(a_record(), changed)], Tolerance(), available=1)
+    assert differing_rows(page) == ["trajectory/0/forget"]
+
+
+def test_a_report_of_a_verification_escapes_what_records_hold() -> None:
+    evil = "<script>alert(1)</script>\n"
+    spec = {"profile": evil, "domain": evil, "method": evil, "seed": evil}
+    made = {"device": evil, "processor": evil, "commit": evil, "command": evil, "started": evil}
+    record = a_record(
+        spec=spec,
+        metrics={evil: 1.0},
+        trajectory=[{evil: 2.0}],
+        provenance=made | {"versions": {evil: evil}},
+    )
+    changed = a_record(spec=spec, metrics={evil: 2.0}, key="0" * 64)
+    for comparison in (compare(record, changed), Comparison(record, reason=evil)):
+        page = verification([comparison], Tolerance(), available=1, command=evil)
+        assert "<script" not in page and "&lt;script&gt;" in page
+        assert "\n" not in page.split("</style>")[1].rstrip("\n")
 
 
 # --- the other commands --------------------------------------------------------------------------

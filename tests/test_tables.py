@@ -384,7 +384,7 @@ def test_every_row_of_the_html_is_equally_wide(table: pd.DataFrame) -> None:
     cells = Cells()
     cells.feed(tables.to_html(table, "A caption"))
     assert set(cells.widths) == {1 + table.shape[1]}
-    assert cells.classes == {"dataframe"}
+    assert cells.classes == {"dataframe sortable"}
 
 
 def test_html_escapes_what_the_records_hold() -> None:

@@ -501,6 +501,8 @@ def _add_verify(commands: Any) -> None:
         help="numbers a, b agree if |a - b| <= T + T |a| (default: 1e-3)",
     )
     parser.add_argument("--store", metavar="DIR", help="verify a run store's records instead")
+    parser.add_argument("--report", metavar="FILE.html", help="also write every number, as a page")
+    parser.add_argument("--force", action="store_true", help="replace a --report that is there")
     _add_model(parser)
     _add_source(parser)
     _add_device(parser)
@@ -1689,14 +1691,9 @@ def score_command(args: argparse.Namespace) -> Report:
     if (args.members is None) != (args.non_members is None):
         lacking = "--non-members" if args.non_members is None else "--members"
         raise UnlearnError(f"{lacking} is missing: membership inference compares two sets.")
-    out = Path(args.out) if args.out is not None else None
-    if out is not None:
-        if not args.texts:
-            raise UnlearnError(f"--out {args.out!r} is for the scores of texts: give some files.")
-        if out.is_dir() or (out.exists() and not args.force):
-            raise UnlearnError(f"--out {args.out!r} exists: give another name, or --force.")
-        if not out.absolute().parent.is_dir():
-            raise UnlearnError(f"the folder of --out {args.out!r} does not exist: make it first.")
+    if args.out is not None and not args.texts:
+        raise UnlearnError(f"--out {args.out!r} is for the scores of texts: give some files.")
+    out = _file_to_write(args.out, "--out", args.force)
     sets: dict[str, tuple[Document, ...]] = {}
     if args.texts:
         sets["texts"] = _read_all(args.texts, args.column)
@@ -1784,6 +1781,7 @@ def verify_command(args: argparse.Namespace) -> Report:
     """Pick published records at random, run them again, and compare."""
     from unlearnlib.verify import Tolerance, as_row, pick, runs_to_verify, verify
 
+    page = _file_to_write(args.report, "--report", args.force)
     tolerance = Tolerance() if args.tolerance is None else Tolerance(args.tolerance, args.tolerance)
     domains, limits = _domains(args), _limits(args)
     records = runs_to_verify(_records_to_verify(args, domains), args.profile, domains)
@@ -1848,7 +1846,48 @@ def verify_command(args: argparse.Namespace) -> Report:
     )
     if largest is not None:
         text += f"\nlargest difference: {largest['excess']:.2g} of what is allowed"
+    if page is not None:
+        from unlearnlib.report import verification
+
+        whole = verification(
+            comparisons, tolerance, available=len(records), command=_verify_again(args)
+        )
+        page.write_text(whole, encoding="utf-8")
+        values["report"] = str(page)
+        text += f"\nevery number: {page}"
     return Report(values, text, 0 if agree == len(rows) else 1)
+
+
+def _verify_again(args: argparse.Namespace) -> str:
+    """The command that verifies the same records again; folders by name only, as in records."""
+    from unlearnlib.card import shell_join
+
+    words = ["unlearn", "verify", "--profile", args.profile]
+    for name in ("study", "sample", "seed", "tolerance"):
+        if getattr(args, name) is not None:
+            words += [f"--{name}", str(getattr(args, name))]
+    for name in args.domain or ():
+        words += ["--domain", name]
+    for limit in args.limit:
+        words += ["--limit", limit]
+    if args.model is not None:
+        words += ["--model", _source_name(args.model)]
+    for name in ("store", "corpora"):
+        if getattr(args, name) is not None:
+            words += [f"--{name}", _file_name(getattr(args, name))]
+    return shell_join(words)
+
+
+def _file_to_write(name: str | None, option: str, force: bool) -> Path | None:
+    """The file that an option names, checked before hours are spent; None if it was not given."""
+    if name is None:
+        return None
+    path = Path(name)
+    if path.is_dir() or (path.exists() and not force):
+        raise UnlearnError(f"{option} {name!r} exists: give another name, or --force.")
+    if not path.absolute().parent.is_dir():
+        raise UnlearnError(f"the folder of {option} {name!r} does not exist: make it first.")
+    return path
 
 
 def _records_to_verify(args: argparse.Namespace, domains: Sequence[str]) -> list[Record]:

@@ -41,7 +41,7 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
-from unlearnlib import sweeps
+from unlearnlib import exhibits, sweeps
 from unlearnlib.claims import HALF_WAY, TARGET_WITHIN, USABLE, way
 from unlearnlib.engineering import (
     LIMITS,
@@ -1791,8 +1791,11 @@ def figures_folder() -> Path | None:
     return Path("book/_run/figures") if Path("book").is_dir() else None
 
 
-def to_html(figure: Plate, caption: str, command: str = "") -> str:
-    """An HTML figure: both drawings as images, the alternative text, the caption, the command."""
+def to_html(figure: Plate, caption: str, command: str = "", name: str = "") -> str:
+    """An HTML figure: both drawings as images, the alternative text, the caption, the command.
+
+    With a name it can be linked to and repeated: the book adds its notebook (`exhibits`).
+    """
     if not figure.alt:
         raise UnlearnError("the figure has no alternative text: set its `alt`.")
     sources = ""
@@ -1803,9 +1806,9 @@ def to_html(figure: Plate, caption: str, command: str = "") -> str:
         f'<img src="{_data_uri(figure)}" alt="{html.escape(figure.alt, quote=True)}" '
         f'width="{width}">'
     )
-    again = f" Repeat: <code>{html.escape(command)}</code>" if command else ""
+    again = exhibits.repeat("figure", command) if name or command else ""
     return (
-        f"<figure><picture>{sources}{image}</picture>"
+        f"<figure{exhibits.opening('figure', name, caption)}><picture>{sources}{image}</picture>"
         f"<figcaption>{html.escape(caption)}{again}</figcaption></figure>"
     )
 
@@ -1818,7 +1821,7 @@ def _data_uri(figure: Figure) -> str:
 def show(figure: Plate, name: str, caption: str, command: str = "") -> None:
     """Display a figure in a notebook and leave NAME.svg and NAME-narrow.svg with the book.
 
-    `command` is what computes the figure's records again.
+    `command` is what computes the figure's records again; the figure's anchor is `figure-NAME`.
     """
     from IPython.display import HTML, display
 
@@ -1829,4 +1832,4 @@ def show(figure: Plate, name: str, caption: str, command: str = "") -> None:
         (folder / f"{name}.txt").write_text(figure.alt + "\n", encoding="utf-8")
         if figure.narrow is not None:
             (folder / f"{name}-narrow.svg").write_text(to_svg(figure.narrow()), encoding="utf-8")
-    display(HTML(to_html(figure, caption, command)))
+    display(HTML(to_html(figure, caption, command, name)))

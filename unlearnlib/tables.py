@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unlearnlib import exhibits
 from unlearnlib.cost import FLOPS_PER_PARAMETER_TOKEN, YI_6B, YI_6B_TOKENS, Account
 from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record
@@ -1033,15 +1034,17 @@ def samples_html(samples: Iterable[tuple[str, str, Mapping[str, str]]]) -> str:
             f'<td class="text"><pre>{beginning_shared(text, truth)}</pre></td></tr>'
             for model, text in continuations.items()
         )
-        parts.append(
-            f'<table class="dataframe"><caption>{html.escape(name)}</caption><thead>'
-            f'<tr><th scope="row" class="text">given</th><td class="text">'
-            f"<pre>{html.escape(prompt)}</pre></td></tr></thead><tbody>{rows}</tbody></table>"
+        caption = f"{name}, and how each model goes on"
+        shown = (
+            f'<div class="table-scroll"><table class="dataframe"><caption>{html.escape(caption)}'
+            '</caption><thead><tr><th scope="row" class="text">given</th><td class="text">'
+            f"<pre>{html.escape(prompt)}</pre></td></tr></thead><tbody>{rows}</tbody></table></div>"
         )
+        parts.append(_exhibit(shown, caption, name=f"{name} continued"))
     # Breaks and indentation belong to code and formulas; long lines may still be broken.
     style = "<style scoped>td.text pre {white-space: pre-wrap; margin: 0; padding: 0; border: 0; "
     style += "background: none; color: inherit; text-align: left;}</style>"
-    return f'<div class="table-scroll">{style}{"".join(parts)}</div>'
+    return f"<div>{style}{''.join(parts)}</div>"
 
 
 def samples(given: Iterable[tuple[str, str, Mapping[str, str]]]) -> Any:
@@ -1091,11 +1094,13 @@ def padding_in_words(lengths: Sequence[int], full: int) -> str:
 # --- as HTML -------------------------------------------------------------------------------------
 
 
-def to_html(table: pd.DataFrame, caption: str = "") -> str:
+def to_html(table: pd.DataFrame, caption: str = "", command: str = "", name: str = "") -> str:
     """HTML of a table: numbers right-aligned, words left, domains as row groups.
 
     A two-level header spans its groups; of a two-level index, the first level becomes a line
-    above its rows. It scrolls by itself where the page is narrower.
+    above its rows. It scrolls by itself where the page is narrower, and the book's script
+    `sort_tables.js` sorts it. With a name, which is the caption's words if none is given, it can
+    be linked to and repeated (`exhibits`); `command` makes its records again.
     """
     nested = table.index.nlevels == 2
     names = [str(n) if n else "" for n in table.index.names]
@@ -1139,10 +1144,17 @@ def to_html(table: pd.DataFrame, caption: str = "") -> str:
             cells.append(f'<td class="{"text" if words else "number"}">{html.escape(text)}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    return (
-        f'<div class="table-scroll"><table class="dataframe">{title}<thead>{"".join(head)}'
+    shown = (
+        f'<div class="table-scroll"><table class="dataframe sortable">{title}<thead>{"".join(head)}'
         f"</thead><tbody>{''.join(body)}</tbody></table></div>"
     )
+    return _exhibit(shown, caption, command, name)
+
+
+def _exhibit(shown: str, caption: str, command: str = "", name: str = "") -> str:
+    """The HTML of a table in an element with an anchor, and how to repeat it below."""
+    around = exhibits.opening("table", name or caption, caption)
+    return f"<div{around}>{shown}{exhibits.repeat('table', command)}</div>" if around else shown
 
 
 def _is_text(column: Iterable[Any]) -> bool:
@@ -1154,11 +1166,11 @@ def _is_text(column: Iterable[Any]) -> bool:
     return seen[True] > seen[False]
 
 
-def styled(table: pd.DataFrame, caption: str = "") -> Any:
-    """The table as notebooks and the book show it."""
+def styled(table: pd.DataFrame, caption: str = "", command: str = "", name: str = "") -> Any:
+    """The table as notebooks and the book show it; see `to_html`."""
     from IPython.display import HTML
 
-    return HTML(to_html(table, caption))
+    return HTML(to_html(table, caption, command, name))
 
 
 def say(text: str) -> None:

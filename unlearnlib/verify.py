@@ -44,6 +44,10 @@ class Tolerance:
                     f"the {name} tolerance is {value}: give a finite number that is not negative."
                 )
 
+    def allowed(self, published: float) -> float:
+        """How far a repetition of `published` may be from it."""
+        return self.absolute + self.relative * abs(published)
+
     def excess(self, published: float, repeated: float) -> float:
         """|a - b| in units of what is allowed: up to 1 the numbers agree; 0 for equal ones.
 
@@ -54,7 +58,7 @@ class Tolerance:
             return 0.0
         if not (math.isfinite(published) and math.isfinite(repeated)):
             return math.inf
-        allowed = self.absolute + self.relative * abs(published)
+        allowed = self.allowed(published)
         return abs(published - repeated) / allowed if allowed else math.inf
 
 
@@ -81,12 +85,14 @@ class Comparison:
     """A published record beside its repetition.
 
     `differences` has every number that was compared, the largest excess first; `reason` says
-    in words what else is not the same, and is empty if nothing is.
+    in words what else is not the same, and is empty if nothing is; `repeated` is the new record,
+    None for one that was not run again.
     """
 
     record: Record
     differences: tuple[Difference, ...] = ()
     reason: str = ""
+    repeated: Record | None = None
 
     @property
     def agrees(self) -> bool:
@@ -142,7 +148,7 @@ def compare(published: Record, repeated: Record, tolerance: Tolerance | None = N
         )
         if before != after
     ]
-    return Comparison(published, tuple(differences), "; ".join(reasons))
+    return Comparison(published, tuple(differences), "; ".join(reasons), repeated)
 
 
 def runs_to_verify(

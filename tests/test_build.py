@@ -1,0 +1,164 @@
+"""The book as one page and as PDF: what `make single-page` and `make pdf` stand on."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import stat
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from books import small_book
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def build() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("book_build", ROOT / "book" / "build.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# --- one page
+
+INDEX = """# Root
+
+```{toctree}
+:caption: A part
+book/_run/chapter
+one
+two
+```
+
+See {ref}`further <further>`, {ref}`last <last>` and the [figure](book/_run/chapter.ipynb).
+
+## Summary
+
+Of the root.
+
+```{exhibits}
+```
+"""
+ONE = "# One\n\n```{toctree}\nbelow\n```\n\n(further)=\n## Summary\n\nOf one; [here](#summary).\n"
+BELOW = "# Below\n\n## Summary\n\nOf the page below, $x^2$.\n"
+TWO = "# Two & more\n\n(last)=\n## Summary\n\nOf two.\n"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("single")
+    for name, text in (("one", ONE), ("below", BELOW), ("two", TWO)):
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    shown = '<figure class="exhibit" id="figure-x" data-title="X">x<!-- repeat figure --></figure>'
+    theme = {"repository_url": "https://github.com/them/it", "repository_branch": "side"}
+    built = small_book(
+        folder,
+        INDEX,
+        shown,
+        extensions=["exhibits", "single_page"],
+        builder="singlehtml",
+        html_theme_options=theme,
+        html_title="The <title>",
+        author="Those who made it",
+        myst_heading_anchors=2,
+        myst_enable_extensions=["dollarmath"],
+        suppress_warnings=["myst.xref_ambiguous"],
+    )
+    return (built / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_single_page_has_every_chapter_once_on_one_level(page: str) -> None:
+    article = page[page.index('class="title-page"') :]
+    titles = re.findall(r"<h1>([^<]*)<", article)
+    assert titles == ["Root", "A chapter", "One", "Below", "Two &amp; more"]
+    assert re.findall(r"<h2>(Summary)<", article) == ["Summary"] * 4
+
+
+def test_the_single_page_opens_with_title_and_contents(page: str) -> None:
+    start, contents = page.index("The &lt;title&gt;</p>"), page.index('aria-label="Contents"')
+    assert start < contents < page.index("<h1>Root", contents)
+    listed = page[contents : page.index("</nav>", contents)]
+    assert re.findall(r'<li><a href="#document-([^"]+)">', listed) == [
+        "index",
+        "book/_run/chapter",
+        "one",
+        "below",
+        "two",
+    ]
+    assert "<p>A part</p>" in listed and "Two &amp; more" in listed
+
+
+def test_on_the_single_page_an_id_is_one_thing_and_every_link_leads_to_one(page: str) -> None:
+    ids = Counter(re.findall(r'\sid="([^"]+)"', page))
+    assert [name for name, count in ids.items() if count > 1] == []
+    links = [name for name in re.findall(r'href="#([^"]+)"', page)]
+    assert links and [name for name in links if name not in ids] == []
+
+
+def test_on_the_single_page_links_lead_to_the_chapter_that_was_meant(page: str) -> None:
+    def under(anchor: str) -> str:
+        return page[page.index(f'id="{anchor}"') :].partition("<p>")[2].partition("<")[0]
+
+    targets = dict(re.findall(r'href="#([^"]+)"><span class="std std-ref">(\w+)<', page))
+    meant = {words: under(anchor) for anchor, words in targets.items()}
+    assert meant == {"further": "Of one; ", "last": "Of two."}
+    assert 'href="#figure-x"' in page[page.index('class="exhibits') :]
+
+
+# --- the PDF
+
+
+def a_browser(folder: Path, script: str) -> Path:
+    path = folder / "browser"
+    path.write_text(f"#!{sys.executable}\nimport pathlib, sys\n{script}\n", encoding="utf-8")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def test_a_browser_that_is_named_comes_first(
+    build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = a_browser(tmp_path, "")
+    monkeypatch.setenv("CHROMIUM", str(browser))
+    assert build.find_browser() == str(browser)
+    monkeypatch.setenv("CHROMIUM", str(tmp_path / "gone"))
+    assert build.find_browser() is None
+
+
+def test_without_a_browser_make_pdf_says_so_before_it_builds_anything(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "book/build.py"), "--pdf"],
+        env={"PATH": str(tmp_path), "CHROMIUM": "gone"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "There is no browser" in done.stderr
+
+
+def test_the_page_is_printed_by_the_browser(build: ModuleType, tmp_path: Path) -> None:
+    script = (
+        "given = dict(w.split('=', 1) for w in sys.argv[1:] if '=' in w)\n"
+        "pathlib.Path(given['--print-to-pdf']).write_text(sys.argv[-1])"
+    )
+    page, pdf = tmp_path / "page.html", tmp_path / "book.pdf"
+    build.print_pdf(page, pdf, str(a_browser(tmp_path, script)))
+    assert pdf.read_text() == page.as_uri()
+
+
+@pytest.mark.parametrize("script", ["sys.exit(3)", "pass"])
+def test_a_browser_that_prints_nothing_is_an_error_and_leaves_no_old_book(
+    script: str, build: ModuleType, tmp_path: Path
+) -> None:
+    pdf = tmp_path / "book.pdf"
+    pdf.write_text("old")
+    with pytest.raises(SystemExit, match="did not print the book"):
+        build.print_pdf(tmp_path / "page.html", pdf, str(a_browser(tmp_path, script)))
+    assert not pdf.exists()

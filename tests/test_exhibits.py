@@ -1,0 +1,186 @@
+"""Every figure and table can be linked to, says how to repeat it, and stands in the index."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import synthetic
+import yaml
+from books import extension, small_book
+
+from unlearnlib import exhibits, figures, tables
+from unlearnlib.spec import PROFILES
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = pd.DataFrame({"a": ["1", "2"]}, index=pd.Index(["x", "y"], name="n"))
+EXHIBIT = re.compile(r'<(figure|div) class="exhibit" id="([^"]+)" data-title="([^"]*)"')
+
+
+BOOK = extension("exhibits")
+
+
+class Open(HTMLParser):
+    """Elements that were opened and not closed, or closed and not open."""
+
+    VOID = ("img", "source", "br", "meta", "link", "input", "hr")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.wrong: Counter[str] = Counter()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.wrong[tag] += tag not in self.VOID
+
+    def handle_endtag(self, tag: str) -> None:
+        self.wrong[tag] -= 1
+
+
+def a_figure(command: str = "") -> str:
+    plate = figures.target_check(synthetic.baselines())
+    return figures.to_html(plate, "The target & more. Explained.", command, "check")
+
+
+def test_a_figure_and_a_table_have_an_anchor_and_the_title_that_the_index_shows() -> None:
+    assert EXHIBIT.findall(a_figure()) == [("figure", "figure-check", "The target &amp; more")]
+    page = tables.to_html(TABLE, "By learning rate")
+    assert EXHIBIT.findall(page) == [("div", "table-by-learning-rate", "By learning rate")]
+    page = tables.to_html(TABLE, "By learning rate", name="rates")
+    assert EXHIBIT.findall(page) == [("div", "table-rates", "By learning rate")]
+
+
+def test_what_has_no_name_has_no_anchor_and_no_mark() -> None:
+    for page in (
+        tables.to_html(TABLE),
+        figures.to_html(figures.target_check(synthetic.baselines()), "C."),
+    ):
+        assert not EXHIBIT.search(page) and "<!--" not in page and "<details" not in page
+
+
+@pytest.mark.parametrize("command", ["", "unlearn study main"])
+def test_a_plain_notebook_shows_the_command_and_no_link(command: str) -> None:
+    for page in (a_figure(command), tables.to_html(TABLE, "Words", command)):
+        assert "<a " not in page and command in page
+        assert ("<details" in page) == bool(command)
+
+
+@pytest.mark.parametrize("command", ["", "unlearn study main"])
+def test_the_book_adds_the_notebook_the_command_and_a_link_to_each(command: str) -> None:
+    page = a_figure(command) + tables.to_html(TABLE, "Words", command)
+    again = "papermill notebooks/x.ipynb out.ipynb -p name 'a & b'"
+    done = BOOK.filled(page, '<a href="https://there/x">x</a>', again)
+    assert "<!--" not in done
+    assert done.count('<a href="https://there/x">x</a>') == 2
+    assert done.count("out.ipynb -p name &#x27;a &amp; b&#x27;") == 2
+    assert re.findall(r'href="(#[^"]+)"', done) == ["#figure-check", "#table-words"]
+    assert re.findall(r"<summary>(.*?)</summary>", done) == [
+        "Repeat this figure",
+        "Repeat this table",
+    ]
+    assert not any(Open(done).wrong.values())
+
+
+def test_the_continuations_of_a_text_are_tables_with_anchors() -> None:
+    page = tables.samples_html([("books-1", "Once", {"truth": "upon", "vanilla": "upon"})])
+    assert [anchor for _, anchor, _ in EXHIBIT.findall(page)] == ["table-books-1-continued"]
+    assert not any(Open(page).wrong.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("By learning rate", "by-learning-rate"),
+        ("Target ÷ truth", "target-truth"),
+        ("<b>GA + GD</b>", "b-ga-gd-b"),
+        ("Müller’s “Möbel”", "mullers-mobel"),
+        ("÷", ""),
+    ],
+)
+def test_an_anchor_has_letters_digits_and_hyphens(text: str, words: str) -> None:
+    assert exhibits.slug(text) == words
+
+
+def test_the_title_is_the_first_sentence_of_the_caption() -> None:
+    assert (
+        exhibits.first_sentence("Perplexity, 0.5 % of it. And more.") == "Perplexity, 0.5 % of it"
+    )
+    assert exhibits.first_sentence("Before: both. ") == "Before: both"
+    assert exhibits.first_sentence("No stop") == "No stop"
+
+
+# --- the parameters of a notebook
+
+
+def notebook(*cells: tuple[str, str]) -> dict[str, Any]:
+    return {"cells": [{"metadata": {"tags": [tag]}, "source": text} for tag, text in cells]}
+
+
+def test_the_command_has_what_the_notebook_was_run_with() -> None:
+    one = notebook(
+        ("parameters", 'profile = "lab"  # where\nrate = 3e-4\nupdates = None\n'),
+        ("injected-parameters", '# Parameters\nprofile = "open"\nname = "a b"\n'),
+        ("hide-input", "profile = other()"),
+    )
+    given = BOOK.parameters(one)
+    assert given == {"profile": "open", "rate": 3e-4, "updates": None, "name": "a b"}
+    assert BOOK.command("x", given) == (
+        "papermill notebooks/x.ipynb out.ipynb -p profile open -p rate 0.0003 -p name 'a b'"
+    )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_the_parameters_of_every_template_can_be_read(path: Path) -> None:
+    given = BOOK.parameters(json.loads(path.read_text(encoding="utf-8")))
+    assert given["profile"] in PROFILES
+
+
+# --- the index
+
+
+def test_two_exhibits_with_one_anchor_are_found() -> None:
+    one, two, three = (
+        BOOK.Exhibit(page, anchor, "T")
+        for page, anchor in (("a", "table-x"), ("b", "table-x"), ("b", "figure-x"))
+    )
+    assert list(BOOK.repeated([one, two, three])) == [(one, two)]
+
+
+def test_the_index_lists_every_exhibit_and_its_links_lead_to_them(tmp_path: Path) -> None:
+    shown = a_figure("unlearn study main") + tables.to_html(TABLE, "Words & <b>")
+    root = "# Root\n\n```{toctree}\nbook/_run/chapter\n```\n\n```{exhibits}\n```\n"
+    theme = {"repository_url": "https://github.com/them/it", "repository_branch": "side"}
+    built = small_book(tmp_path, root, shown, extensions=["exhibits"], html_theme_options=theme)
+    index = (built / "index.html").read_text(encoding="utf-8")
+    chapter = (built / "book/_run/chapter.html").read_text(encoding="utf-8")
+    listed = index[index.index('class="exhibits') :]
+    links = re.findall(r'href="book/_run/chapter\.html#([^"]+)">([^<]*)<', listed)
+    assert links == [
+        ("figure-check", "The target &amp; more"),
+        ("table-words-b", "Words &amp; &lt;b&gt;"),
+    ]
+    assert "Figure: " in listed and "Table: " in listed
+    assert all(f'id="{anchor}"' in chapter for anchor, _ in links)
+    assert (
+        chapter.count('<a href="https://github.com/them/it/blob/side/notebooks/chapter.ipynb">')
+        == 2
+    )
+    assert chapter.count("papermill notebooks/chapter.ipynb out.ipynb -p profile lab") == 2
+
+
+# --- how to cite
+
+
+def test_the_citation_is_made_of_the_citation_file() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    entry = extension("citation").bibtex(citation, "key")
+    assert entry.startswith("@software{key,\n") and entry.endswith("}")
+    for name in ("title", "version", "repository-code"):
+        assert f"{{{citation[name]}}}" in entry
+    assert "{{The unlearnlib developers}}" in entry and entry.count("{") == entry.count("}")

@@ -1,0 +1,75 @@
+"""A page's buttons open its template, at the repository and branch that _config.yml names."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+from books import small_book
+
+ROOT = Path(__file__).resolve().parent.parent
+TEMPLATES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+URL, BRANCH = CONFIG["repository"]["url"], CONFIG["repository"]["branch"]
+
+
+def test_binder_and_colab_open_the_template_of_the_page(tmp_path: Path) -> None:
+    theme = {
+        "repository_url": URL,
+        "repository_branch": BRANCH,
+        "launch_buttons": CONFIG["launch_buttons"],
+        "use_download_button": True,
+    }
+    root = "# Root\n\n```{toctree}\nbook/_run/chapter\n```\n"
+    built = small_book(
+        tmp_path, root, "<p>x</p>", extensions=["repository_links"], html_theme_options=theme
+    )
+    page = (built / "book/_run/chapter.html").read_text(encoding="utf-8")
+    addresses = set(re.findall(r'href="([^"]*chapter\.ipynb)"', page))
+    owner_and_name = URL.removeprefix("https://github.com/")
+    place = "notebooks/chapter.ipynb"
+    assert addresses == {
+        f"https://mybinder.org/v2/gh/{owner_and_name}/{BRANCH}?urlpath=lab/tree/{place}",
+        f"https://colab.research.google.com/github/{owner_and_name}/blob/{BRANCH}/{place}",
+        "../../_sources/book/_run/chapter.ipynb",  # the download is the run, with its results
+    }
+
+
+def test_binder_reads_the_environment_at_the_root_and_nothing_before_it() -> None:
+    """Of these, Binder takes the first that there is (its documentation, configuration files)."""
+    earlier = ["binder", ".binder", "Dockerfile", "default.nix"]
+    assert [name for name in earlier if (ROOT / name).exists()] == []
+    assert (ROOT / "environment.yml").is_file()
+
+
+def first_cell(path: Path) -> str:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return "".join(next(cell["source"] for cell in cells if cell["cell_type"] == "code"))
+
+
+def test_every_template_fetches_the_project_alike() -> None:
+    assert len({first_cell(path) for path in TEMPLATES}) == 1
+
+
+def test_the_first_cell_fetches_the_repository_of_the_configuration() -> None:
+    cell = first_cell(TEMPLATES[0])
+    folder = URL.rsplit("/", 1)[1]
+    assert re.findall(r"git clone .* (https://\S+)", cell) == [URL]
+    assert f"%cd {folder}" in cell  # what git names the clone
+
+
+def test_the_first_cell_installs_extras_that_there_are() -> None:
+    (extras,) = re.findall(r'%pip install .*"\./\w+\[(.*)\]"', first_cell(TEMPLATES[0]))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(extras.split(",")) <= project["optional-dependencies"].keys()
+
+
+def test_what_the_first_cell_installs_replaces_nothing_of_the_kernel_it_runs_in() -> None:
+    """Colab's kernel is older than the one the book is built with, and must stay."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["notebooks"]]
+    names = {re.split(r"[<>=\[]", line)[0] for line in asked}
+    assert not names & {"ipykernel", "ipython", "jupyter", "jupyter-book", "notebook", "papermill"}
