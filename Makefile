@@ -20,7 +20,7 @@ STAMP := $(VENV)/.stamp
 # In a terminal pip shows how far it is; a log needs no progress bars.
 PIP_QUIET := $(if $(CI),--quiet --progress-bar off)
 
-.PHONY: help setup test book lab verify check lint format-check types notebooks format clean distclean
+.PHONY: help setup test book browser lab verify check lint format-check types notebooks format clean distclean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) \
@@ -45,6 +45,11 @@ test: $(STAMP) ## Run the tests
 
 book: $(STAMP) ## Execute the notebooks and build the book in _build/html
 	$(BIN)/python book/build.py $(BOOK_ARGS)
+
+# What is built is tested as it is, so that a look at it costs no build.
+browser: $(STAMP) ## Test the built book in Chromium (builds it first if there is none)
+	@test -n "$${UNLEARN_BOOK:-}" -o -f _build/html/index.html || $(MAKE) book
+	$(BIN)/python -m pytest -q tests/test_browser.py --browser $(PYTEST_ARGS)
 
 lab: $(STAMP) ## Train the lab's models again, from scratch
 	$(BIN)/unlearn pretrain --profile lab
