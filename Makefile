@@ -20,7 +20,7 @@ STAMP := $(VENV)/.stamp
 # In a terminal pip shows how far it is; a log needs no progress bars.
 PIP_QUIET := $(if $(CI),--quiet --progress-bar off)
 
-.PHONY: help setup test book single-page pdf lab verify check lint format-check types notebooks format clean distclean
+.PHONY: help setup test book single-page pdf browser lab verify check lint format-check types notebooks format clean distclean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) \
@@ -51,6 +51,11 @@ single-page: $(STAMP) ## Build the book as one page, _build/singlehtml/index.htm
 
 pdf: $(STAMP) ## Print that page to _build/book.pdf, with a Chromium or Chrome of this machine
 	$(BIN)/python book/build.py --pdf $(BOOK_ARGS)
+
+# What is built is tested as it is, so that a look at it costs no build.
+browser: $(STAMP) ## Test the built book in Chromium (builds it first if there is none)
+	@test -n "$${UNLEARN_BOOK:-}" -o -f _build/html/index.html || $(MAKE) book
+	$(BIN)/python -m pytest -q tests/test_browser.py --browser $(PYTEST_ARGS)
 
 lab: $(STAMP) ## Train the lab's models again, from scratch
 	$(BIN)/unlearn pretrain --profile lab

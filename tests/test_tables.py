@@ -399,3 +399,10 @@ def test_words_are_left_and_numbers_right_aligned() -> None:
     )
     page = tables.to_html(table)
     assert page.count('<td class="text">') == 2 and page.count('<td class="number">') == 2
+
+
+def test_lists_are_words_and_sentences_ask_for_room() -> None:
+    sentence = "This sentence has more than sixty characters, so it wants a wide column."
+    table = pd.DataFrame({"list": ["1, 2, 3", "4.5, 6, 7"], "long": [sentence, "a short one"]})
+    page = tables.to_html(table)
+    assert page.count('<td class="text">') == 3 and page.count('<td class="text long">') == 1

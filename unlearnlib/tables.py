@@ -1141,7 +1141,8 @@ def to_html(table: pd.DataFrame, caption: str = "", command: str = "", name: str
         cells = [f'<th scope="row" class="text">{html.escape(str(shown))}</th>']
         for x, words in zip(row, wordy, strict=True):
             text = number(x) if isinstance(x, float) else str(x)
-            cells.append(f'<td class="{"text" if words else "number"}">{html.escape(text)}</td>')
+            kind = ("text long" if len(text) > 60 else "text") if words else "number"
+            cells.append(f'<td class="{kind}">{html.escape(text)}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     shown = (
@@ -1158,9 +1159,10 @@ def _exhibit(shown: str, caption: str, command: str = "", name: str = "") -> str
 
 
 def _is_text(column: Iterable[Any]) -> bool:
-    """Whether most cells of a column hold words, not numbers."""
+    """Whether most cells of a column hold words or lists, not numbers."""
     seen = Counter(
-        isinstance(x, str) and sum(map(str.isalpha, x)) > max(2, sum(map(str.isdigit, x)))
+        isinstance(x, str)
+        and (", " in x or sum(map(str.isalpha, x)) > max(2, sum(map(str.isdigit, x))))
         for x in column
     )
     return seen[True] > seen[False]
