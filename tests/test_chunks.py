@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 
 import pytest
@@ -95,6 +96,31 @@ def test_every_chunk_is_in_exactly_one_micro_batch_within_the_limits(
         assert len(batch) == 1 or len(batch) * widest <= max_tokens
     widths = [max(lengths[i] for i in batch) for batch in batches]
     assert widths == sorted(widths, reverse=True)
+
+
+def cost_of(batches: list[list[int]], max_tokens: int) -> float:
+    """What `pack` makes small, of micro-batches given by their lengths."""
+    return sum(len(batch) * max(batch) + max_tokens / 32 for batch in batches)
+
+
+@given(st.lists(st.integers(5, 60), min_size=1, max_size=7), st.integers(60, 200))
+def test_no_other_division_has_fewer_padded_tokens(lengths: list[int], max_tokens: int) -> None:
+    most = 4
+    ours = [[lengths[i] for i in batch] for batch in pack(of_lengths(lengths), max_tokens, most)]
+    ordered = sorted(lengths, reverse=True)
+    inner = range(1, len(ordered))
+    every = []
+    for count in range(len(ordered)):
+        for cuts in itertools.combinations(inner, count):
+            ends = [0, *cuts, len(ordered)]
+            parts = [ordered[a:b] for a, b in itertools.pairwise(ends)]
+            if all(len(p) <= most and (len(p) == 1 or len(p) * p[0] <= max_tokens) for p in parts):
+                every.append(cost_of(parts, max_tokens))
+    assert cost_of(ours, max_tokens) == pytest.approx(min(every))
+
+
+def test_a_short_chunk_is_not_padded_to_a_long_one_where_another_short_one_is() -> None:
+    assert pack(of_lengths([512, 171, 135]), 1024, 64) == [[0], [1, 2]]
 
 
 def test_no_chunks_make_no_micro_batches() -> None:
