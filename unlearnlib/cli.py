@@ -721,6 +721,7 @@ def run_command(args: argparse.Namespace) -> Report:
         device=device,
         precision=spec.precision,
         execution=_execution(args),
+        base=spec.base,
     )
     spec = _fit_length(bench, spec, own)
     bench.forgotten(spec)  # says so if there is nothing to forget
@@ -772,7 +773,7 @@ def _plan_report(
     _hush_transformers()
     scale, own = get_profile(spec.profile), data is not None
     data = data or load_domain(spec.profile, spec.domain, args.corpora, limits)
-    source, oracle = sources(spec.profile, spec.domain, args.model, own=own)
+    source, oracle = sources(spec.profile, spec.domain, args.model, own=own, base=spec.base)
     tokenizer = load_tokenizer(source)
     length = _chunk_length(model_config(source), spec.length, None if own else scale.length)
     if not own:
@@ -908,6 +909,7 @@ def tune_command(args: argparse.Namespace) -> Report:
         device=device,
         precision=spec.precision,
         execution=_execution(args),
+        base=spec.base,
     )
     spec = _fit_length(bench, spec, own)
     if out is not None:
@@ -1396,6 +1398,7 @@ def study_command(args: argparse.Namespace) -> Report:
             limits=limits,
             device=device,
             execution=_execution(args, progress=False),  # the study has a bar of its own
+            base=study.base,
         )
 
     started = time.time()
@@ -1779,6 +1782,7 @@ def verify_command(args: argparse.Namespace) -> Report:
             device=device,
             precision=spec.precision,
             execution=_execution(args, progress=False),
+            base=spec.base,
         ),
         tolerance,
         progress=not args.quiet,

@@ -25,7 +25,8 @@ PRECISIONS = ("float32", "float64", "bfloat16")
 OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw_8bit")
 # Fields that came after records were published: at their defaults they are left out of a spec's
 # dictionary, and so of keys, which stay what they were.
-LATER_FIELDS = ("requests", "optimizer")
+LATER_FIELDS = ("requests", "optimizer", "base")
+BASES = ("vanilla", "published")
 DOMAINS = ("arxiv", "github", "books")
 YOURS = "yours"  # the domain of a user's own documents
 
@@ -174,6 +175,8 @@ class RunSpec:
     requests          forget in this many requests, one after another: the documents are divided
                       in their order, and each request gets `updates` updates of its own
     optimizer         one of `OPTIMIZERS`
+    base              which of a profile's models is unlearned: "vanilla", or "published", the model
+                      that vanilla was trained further from (it has no oracle)
     """
 
     profile: str = "lab"
@@ -195,6 +198,7 @@ class RunSpec:
     probe_every: int = 0
     requests: int = 1
     optimizer: str = "adamw"
+    base: str = "vanilla"
 
     def __post_init__(self) -> None:
         kinds = typing.get_type_hints(type(self))
@@ -215,6 +219,7 @@ class RunSpec:
             ("label_alignment", self.label_alignment, ALIGNMENTS),
             ("precision", self.precision, PRECISIONS),
             ("optimizer", self.optimizer, OPTIMIZERS),
+            ("base", self.base, BASES),
         ):
             if word not in valid:
                 raise unknown(name, word, valid)

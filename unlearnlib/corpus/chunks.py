@@ -9,6 +9,8 @@ whole update.
 
 from __future__ import annotations
 
+import itertools
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -73,6 +75,44 @@ def cut(
             f"all {seen} {name} documents are shorter than {minimum} tokens: give longer texts."
         )
     return chunks
+
+
+# A word that is all there, at the end of a text that may have been cut anywhere: something of what
+# follows a word was still there.
+_ENDED = re.compile(r"[.,;:!?…][)\]\"'’”»]*$")
+
+
+def last_word(chunk: Chunk, tokenizer: Any) -> tuple[int, int] | None:
+    """Where the last whole word of a chunk stands: its first target, and the one after its last.
+
+    Words are split on white space, and punctuation around them is no part of them. Where a chunk
+    ends in the middle of a document its last word may be cut; one counts as whole if white space
+    follows it, or if it ends in a punctuation mark. The word's tokens are those that share a
+    character with it. None if no word is whole, or if its first token is given and not predicted.
+    """
+    for width in (16, 64, len(chunk.tokens)):
+        tail = chunk.tokens[-width:]
+        start = len(chunk.tokens) - len(tail)
+        shown = [
+            tokenizer.decode(
+                tail[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            for count in range(len(tail) + 1)
+        ]
+        # Half a letter is shown as a sign of its own: lengths must not fall on the way.
+        ends = list(itertools.accumulate(map(len, shown), max))
+        for word in reversed(list(re.finditer(r"\S+", shown[-1]))):
+            core = re.search(r"\w(?:.*\w)?", word[0])
+            whole = word.end() < len(shown[-1]) or _ENDED.search(word[0])
+            if core is None or not whole:
+                continue
+            if word.start() == 0 and start > 0:
+                break  # it may begin before the tail
+            first, stop = word.start() + core.start(), word.start() + core.end()
+            covered = [t for t in range(len(tail)) if ends[t] < stop and ends[t + 1] > first]
+            span = start + covered[0] - chunk.context, start + covered[-1] + 1 - chunk.context
+            return span if span[0] >= 0 else None
+    return None
 
 
 def pack(chunks: Sequence[Chunk], max_tokens: int, max_chunks: int) -> list[list[int]]:
