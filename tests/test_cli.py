@@ -759,6 +759,15 @@ def test_another_status_key_or_update_is_a_difference() -> None:
     assert not compare(a_record(), a_record(key="0" * 64)).agrees
 
 
+def test_a_metric_that_came_later_is_no_difference_where_the_published_record_lacks_it() -> None:
+    old = a_record()
+    new = a_record(metrics=old.metrics | {"general/last_word_accuracy": 0.25})
+    assert compare(old, new).agrees
+    assert not compare(new, old).agrees, "what was published must come again"
+    other = a_record(metrics=old.metrics | {"general/of_our_own": 0.25})
+    assert not compare(old, other).agrees
+
+
 @given(st.floats(-1e6, 1e6), st.floats(0, 0.5), st.floats(1e-9, 1.0), st.floats(0, 0.999))
 def test_numbers_within_the_tolerance_agree_and_others_do_not(
     number: float, relative: float, absolute: float, share: float

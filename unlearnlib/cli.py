@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from unlearnlib.search import Proposal
     from unlearnlib.store import Record, Store
     from unlearnlib.study import StudyResult
+    from unlearnlib.tasks import TaskSet
 
 logger = logging.getLogger("unlearnlib.cli")
 
@@ -362,6 +363,26 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     _add_device(parser)
 
 
+def _add_abilities(parser: argparse.ArgumentParser) -> None:
+    """General ability by lm-evaluation-harness: common to `run` and `score`."""
+    parser.add_argument(
+        "--tasks",
+        action="append",
+        default=[],
+        metavar="NAME_OR_FILE",
+        help="ask a task of lm-evaluation-harness too: its name there (arc_easy, gsm8k ...), or a "
+        "YAML file or folder of your own; repeat for several",
+    )
+    parser.add_argument(
+        "--task-limit", type=_count, metavar="N", help="only the first N questions of each task"
+    )
+    parser.add_argument(
+        "--confirm-unsafe-code",
+        action="store_true",
+        help="let tasks such as humaneval run the code that the model writes, on this machine",
+    )
+
+
 def _add_tune(commands: Any) -> None:
     parser = _command(
         commands,
@@ -407,12 +428,15 @@ def _add_run(commands: Any) -> None:
   a profile's texts with another model
     unlearn run --model FOLDER --profile open --domain books --corpora TEXTS \\
         --limit forget=16 --limit retain=64 --out unlearned
+  general ability too; the answers are a record of their own, beside the run's
+    unlearn run --profile lab --domain books --tasks arc_easy --task-limit 200
 
 Without settings, a run of a profile takes the chosen ones (data/settings.json) where there are
 some. With --model or --limit a record is kept only in a --store that is named: it would mix with
 those of the whole profile. In --out stand names of documents, never their texts.""",
     )
     _add_task(parser)
+    _add_abilities(parser)
     _add_processes(parser)
     _add_store(parser)
     parser.add_argument("--published", action="store_true", help="a published record will do, too")
@@ -478,6 +502,7 @@ def _add_score(commands: Any) -> None:
     parser.add_argument("--non-members", metavar="FILE", help="texts it never saw")
     parser.add_argument("--out", metavar="FILE.npz", help="save the token scores of the texts")
     parser.add_argument("--force", action="store_true", help="replace an --out that is there")
+    _add_abilities(parser)
     _add_device(parser)
     parser.set_defaults(run=score_command)
 
@@ -705,6 +730,7 @@ def run_command(args: argparse.Namespace) -> Report:
     _check_retain(args, spec, data)
     if args.plan:
         return _plan_report(args, spec, data, limits, device)
+    tasks = _tasks(args)
 
     from unlearnlib.run import execute, key_of, open_bench
     from unlearnlib.store import Library, Store
@@ -731,8 +757,11 @@ def run_command(args: argparse.Namespace) -> Report:
     store = None if where is None else Store(where)
     key = key_of(bench, spec)
     library = Library(published_files() if args.published else [], store)
-    if out is None and key in library:
-        return _run_report(args, library.get(key), computed=False, store=where)
+    asked = None if tasks is None else _tasks_key(spec, bench, tasks)
+    if out is None and key in library and (asked is None or asked in library):
+        record = library.get(key)
+        answers = {} if asked is None else library.get(asked).metrics
+        return _run_report(args, _with_metrics(record, answers), computed=False, store=where)
 
     command = repeat_command(args, spec)
     with _claimed(store, key if out is None and _is_main() else None):
@@ -742,11 +771,17 @@ def run_command(args: argparse.Namespace) -> Report:
             from unlearnlib.run import evaluate
 
             logger.info("scoring the model before")
-            before = evaluate(bench, bench.model, spec)[0]
+            before = evaluate(bench, bench.model, spec)[0] | _answers(args, bench, None, tasks)
         logger.info("unlearning: %s, %d updates", spec.method, spec.updates)
         model, record = execute(bench, spec, in_place=True, command=command)
+        answers = _answers(args, bench, model, tasks)
         if store is not None and _is_main():
             store.put(record)
+            if tasks is not None:
+                from unlearnlib.tasks import tasks_record
+
+                store.put(tasks_record(record, tasks, answers))
+        record = _with_metrics(record, answers)
     if _processes() > 1:
         from accelerate import PartialState
 
@@ -754,6 +789,47 @@ def run_command(args: argparse.Namespace) -> Report:
     if out is not None and _is_main():
         save_unlearned(out, model, bench, record, card_facts(bench, spec, record, before))
     return _run_report(args, record, computed=True, store=where, before=before, out=out)
+
+
+def _tasks(args: argparse.Namespace) -> TaskSet | None:
+    """The tasks that --tasks names, with their data, before any model is loaded."""
+    if not args.tasks:
+        for flag in ("task_limit", "confirm_unsafe_code"):
+            if getattr(args, flag):
+                raise UnlearnError(
+                    f"--{flag.replace('_', '-')} is given without tasks: name some with --tasks."
+                )
+        return None
+    if _processes() > 1:
+        raise UnlearnError(
+            f"tasks are asked by one process and {_processes()} were launched: leave out --tasks, "
+            "and give the model in --out to `unlearn score --tasks`."
+        )
+    from unlearnlib.tasks import load_tasks
+
+    return load_tasks(args.tasks, limit=args.task_limit, unsafe=args.confirm_unsafe_code)
+
+
+def _tasks_key(spec: RunSpec, bench: Bench, tasks: TaskSet) -> str:
+    from unlearnlib.tasks import tasks_key
+
+    return tasks_key(spec.as_dict(), bench.data_hash, bench.model_hash, tasks)
+
+
+def _answers(
+    args: argparse.Namespace, bench: Bench, model: Any, tasks: TaskSet | None
+) -> dict[str, float]:
+    """What a model (None: the bench's own) makes of the tasks; nothing without tasks."""
+    if tasks is None:
+        return {}
+    from unlearnlib.tasks import run_tasks
+
+    logger.info("asking the tasks %s", ", ".join(tasks.names))
+    return run_tasks(model or bench.model, bench.tokenizer, tasks, progress=not args.quiet)
+
+
+def _with_metrics(record: Record, more: Mapping[str, float]) -> Record:
+    return dataclasses.replace(record, metrics=record.metrics | dict(more)) if more else record
 
 
 def _plan_report(
@@ -1179,6 +1255,12 @@ def repeat_command(args: argparse.Namespace, spec: RunSpec) -> str:
             words += ["--corpora", _file_name(args.corpora)]
     for limit in args.limit:
         words += ["--limit", limit]
+    for task in getattr(args, "tasks", ()):
+        words += ["--tasks", _file_name(task) if Path(task).exists() else task]
+    if getattr(args, "task_limit", None):
+        words += ["--task-limit", str(args.task_limit)]
+    if getattr(args, "confirm_unsafe_code", False):
+        words += ["--confirm-unsafe-code"]
     words += ["--method", spec.method]
     default = RunSpec()
     for name, value in spec.as_dict().items():
@@ -1661,8 +1743,10 @@ def score_command(args: argparse.Namespace) -> Report:
     """Perplexity, accuracy and the attacks' scores of texts; AUCs of members and non-members."""
     from unlearnlib.corpus.files import read_documents
 
-    if not args.texts and args.members is None:
-        raise UnlearnError("there is nothing to score: give files, or --members and --non-members.")
+    if not args.texts and args.members is None and not args.tasks:
+        raise UnlearnError(
+            "there is nothing to score: give files, --members and --non-members, or --tasks."
+        )
     if (args.members is None) != (args.non_members is None):
         lacking = "--non-members" if args.non_members is None else "--members"
         raise UnlearnError(f"{lacking} is missing: membership inference compares two sets.")
@@ -1680,6 +1764,7 @@ def score_command(args: argparse.Namespace) -> Report:
     if args.members is not None:
         sets["members"] = read_documents(args.members, column=args.column)
         sets["non_members"] = read_documents(args.non_members, column=args.column)
+    tasks = _tasks(args)
 
     from unlearnlib.corpus.chunks import cut
     from unlearnlib.metrics import membership
@@ -1704,17 +1789,28 @@ def score_command(args: argparse.Namespace) -> Report:
     values: dict[str, Any] = {"model": args.model, "length": length, "out": out, "sets": {}}
     for name, each in scores.items():
         values["sets"][name] = {"documents": len(sets[name]), **_score_values(each)}
-    text = _columns(
-        ("score", *scores),
-        [
-            (key, *(values["sets"][name][key] for name in scores))
-            for key in ("documents", "chunks", "tokens", "perplexity", "accuracy")
-        ]
-        + [
-            (attack, *(values["sets"][name]["attacks"][attack] for name in scores))
-            for attack in next(iter(values["sets"].values()))["attacks"]
-        ],
+    text = (
+        ""
+        if not scores
+        else _columns(
+            ("score", *scores),
+            [
+                (key, *(values["sets"][name][key] for name in scores))
+                for key in ("documents", "chunks", "tokens", "perplexity", "accuracy")
+            ]
+            + [
+                (attack, *(values["sets"][name]["attacks"][attack] for name in scores))
+                for attack in next(iter(values["sets"].values()))["attacks"]
+            ],
+        )
     )
+    if tasks is not None:
+        from unlearnlib.card import task_score_rows
+        from unlearnlib.tasks import run_tasks
+
+        values["tasks"] = run_tasks(model, tokenizer, tasks, progress=not args.quiet)
+        rows = [(row[0], row[2]) for row in task_score_rows({}, values["tasks"])]
+        text += ("\n\n" if text else "") + _columns(("task", "score"), rows)
     if args.members is not None:
         values["membership"] = membership(scores["members"], scores["non_members"])
         rows = [(attack, *row.values()) for attack, row in values["membership"].items()]

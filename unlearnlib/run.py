@@ -216,8 +216,8 @@ def evaluate(
         prefix=bench.prefix,
     )
     for split, chunks in bench.evaluated(spec).items():
-        words = bench.last_words(chunks)
-        metrics[f"{split}/last_word_accuracy"] = last_word_accuracy(numbers[split], words)
+        ends = bench.last_words(chunks)
+        metrics[f"{split}/last_word_accuracy"] = last_word_accuracy(numbers[split], ends)
     for split in ("forget", "approximate"):
         limit = spec.forget_size if spec and split == "forget" else None
         chunks, starts = bench.questions(split, limit)

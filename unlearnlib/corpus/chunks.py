@@ -99,8 +99,9 @@ def last_word(chunk: Chunk, tokenizer: Any) -> tuple[int, int] | None:
             )
             for count in range(len(tail) + 1)
         ]
-        # Half a letter is shown as a sign of its own: lengths must not fall on the way.
-        ends = list(itertools.accumulate(map(len, shown), max))
+        # Where each token begins, in whole letters: bytes of half a letter belong to its place.
+        begins = list(itertools.accumulate((len(s.rstrip("\ufffd")) for s in shown), max))
+        special = set(tokenizer.all_special_ids)
         for word in reversed(list(re.finditer(r"\S+", shown[-1]))):
             core = re.search(r"\w(?:.*\w)?", word[0])
             whole = word.end() < len(shown[-1]) or _ENDED.search(word[0])
@@ -109,7 +110,13 @@ def last_word(chunk: Chunk, tokenizer: Any) -> tuple[int, int] | None:
             if word.start() == 0 and start > 0:
                 break  # it may begin before the tail
             first, stop = word.start() + core.start(), word.start() + core.end()
-            covered = [t for t in range(len(tail)) if ends[t] < stop and ends[t + 1] > first]
+            covered = [
+                t
+                for t, token in enumerate(tail)
+                if token not in special
+                and begins[t] < stop
+                and next((b for b in begins[t:] if b > begins[t]), len(shown[-1])) > first
+            ]
             span = start + covered[0] - chunk.context, start + covered[-1] + 1 - chunk.context
             return span if span[0] >= 0 else None
     return None
