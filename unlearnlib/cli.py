@@ -487,6 +487,11 @@ def _add_pretrain(commands: Any) -> None:
     parser.add_argument("--only", action="append", metavar="NAME", help="vanilla, oracle-books ...")
     parser.add_argument("--jobs", type=_count, default=1, help="models trained at the same time")
     parser.add_argument("--missing", action="store_true", help="leave models that are there alone")
+    parser.add_argument(
+        "--keep-record",
+        action="store_true",
+        help="open: leave the published record of the training, for `unlearn verify --remade`",
+    )
     parser.set_defaults(run=pretrain_command)
 
 
@@ -523,6 +528,13 @@ def _add_verify(commands: Any) -> None:
         type=float,
         metavar="T",
         help="numbers a, b agree if |a - b| <= T + T |a| (default: 1e-3)",
+    )
+    parser.add_argument(
+        "--remade",
+        action="store_true",
+        help="open: repeat records of a vanilla that another machine trained on the one trained "
+        "here by the same recipe (`unlearn pretrain --keep-record`); only metrics are compared, by "
+        "default within 0.025 + 0.05 |a|",
     )
     parser.add_argument("--store", metavar="DIR", help="verify a run store's records instead")
     _add_model(parser)
@@ -1623,10 +1635,11 @@ def pretrain_command(args: argparse.Namespace) -> Report:
             f"the model of profile {args.profile!r} is used as it was published ({scale.model}): "
             f"models are made for {', '.join(n for n, p in PROFILES.items() if _is_made(p))}."
         )
-    for flag in ("model", "corpora"):
-        if getattr(args, flag) is not None:
+    for flag in ("model", "corpora", "keep_record"):
+        if getattr(args, flag):
             raise UnlearnError(
-                f"--{flag} is given, and the lab's models are made from nothing: leave it out."
+                f"--{flag.replace('_', '-')} is given, and the lab's models are made from nothing: "
+                "leave it out."
             )
     from unlearnlib.models import lab_checkpoint
     from unlearnlib.pretrain import LAB_MODELS
@@ -1703,6 +1716,7 @@ def _train_further(args: argparse.Namespace) -> Report:
             corpora=args.corpora,
             device=device,
             execution=Execution(progress=not args.quiet),
+            publish=not args.keep_record,
         )
         for name in names
     ]
@@ -1855,8 +1869,12 @@ def _score_values(scores: TokenScores) -> dict[str, Any]:
 
 def verify_command(args: argparse.Namespace) -> Report:
     """Pick published records at random, run them again, and compare."""
-    from unlearnlib.verify import Tolerance, as_row, pick, runs_to_verify, verify
+    from unlearnlib.verify import REMADE, Tolerance, as_row, pick, runs_to_verify, verify
 
+    remade = None
+    if args.remade:
+        given = REMADE if args.tolerance is None else (args.tolerance, args.tolerance)
+        remade = Tolerance(*given)
     tolerance = Tolerance() if args.tolerance is None else Tolerance(args.tolerance, args.tolerance)
     domains, limits = _domains(args), _limits(args)
     records = runs_to_verify(_records_to_verify(args, domains), args.profile, domains)
@@ -1882,6 +1900,7 @@ def verify_command(args: argparse.Namespace) -> Report:
         ),
         tolerance,
         progress=not args.quiet,
+        remade=remade,
     )
     rows = [as_row(c) for c in comparisons]
     agree = sum(row["agrees"] for row in rows)
@@ -1894,6 +1913,7 @@ def verify_command(args: argparse.Namespace) -> Report:
         "sample": len(rows),
         "seed": args.seed,
         "tolerance": dataclasses.asdict(tolerance),
+        "remade": sum(row["remade"] for row in rows),
         "agree": agree,
         "differ": len(rows) - agree,
         "largest": largest,
@@ -1908,7 +1928,7 @@ def verify_command(args: argparse.Namespace) -> Report:
                 row["domain"],
                 row["method"],
                 str(row["seed"]),
-                "agree" if row["agrees"] else "DIFFER",
+                ("agree" if row["agrees"] else "DIFFER") + (" (remade)" if row["remade"] else ""),
                 row["reason"] or row["metric"] or "",
                 row["published"],
                 row["repeated"],
@@ -1920,6 +1940,23 @@ def verify_command(args: argparse.Namespace) -> Report:
         f"{table}\n{agree} of {len(rows)} records agree (of {len(records)} in all); numbers may "
         f"differ by {tolerance.absolute:g} + {tolerance.relative:g} x the published one"
     )
+    if remade is not None and values["remade"]:
+        bases = {(c.record.model_hash[:12], c.base[:12]) for c in comparisons if c.base}
+        which = ", ".join(f"published {theirs}, here {ours}" for theirs, ours in sorted(bases))
+        text += (
+            f"\nTHE BASE DIFFERS in {values['remade']} of them: they were repeated on a vanilla "
+            f"that was trained here ({which}). Of these only metrics were compared, within "
+            f"{remade.absolute:g} + {remade.relative:g} x the published one: agreement says that "
+            "the recipe leads to the same numbers, not that the runs are the same"
+        )
+    elif (
+        any("another model" in row["reason"] for row in rows)
+        and get_profile(args.profile).continued
+    ):
+        text += (
+            "\nThe vanilla of this profile is trained, and another kind of machine trains it to "
+            "other bits: --remade compares with one that was trained here"
+        )
     if largest is not None:
         text += f"\nlargest difference: {largest['excess']:.2g} of what is allowed"
     return Report(values, text, 0 if agree == len(rows) else 1)
