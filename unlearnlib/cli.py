@@ -1106,8 +1106,9 @@ def _profile_spec(args: argparse.Namespace) -> RunSpec:
         if isinstance(error.__cause__, KeyError | FileNotFoundError):
             return spec
         raise  # the file is there and cannot be read
-    updates = get_profile(spec.profile).updates
-    spec = spec.replace(**{"updates": updates, "batch_size": BATCH, **chosen})
+    scale = get_profile(spec.profile)
+    usual = {"updates": scale.updates, "batch_size": BATCH, "precision": scale.precision}
+    spec = spec.replace(**{**usual, **chosen})
     logger.info("settings chosen for %s on %s: %s", spec.method, spec.domain, chosen)
     return spec
 

@@ -243,6 +243,7 @@ def train_further(
         "base": scale.model,
         "base_hash": base,
         "recipe": asdict(recipe),
+        "autocast": execution.autocast,
         "parameters": parameter_count(model),
         "documents": len(documents),
         "data_hash": hash_documents(documents),

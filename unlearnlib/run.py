@@ -550,17 +550,19 @@ def open_bench(
     data: DomainData | None = None,
     length: int | None = None,
     device: str = "cpu",
-    precision: str = "float32",
+    precision: str | None = None,
     execution: Execution | None = None,
     base: str = "vanilla",
 ) -> Bench:
     """Load a profile's model, tokenizer, data and (where there is one) oracle.
 
+    `precision` is by default that of the profile's studies.
     A `model` of one's own has no oracle but the one given with it; nor has the published model
     (`base`, of a spec).
     """
     scale = get_profile(profile)
     own = data is not None
+    precision = precision or scale.precision
     data = data or load_domain(profile, domain, folder, limits)
     source, retrained = sources(profile, domain, model, oracle, own, base)
     vanilla, tokenizer = load_model(source, precision, device), load_tokenizer(source)

@@ -48,6 +48,7 @@ class Profile:
     updates     per run of a study
     rates       learning rates of the study `rates`, which chooses the settings
     tuning_seed of that study
+    precision   of the studies' runs
     """
 
     name: str
@@ -63,6 +64,7 @@ class Profile:
     seeds: tuple[int, ...] = (0, 1, 2)
     updates: int = 12
     rates: tuple[float, ...] = (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
+    precision: str = "float32"
     tuning_seed: int = 100  # the settings are chosen on a seed that the main study does not use
 
 
@@ -83,7 +85,9 @@ PROFILES: dict[str, Profile] = {
         64,
         "SmolLM2-135M, trained further on public texts at pinned commits; one GPU",
         continued=True,
-        rates=(1e-5, 2e-5, 4e-5, 6e-5, 1e-4),
+        rates=(2e-5, 4e-5, 8e-5),
+        # A run is then seconds on one GPU, and all studies fit into half an hour.
+        precision="bfloat16",
     ),
     "open_cpu": Profile(
         "open_cpu",

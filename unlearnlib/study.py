@@ -80,17 +80,25 @@ class Study:
 def _rates(profile: str, domain: str) -> Specs:
     scale = get_profile(profile)
     return [
-        RunSpec(profile, domain, method, rate, scale.updates, BATCH, seed=scale.tuning_seed)
+        RunSpec(
+            profile,
+            domain,
+            method,
+            rate,
+            scale.updates,
+            BATCH,
+            seed=scale.tuning_seed,
+            precision=scale.precision,
+        )
         for method in PAPER_METHODS
         for rate in scale.rates
     ]
 
 
 def _chosen(profile: str, domain: str, method: str, seed: int, **more: Any) -> RunSpec:
-    updates = get_profile(profile).updates
-    return RunSpec(profile, domain, method, updates=updates, batch_size=BATCH, seed=seed).replace(
-        **settings(profile, domain, method), **more
-    )
+    scale = get_profile(profile)
+    spec = RunSpec(profile, domain, method, updates=scale.updates, batch_size=BATCH, seed=seed)
+    return spec.replace(precision=scale.precision, **settings(profile, domain, method), **more)
 
 
 def _main(profile: str, domain: str) -> Specs:
@@ -125,7 +133,17 @@ def _region_seeds(profile: str, domain: str) -> Specs:
 
 def _region(profile: str, domain: str, seed: int) -> Specs:
     return [
-        RunSpec(profile, domain, method, rate, 24, BATCH, seed=seed, probe_every=3)
+        RunSpec(
+            profile,
+            domain,
+            method,
+            rate,
+            24,
+            BATCH,
+            seed=seed,
+            probe_every=3,
+            precision=get_profile(profile).precision,
+        )
         for method in PAPER_METHODS
         for rate in REGION_RATES
     ]
@@ -346,7 +364,7 @@ def baseline(bench: Bench, profile: str, which: str, base: str = "vanilla") -> R
         provenance=provenance(
             started=datetime.fromtimestamp(started, UTC),
             seconds=time.time() - started,
-            device="cpu",
+            device=str(next(model.parameters()).device),
             command=f"unlearn study main --profile {profile} --domain {bench.data.domain}",
         ),
     )
@@ -569,6 +587,49 @@ def state_in_words(name: str, profile: str, result: StudyResult) -> str:
             f"what follows is of those. {command} computes the others.*"
         )
     return ""
+
+
+def publish_records(profile: str, records: Iterable[Record]) -> dict[str, int]:
+    """Publish records that were computed elsewhere, each under every study that it belongs to.
+
+    No model is needed: a record belongs to a study if its spec is in the study's grid. Of a study
+    and a domain only records of one starting model are published, that of most of them: a model
+    that was trained again may be another one. Returns study -> records published.
+    """
+    records = list(records)
+    folder = data_folder() / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    counts: dict[str, int] = {}
+    models: set[str] = set()
+    for name, study in STUDIES.items():
+        chosen: list[Record] = []
+        for domain in get_profile(profile).domains:
+            try:
+                specs = [spec.as_dict() for spec in study.runs(profile, domain)]
+            except UnlearnError:
+                continue  # its settings have not been chosen
+            found = [r for r in records if r.kind == "run" and r.spec in specs]
+            hashes = [r.model_hash for r in found]
+            most = max(hashes, key=hashes.count, default="")
+            chosen += [r for r in found if r.model_hash == most]
+            if left := len(found) - hashes.count(most):
+                logger.warning(
+                    "%d records of study %s on %s are of another model and are left out",
+                    left, name, domain,
+                )  # fmt: skip
+        if chosen:
+            counts[name] = len(chosen)
+            models |= {r.model_hash for r in chosen}
+            _merge(folder / f"{profile}-{name}.parquet", chosen)
+    baselines = [
+        r
+        for r in records
+        if r.kind == "score" and r.spec.get("profile") == profile and r.model_hash in models
+    ]
+    if baselines:
+        counts["baselines"] = len(baselines)
+        _merge(folder / f"{profile}-baselines.parquet", baselines)
+    return counts
 
 
 def publish(name: str, profile: str, result: StudyResult) -> Path:

@@ -268,8 +268,8 @@ def not_remade(record: Record, bench: Bench) -> str:
     theirs = read_record(profile, "vanilla")
     if theirs["model_hash"] == bench.model_hash:
         return ""  # its record was replaced by ours when the model was made: nothing to hold it to
-    for name in ("base_hash", "data_hash", "recipe", "epochs"):
-        if theirs[name] != here.get(name):
+    for name in ("base_hash", "data_hash", "recipe", "epochs", "autocast"):
+        if (theirs.get(name) or False) != (here.get(name) or False):
             return f"the vanilla here was trained with another {name.replace('_', ' ')}"
     return ""
 
