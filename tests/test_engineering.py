@@ -189,3 +189,34 @@ def test_what_the_protocol_says_of_a_published_model() -> None:
     assert math.isnan(table.loc["as published", "the same on vanilla"])
     assert table["AUC of the loss"].iloc[0].startswith("0.500 [")
     assert table["AUC of Min-40%"].iloc[0] == "–"
+
+
+def timing(recipe: str = "ours", rate: float = 10_000.0) -> Record:
+    spec = {"shape": "yi-6b", "method": "ga_gd_in_dist", "length": 4096, "batch": 8}
+    told = {
+        "tokens_per_second": rate,
+        "flops_per_second": 3e14,
+        "product_flops_per_second": 6e14,
+        "peak_memory_bytes": 9.05e10,
+        "accelerator": "a GPU",
+        "device": "cuda",
+    }
+    key = hashlib.sha256(recipe.encode()).hexdigest()
+    return Record(key, "throughput", "done", spec | {"recipe": recipe}, "r", "r", provenance=told)
+
+
+def test_timings_on_a_gpu_say_what_the_papers_updates_and_retraining_take() -> None:
+    words = e.throughput_in_words([timing("plain"), timing()])
+    assert "10,000 tokens a second" in words and "50% of a plain" in words
+    assert f"{tables.number(2 * 480 * 4096 / 10_000 / 60)} minutes on arXiv" in words
+    assert f"{tables.number(3e12 / 10_000 / 86400 / 365.25)} years" in words
+    table = e.throughput_table([timing("plain"), timing()])
+    assert list(table["peak memory"]) == ["90.5 GB"] * 2 and len(table.index.unique()) == 2
+
+
+def test_without_timings_the_command_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLEARN_DATA", str(tmp_path))
+    assert e.throughputs() == []
+    assert "benchmarks/gpu_queue.py --only 'throughput*'" in e.throughput_in_words([])
