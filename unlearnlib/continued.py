@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from unlearnlib.corpus.chunks import Chunk, cut
@@ -259,6 +260,7 @@ def train_further(
             device=device,
             command=f"unlearn pretrain --profile {profile} --only {name}",
             peak_memory_bytes=peak_memory_bytes(device),
+            float32_products=torch.get_float32_matmul_precision(),
         ),
     }
     save_model(model, tokenizer, continued_checkpoint(profile, name))

@@ -255,18 +255,24 @@ def not_remade(record: Record, bench: Bench) -> str:
     It is if it was trained here, and from the same published model, on the same documents, by the
     same recipe and for as many epochs, as the record of the published training says.
     """
-    from unlearnlib.continued import made_here, read_record
+    from unlearnlib.continued import continued_checkpoint, made_here, read_record
+    from unlearnlib.models import load_model, model_hash
 
     profile = record.spec["profile"]
     if record.data_hash != bench.data_hash:
         return _foreign(dataclasses.replace(record, model_hash=bench.model_hash), bench)
     if not get_profile(profile).continued or record.spec.get("base", "vanilla") != "vanilla":
         return f"{_foreign(record, bench)}, and no model of it is trained by the project"
-    here = made_here(profile, "vanilla")
-    if here.get("model_hash") != bench.model_hash:
+    here, weights = made_here(profile, "vanilla"), continued_checkpoint(profile, "vanilla")
+    trained = ""
+    if bench.source == str(weights):
+        # Trained in float32: a bench in bfloat16 holds other numbers, and has another hash.
+        full = record.spec["precision"] == "float32"
+        trained = bench.model_hash if full else model_hash(load_model(weights))
+    if not trained or here.get("model_hash") != trained:
         return f"{_foreign(record, bench)}, and this machine has no record of training the latter"
     theirs = read_record(profile, "vanilla")
-    if theirs["model_hash"] == bench.model_hash:
+    if theirs["model_hash"] == trained:
         return ""  # its record was replaced by ours when the model was made: nothing to hold it to
     for name in ("base_hash", "data_hash", "recipe", "epochs", "autocast"):
         if (theirs.get(name) or False) != (here.get(name) or False):
