@@ -12,6 +12,7 @@ import torch
 from helpers import LENGTH, QUIET, tiny_data, tiny_llama, tiny_tokenizer
 
 from unlearnlib import continued, run, study
+from unlearnlib.cli import main
 from unlearnlib.continued import (
     TRAINING,
     Continuation,
@@ -114,7 +115,9 @@ def forged(published: dict[str, Any], record: Record) -> None:
     path.write_text(json.dumps(published | {"model_hash": record.model_hash}))
 
 
-def test_a_vanilla_of_another_machine_is_verified_against_one_made_here(base: Path) -> None:
+def test_a_vanilla_of_another_machine_is_verified_against_one_made_here(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     vanilla = train("vanilla", base, publish=False)
     assert not continued.record_path(PROFILE, "vanilla").exists()
     assert made_here(PROFILE, "vanilla") == vanilla
@@ -136,6 +139,16 @@ def test_a_vanilla_of_another_machine_is_verified_against_one_made_here(base: Pa
     said = verified(theirs)
     assert said.agrees and said.base == bench.model_hash
     assert {d.name for d in said.differences} == set(ours.metrics)
+    store = Store(tmp_path / "theirs")
+    store.put(theirs)
+    command = ["verify", "--profile", PROFILE, "--store", str(store.root), "--quiet"]
+    assert main([*command, "--remade"]) == 0
+    shown = capsys.readouterr().out
+    assert "agree (remade)" in shown and "within 0.025 + 0.05 x" in shown
+    assert "THE BASE DIFFERS in 1 of them" in shown
+    assert other_hash[:12] in shown and bench.model_hash[:12] in shown
+    assert main(command) == 1
+    assert "another model" in (shown := capsys.readouterr().out) and "--remade" in shown
     far = dataclasses.replace(theirs, metrics=metrics | {"forget/nll": 2 * metrics["forget/nll"]})
     assert not verified(far).agrees
     # In bfloat16 the bench has another hash than what was trained, and is known all the same.
