@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import documents, tiny_llama, tiny_tokenizer
 
-from tests.helpers import documents, tiny_llama, tiny_tokenizer
 from unlearnlib.cli import main
 from unlearnlib.errors import UnlearnError
 from unlearnlib.models import load_model, load_tokenizer, save_model
