@@ -109,6 +109,9 @@ def test_a_bare_machine_makes_the_models_again_and_goes_on(
     again = [job for job in jobs(lines) if not job.startswith("choose")]
     assert again == ["models"] and desk.same_bits
     assert set(desk.records) == set(whole[0].records)
+    # Even where it is not told to make the models first.
+    _, lines, _ = Machine(queue, tmp_path / "bare").call(resume=whole[2], only="main-books-ga-0")
+    assert [line.get("there") for line in lines if "job" in line] == [True]
 
 
 def test_models_that_come_out_otherwise_are_told_and_their_runs_are_made_anew(
