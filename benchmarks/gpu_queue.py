@@ -1,52 +1,303 @@
 """The GPU jobs that wait for a GPU, most valuable first, resumable within a time budget.
 
     python benchmarks/gpu_queue.py --list
-    python benchmarks/gpu_queue.py --seconds 540 --store OUT/store [--only PATTERN] \\
-        [--model DIR_OR_WHEEL] [--corpora FOLDER]
+    python benchmarks/gpu_queue.py --seconds 540 --out OUT [--resume OUT_OF_BEFORE] \\
+        [--only PATTERN] --model DIR_OR_FILE --corpora FOLDER
+    python benchmarks/gpu_queue.py --publish OUT
+    python benchmarks/gpu_queue.py --tiny --out OUT      # all of it on a CPU, in small
 
-Each job is one record. A job whose record the store has is skipped, a job that would not fit
-into the seconds left is not begun, and the records of a finished call are merged into the
-project's store by `--merge FROM`. Needs torch, transformers and unlearnlib's core, no network.
+A job is one record, or what prepares others. A job that is recorded is skipped; one that would not
+fit into the seconds left is not begun. What a call leaves is two files in OUT, whatever the number
+of records: `records.parquet`, and `state.json` with the trainings, the chosen settings and the
+searches. A later call takes both up with --resume, on a bare machine too.
+
+A bare machine has no vanilla and no oracles: they are made again. Training is made as repeatable as
+torch can make it, and the hash of its result is compared with the one before. Where it differs,
+the records of before are of another model, and are computed anew for the one at hand, unless
+--mixed says that they count. --publish takes, of each study and domain, the records of one model.
+
+Needs torch, transformers, pyarrow and unlearnlib's core (`gguf` to read a GGUF file), no network.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import fnmatch
 import json
+import os
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from unlearnlib.cost import YI_6B, LlamaShape, run_flops  # noqa: E402
 from unlearnlib.errors import UnlearnError  # noqa: E402
-from unlearnlib.methods import PAPER_METHODS  # noqa: E402
-from unlearnlib.spec import DOMAINS, RunSpec  # noqa: E402
-from unlearnlib.store import Record, Store, provenance, run_key  # noqa: E402
+from unlearnlib.spec import PROFILES, RunSpec, get_profile  # noqa: E402
+from unlearnlib.store import (  # noqa: E402
+    Record,
+    Store,
+    provenance,
+    read_parquet,
+    run_key,
+    write_file,
+    write_parquet,
+)
 
 SMOLLM2_135M = LlamaShape(576, 30, 9, 3, 1536, 49152, tied=True)
 TINY = LlamaShape(32, 2, 4, 2, 64, 128, tied=True)  # to try the queue itself on a CPU
 SHAPES = {"yi-6b": YI_6B, "smollm2-135m": SMOLLM2_135M, "tiny": TINY}
-OPEN_RATES = (4e-5, 6e-5)
+TIMED = ("ga_gd_in_dist", "ga_kl_in_dist")
+FEW = ("ga", "ga_gd_in_dist", "ga_kl_in_dist")  # of sweeps that are too dear for all methods
+REGION_RATES = (3e-5, 1e-4, 3e-4)
+WEIGHTS = (0.1, 1.0, 10.0)
+RECORDS, STATE = "records.parquet", "state.json"
+SAVE_SECONDS = 20.0  # between two writings of OUT
+
+# About how many seconds on an H200, from the operations of each at half of a plain product's rate
+# in bfloat16 plus what loading and evaluating take; not measured yet.
+SECONDS = {
+    "throughput-yi-6b": 60,
+    "plain-yi-6b": 60,
+    "throughput-smollm2-135m": 15,
+    "plain-smollm2-135m": 20,
+    "models": 150,
+    "bench": 15,
+    "run": 4,
+    "probed": 18,
+    "region": 14,
+    "tune": 45,
+    "verify": 12,
+}
+
+
+# --- the desk: what all jobs of a call share -----------------------------------------------------
+
+
+@dataclass
+class Desk:
+    """The store, what was resumed, the models and the benches of one call.
+
+    state      what OUT's `state.json` holds: "continued" (name -> training record), "settings",
+               "tuning" (lines), "verify" (rows)
+    same_bits  whether the models here are those that resumed records started from
+    """
+
+    profile: str
+    store: Store
+    out: Path | None
+    model: str | None
+    corpora: str | None
+    mixed: bool = False
+    tiny: bool = False
+    state: dict[str, Any] = field(default_factory=dict)
+    records: dict[str, Record] = field(default_factory=dict)
+    same_bits: bool = True
+    benches: dict[tuple[str, str], Any] = field(default_factory=dict)
+    saved: float = 0.0
+
+    @property
+    def device(self) -> str:
+        """ "cuda" where there is one."""
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def resume(self, folder: Path) -> int:
+        """Take up what an earlier call left; how many records that are."""
+        with contextlib.suppress(FileNotFoundError):
+            self.state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        found = read_parquet(folder / RECORDS) if (folder / RECORDS).exists() else []
+        for record in found:
+            self.store.put(record)
+            self.records[record.key] = record
+        for domain, chosen in self.state.get("settings", {}).items():
+            self._settings(domain, chosen)
+        return len(found)
+
+    def put(self, record: Record) -> None:
+        """Keep a record, in the store and in OUT."""
+        self.store.put(record)
+        self.records[record.key] = record
+
+    def save(self, now: bool = False) -> None:
+        """Write OUT, unless that was done a moment ago."""
+        if self.out is None or not (now or time.monotonic() - self.saved > SAVE_SECONDS):
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_parquet(self.records.values(), self.out / RECORDS)
+        text = json.dumps(self.state, indent=1, sort_keys=True) + "\n"
+        write_file(self.out / STATE, text.encode("utf-8"), replace=True)
+        self.saved = time.monotonic()
+
+    def _settings(self, domain: str, chosen: dict[str, Any]) -> None:
+        from unlearnlib.study import write_settings
+
+        write_settings(self.profile, domain, chosen)
+
+    def choose(self, domain: str) -> bool:
+        """Choose the settings from the records of `rates`, if all are there."""
+        from unlearnlib.study import BASELINES, choose, get_study
+
+        specs = [s.as_dict() for s in get_study("rates").runs(self.profile, domain)]
+        bench = self.benches.get((domain, "vanilla"))
+        model = None if bench is None else bench.model_hash  # None: not known to be another one
+        runs = [
+            r
+            for r in self.records.values()
+            if r.kind == "run" and r.spec in specs and (self.mixed or model in (None, r.model_hash))
+        ]
+        vanilla = next(
+            (
+                r
+                for r in self.records.values()
+                if r.spec.get("baseline") == BASELINES[0]
+                and r.spec["domain"] == domain
+                and "base" not in r.spec
+                and (self.mixed or model in (None, r.model_hash))
+            ),
+            None,
+        )
+        if vanilla is None or len({json.dumps(r.spec) for r in runs}) < len(specs):
+            return False
+        chosen = choose(runs, vanilla)
+        self.state.setdefault("settings", {})[domain] = chosen
+        self._settings(domain, chosen)
+        return True
+
+    # --- models
+
+    def made(self) -> bool:
+        """Whether vanilla and all oracles are on this machine."""
+        from unlearnlib.continued import continued_names, is_made
+
+        return all(is_made(self.profile, name) for name in continued_names(self.profile))
+
+    def make_models(self) -> dict[str, Any]:
+        """Vanilla and the oracles, where this machine has them not yet; what there is to say."""
+        from unlearnlib.continued import continued_names, is_made, made_here, train_further
+        from unlearnlib.engine import Execution
+
+        if not self.made() and not self.model:
+            raise UnlearnError("the models are to be trained further: give --model.")
+        told: dict[str, Any] = {}
+        before = self.state.get("continued", {})
+        for name in continued_names(self.profile):
+            if is_made(self.profile, name):
+                record = made_here(self.profile, name)
+            else:
+                with repeatable():
+                    record = train_further(
+                        self.profile,
+                        name,
+                        source=self.model,
+                        corpora=self.corpora,
+                        recipe=TINY_RECIPE() if self.tiny else None,
+                        device=self.device,
+                        execution=Execution(
+                            micro_tokens=16384, progress=False, autocast=self.device == "cuda"
+                        ),
+                    )
+            old = before.get(name, {}).get("model_hash")
+            told[name] = {"model_hash": record.get("model_hash"), "epochs": record.get("epochs")}
+            if old is not None and old != record.get("model_hash"):
+                # Told, and not hidden: what was recorded before is of another model.
+                self.same_bits = False
+                told[name]["differs_from"] = old
+            self.state.setdefault("continued", {})[name] = record
+        return told
+
+    def bench(self, domain: str, base: str = "vanilla") -> Any:
+        """Model, oracle and data of a domain; each is opened once."""
+        from unlearnlib.engine import Execution
+        from unlearnlib.run import open_bench
+
+        if (domain, base) not in self.benches:
+            self.make_models()
+            self.benches[domain, base] = open_bench(
+                self.profile,
+                domain,
+                model=self.model if base == "published" else None,
+                folder=self.corpora,
+                device=self.device,
+                execution=Execution(micro_tokens=16384, progress=False),
+                base=base,
+            )
+        return self.benches[domain, base]
+
+    def has(self, spec: dict[str, Any], domain: str, base: str) -> bool:
+        """Whether there is a record of that spec that counts."""
+        found = [r for r in self.records.values() if r.spec == spec and r.kind in ("run", "score")]
+        if not found or self.mixed:
+            return bool(found)
+        if (domain, base) in self.benches:
+            return any(r.model_hash == self.benches[domain, base].model_hash for r in found)
+        if base == "published":
+            return True  # that model is not trained here
+        return self.same_bits and self.made_or_same()
+
+    def made_or_same(self) -> bool:
+        """Whether the models at hand are known to be those of the records."""
+        from unlearnlib.continued import made_here
+
+        old = self.state.get("continued", {}).get("vanilla", {}).get("model_hash")
+        return old is not None and made_here(self.profile, "vanilla").get("model_hash") == old
+
+
+@contextlib.contextmanager
+def repeatable() -> Iterator[None]:
+    """Train so that the same machine gives the same bits, as far as torch can.
+
+    Products of float32 take TensorFloat32 where there is such a thing: it is as repeatable, and an
+    epoch's evaluation is no place to spend the budget.
+    """
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_float32_matmul_precision(before)
+
+
+# --- jobs ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Job:
-    """A named job: about how many seconds it takes on an H200, and how to do it.
+    """A named job: about how many seconds it takes on an H200, how to do it, whether it is done.
 
-    A job that gives no record prepares others: it is done where what it makes is there.
+    `run` returns what the call prints of it. `models` says that it needs vanilla and oracles, and
+    `opens` which bench: where that is not open yet, opening it counts.
     """
 
+    stage: str
     name: str
     seconds: float
-    run: Callable[[argparse.Namespace], Record | None]
+    run: Callable[[Desk], dict[str, Any]]
+    done: Callable[[Desk], bool]
+    opens: tuple[str, str] | None = None
+
+    def estimate(self, desk: Desk) -> float:
+        """Seconds, with what must be there first."""
+        total = self.seconds
+        if self.opens is not None and self.opens not in desk.benches:
+            total += SECONDS["bench"]
+            if not desk.made():
+                total += SECONDS["models"]
+        return total
 
 
 def make_model(shape: str, length: int, dtype: Any = None) -> Any:
@@ -77,20 +328,13 @@ def throughput(shape: str, method: str, length: int, batch: int, updates: int = 
     """
     import torch
 
-    from unlearnlib.corpus.chunks import Chunk
-    from unlearnlib.engine import Execution, Part, keep_original, optimise, peak_memory_bytes
+    from unlearnlib.engine import Execution, Part, keep_original, optimise
     from unlearnlib.methods import get_method
 
     started = time.time()
     form, row = SHAPES[shape], get_method(method)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = make_model(shape, length, torch.bfloat16)
-    generator = torch.Generator().manual_seed(0)
-
-    def chunks(name: str) -> list[Chunk]:
-        draw = torch.randint(form.vocabulary, (batch, length), generator=generator).tolist()
-        return [Chunk(f"{name}#{i}", name, tuple(tokens)) for i, tokens in enumerate(draw)]
-
     execution = Execution(micro_tokens=max(length, 16384), recompute=length >= 1024, progress=False)
     kept: dict[str, Any] = {
         "special": frozenset(),
@@ -102,7 +346,7 @@ def throughput(shape: str, method: str, length: int, batch: int, updates: int = 
     parts = []
     for name, term in (("forget", row.forget), ("retain", row.retain)):
         if term is not None:
-            data = chunks(name)
+            data = random_chunks(name, form.vocabulary, batch, length)
             parts.append(Part(name, data, term, 1.0, keep_original(model, data, term, **kept)))
     stamps = []
 
@@ -112,7 +356,7 @@ def throughput(shape: str, method: str, length: int, batch: int, updates: int = 
         stamps.append(time.perf_counter())
         return {}
 
-    outcome = optimise(
+    optimise(
         model,
         parts,
         updates=updates,
@@ -123,10 +367,67 @@ def throughput(shape: str, method: str, length: int, batch: int, updates: int = 
         each=stamp,
     )
     seconds = (stamps[-1] - stamps[0]) / (updates - 1)
-    tokens = outcome.tokens / updates
-    spec = {"shape": shape, "method": method, "length": length, "batch": batch, **asdict(form)}
+    return timed_record("ours", shape, method, length, batch, model, seconds, started, device)
+
+
+def plain_throughput(shape: str, method: str, length: int, batch: int, updates: int = 3) -> Record:
+    """The same by the plain recipe (`plain.py`), its model in bfloat16 too.
+
+    All its state is bfloat16 then, where ours keeps float32 master weights: it has that ahead.
+    """
+    import plain
+    import torch
+
+    started = time.time()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    model = make_model(shape, length, torch.bfloat16)
+    sets = [random_chunks(name, SHAPES[shape].vocabulary, batch, length) for name in ("f", "r")]
+    with tempfile.TemporaryDirectory() as folder:
+        stamps = plain.train(
+            model, *sets, kl="kl" in method, length=length, updates=updates, rate=1e-7,
+            folder=folder,
+        )  # fmt: skip
+    seconds = (stamps[-1] - stamps[0]) / (updates - 1)
+    return timed_record("plain", shape, method, length, batch, model, seconds, started, device)
+
+
+def random_chunks(name: str, vocabulary: int, count: int, length: int) -> list[Any]:
+    """Chunks of random tokens: neither speed nor memory depends on what they are."""
+    import torch
+
+    from unlearnlib.corpus.chunks import Chunk
+
+    generator = torch.Generator().manual_seed(len(name))
+    draw = torch.randint(vocabulary, (count, length), generator=generator).tolist()
+    return [Chunk(f"{name}#{i}", name, tuple(tokens)) for i, tokens in enumerate(draw)]
+
+
+def timed_record(
+    recipe: str,
+    shape: str,
+    method: str,
+    length: int,
+    batch: int,
+    model: Any,
+    seconds: float,
+    started: float,
+    device: str,
+) -> Record:
+    """The record of a timing: `seconds` an update of `batch` forget and as many retain chunks.
+
+    Model FLOPs utilisation is a share of something: of what a plain product of bfloat16 matrices
+    reaches on this machine, which is recorded beside it.
+    """
+    from unlearnlib.engine import peak_memory_bytes
+    from unlearnlib.plan import product_rate
+
+    tokens = 2 * batch * length
+    spec = throughput_spec(recipe, shape, method, length, batch)
+    size = 8192 if device == "cuda" else 512
     return Record(
-        key=run_key(spec, "random", "random", {"kind": "throughput"}),
+        key=throughput_key(spec),
         kind="throughput",
         status="done",
         spec=spec,
@@ -137,150 +438,453 @@ def throughput(shape: str, method: str, length: int, batch: int, updates: int = 
             started=datetime.fromtimestamp(started, UTC),
             seconds=time.time() - started,
             device=device,
-            command=f"python benchmarks/gpu_queue.py --only throughput-{shape}-{method}",
+            command=f"python benchmarks/gpu_queue.py --only {timing_name(spec)}",
             tokens_per_second=tokens / seconds,
-            flops_per_second=run_flops(model, int(tokens)) / seconds,
+            flops_per_second=run_flops(model, tokens) / seconds,
+            product_flops_per_second=product_rate("bfloat16", device, size),
             peak_memory_bytes=peak_memory_bytes(device),
         ),
     )
 
 
-def open_models(arguments: argparse.Namespace) -> None:
-    """Vanilla and the oracles of profile 'open', where this machine has them not yet.
+def throughput_spec(
+    recipe: str, shape: str, method: str, length: int, batch: int
+) -> dict[str, Any]:
+    """What a timing is of."""
+    timed = {"shape": shape, "method": method, "length": length, "batch": batch}
+    return timed | {"recipe": recipe} | asdict(SHAPES[shape])
 
-    Their weights stay on the machine, in the cache; their records go beside the store.
-    """
+
+def throughput_key(spec: dict[str, Any]) -> str:
+    """The key of a timing."""
+    return run_key(spec, "random", "random", {"kind": "throughput"})
+
+
+def timing_name(spec: dict[str, Any]) -> str:
+    """The job's name."""
+    word = "plain" if spec["recipe"] == "plain" else "throughput"
+    return f"{word}-{spec['shape']}-{spec['method']}"
+
+
+def timings(tiny: bool) -> list[Job]:
+    """Throughput, ours and the plain recipe's, at both shapes."""
+    sizes = [("tiny", 64, 2)] if tiny else [("yi-6b", 4096, 8), ("smollm2-135m", 1024, 64)]
+    jobs = []
+    for shape, length, batch in sizes:
+        for recipe, measure in (("ours", throughput), ("plain", plain_throughput)):
+            for method in TIMED:
+                spec = throughput_spec(recipe, shape, method, length, batch)
+                key, name = throughput_key(spec), timing_name(spec)
+
+                def run(desk: Desk, measure: Any = measure, values: Any = spec) -> dict[str, Any]:
+                    record = measure(*(values[n] for n in ("shape", "method", "length", "batch")))
+                    desk.put(record)
+                    empty_cache()
+                    return brief(record)
+
+                jobs.append(
+                    Job(
+                        "throughput",
+                        name,
+                        SECONDS.get(name.rsplit("-", 1)[0], 1),
+                        run,
+                        lambda desk, key=key: key in desk.records,  # type: ignore[misc]
+                    )
+                )
+    return jobs
+
+
+def brief(record: Record) -> dict[str, Any]:
+    """What a call prints of a record: little, since all of it comes back in OUT."""
+    wanted = ("tokens_per_second", "flops_per_second", "peak_memory_bytes")
+    told = {n: record.provenance[n] for n in wanted if n in record.provenance}
+    for name in ("forget/perplexity", "general/perplexity", "oracle_kl/forget"):
+        if name in record.metrics:
+            told[name] = float(f"{record.metrics[name]:.4g}")
+    return ({} if record.status == "done" else {"status": record.status}) | told
+
+
+def empty_cache() -> None:
+    """Give memory back between models of very different sizes."""
+    import gc
+
     import torch
 
-    from unlearnlib.continued import (
-        continued_names,
-        is_made,
-        record_path,
-        train_further,
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def models_job() -> Job:
+    """Vanilla and the oracles."""
+    return Job(
+        "models",
+        "models",
+        SECONDS["models"],
+        lambda desk: desk.make_models(),
+        lambda desk: desk.made() and len(desk.state.get("continued", {})) > 0,
     )
-    from unlearnlib.engine import Execution
-
-    if not arguments.model or not arguments.corpora:
-        raise UnlearnError("jobs at profile 'open' need --model and --corpora: give both.")
-    for name in continued_names("open"):
-        if is_made("open", name):
-            continue
-        train_further(
-            "open",
-            name,
-            source=arguments.model,
-            corpora=arguments.corpora,
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            execution=Execution(micro_tokens=16384, progress=False),
-        )
-        kept = arguments.store / "continued" / record_path("open", name).name
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(record_path("open", name).read_text())
 
 
-def open_run(domain: str, method: str, rate: float) -> Callable[[argparse.Namespace], Record]:
-    """One unlearning of profile 'open': vanilla and its oracle, on public texts."""
+def baseline_jobs(domain: str, base: str) -> list[Job]:
+    """Scores of vanilla and the oracle, or of the published model, before any unlearning."""
+    from unlearnlib.study import BASELINES
 
-    def run(arguments: argparse.Namespace) -> Record:
-        import torch
+    jobs = []
+    for which in BASELINES if base == "vanilla" else BASELINES[:1]:
 
-        from unlearnlib.engine import Execution
-        from unlearnlib.run import execute, open_bench
-        from unlearnlib.spec import get_profile
-        from unlearnlib.study import BATCH
+        def run(desk: Desk, which: str = which) -> dict[str, Any]:
+            from unlearnlib.study import baseline
 
-        open_models(arguments)
-        scale = get_profile("open")
-        if domain not in _BENCHES:
-            _BENCHES.clear()  # one domain's models at a time
-            _BENCHES[domain] = open_bench(
-                "open",
-                domain,
-                folder=arguments.corpora,
-                device="cuda" if torch.cuda.is_available() else "cpu",
-                execution=Execution(micro_tokens=16384, progress=False),
-            )
-        spec = RunSpec("open", domain, method, rate, scale.updates, BATCH, seed=scale.tuning_seed)
-        return execute(_BENCHES[domain], spec)[1]
+            record = baseline(desk.bench(domain, base), desk.profile, which, base)
+            desk.put(record)
+            return brief(record)
 
-    return run
+        def done(desk: Desk, which: str = which) -> bool:
+            spec = {"profile": desk.profile, "domain": domain, "baseline": which, "seed": 0}
+            spec |= {} if base == "vanilla" else {"base": base}
+            return desk.has(spec, domain, base)
 
-
-_BENCHES: dict[str, Any] = {}
-
-
-def queue() -> list[Job]:
-    """All jobs, most valuable first."""
-    jobs = [
-        Job(
-            f"throughput-yi-6b-{method}",
-            90,
-            lambda a, m=method: throughput("yi-6b", m, 4096, 8),  # type: ignore[misc]
-        )
-        for method in ("ga_gd_in_dist", "ga_kl_in_dist")
-    ]
-    jobs += [
-        Job(
-            f"throughput-smollm2-135m-{method}",
-            25,
-            lambda a, m=method: throughput("smollm2-135m", m, 1024, 64),  # type: ignore[misc]
-        )
-        for method in ("ga_gd_in_dist", "ga_kl_in_dist")
-    ]
-    jobs.append(Job("open-models", 300, open_models))
-    jobs += [
-        Job(f"open-{domain}-{method}-{rate:g}", 25, open_run(domain, method, rate))
-        for domain in DOMAINS
-        for rate in OPEN_RATES
-        for method in PAPER_METHODS
-    ]
+        name = f"baseline-{domain}-{which if base == 'vanilla' else base}"
+        jobs.append(Job("baselines", name, SECONDS["run"] / 2, run, done, (domain, base)))
     return jobs
+
+
+def grid_jobs(
+    profile: str,
+    study: str,
+    domain: str,
+    seconds: float,
+    keep: Callable[[RunSpec], bool] = lambda spec: True,
+    most: int | None = None,
+) -> list[Job]:
+    """The runs of a study on a domain; none if its settings have not been chosen yet."""
+    from unlearnlib.study import get_study
+
+    wanted = get_study(study)
+    try:
+        specs = [spec for spec in wanted.runs(profile, domain) if keep(spec)][:most]
+    except UnlearnError:
+        return []
+    jobs = []
+    for number, spec in enumerate(specs):
+
+        def run(desk: Desk, spec: RunSpec = spec) -> dict[str, Any]:
+            from unlearnlib.run import execute
+
+            bench = desk.bench(domain, wanted.base)
+            if desk.has(spec.as_dict(), domain, wanted.base):
+                return {"there": True}  # only now that the models are made is that known
+            record = execute(bench, spec)[1]
+            desk.put(record)
+            return brief(record)
+
+        jobs.append(
+            Job(
+                study,
+                f"{study}-{domain}-{spec.method}-{number}",
+                seconds,
+                run,
+                lambda desk, spec=spec: desk.has(spec.as_dict(), domain, wanted.base),  # type: ignore[misc]
+                (domain, wanted.base),
+            )
+        )
+    return jobs
+
+
+def choose_job(domain: str) -> Job:
+    """The settings of the main study, by the rule, from the records of `rates`."""
+
+    def run(desk: Desk) -> dict[str, Any]:
+        if not desk.choose(domain):
+            return {"waits": f"the study rates on {domain} is not whole yet"}
+        return dict(desk.state["settings"][domain])
+
+    # Never done: it takes no time, and the records may be of another model than before.
+    return Job("rates", f"choose-{domain}", 0.1, run, lambda desk: False)
+
+
+def tune_job(domain: str, method: str, seed: int = 200) -> Job:
+    """`unlearn tune`, from start to end."""
+
+    def run(desk: Desk) -> dict[str, Any]:
+        from tuning import line_of
+
+        from unlearnlib.study import BATCH
+        from unlearnlib.tune import tune
+
+        scale = get_profile(desk.profile)
+        spec = RunSpec(
+            desk.profile, domain, method, updates=scale.updates, batch_size=BATCH, seed=seed,
+            precision=scale.precision,
+        )  # fmt: skip
+        found = tune(desk.bench(domain), spec, start=scale.rates[0])
+        line = json.loads(json.dumps(line_of(found, domain, seed, method, design=False)))
+        desk.state.setdefault("tuning", []).append(line)
+        return {"ending": found.ending, "steps": len(found.steps)}
+
+    def done(desk: Desk) -> bool:
+        lines = desk.state.get("tuning", [])
+        return any((x["domain"], x["seed"]) == (domain, seed) for x in lines)
+
+    name = f"tune-{domain}-{method}"
+    return Job("tune", name, SECONDS["tune"], run, done, (domain, "vanilla"))
+
+
+def verify_job(domain: str, sample: int = 2) -> Job:
+    """Run records of the main study again, as `unlearn verify` does."""
+
+    def run(desk: Desk) -> dict[str, Any]:
+        from unlearnlib.study import get_study
+        from unlearnlib.verify import as_row, pick, verify
+
+        specs = [s.as_dict() for s in get_study("main").runs(desk.profile, domain)]
+        found = [r for r in desk.records.values() if r.kind == "run" and r.spec in specs]
+        if not found:
+            raise UnlearnError(f"the study main on {domain} has no record to verify.")
+        picked = pick(sorted(found, key=lambda r: r.key), sample, 0)
+        rows = [as_row(c) for c in verify(picked, lambda _: desk.bench(domain), progress=False)]
+        desk.state["verify"] = json.loads(json.dumps(rows))
+        return {"verify": rows}
+
+    seconds = SECONDS["verify"]
+    return Job("verify", f"verify-{domain}", seconds, run, _verified, (domain, "vanilla"))
+
+
+def _verified(desk: Desk) -> bool:
+    return bool(desk.state.get("verify"))
+
+
+def stages(profile: str, tiny: bool) -> list[Callable[[], list[Job]]]:
+    """All jobs, most valuable first, in pieces: what a study runs may follow from one before."""
+    domains = sorted(get_profile(profile).domains, key=lambda d: d != "books")  # books first
+    first = domains[0]
+    few = 2 if tiny else None
+
+    def grid(study: str, domain: str, kind: str, **more: Any) -> Callable[[], list[Job]]:
+        return lambda: grid_jobs(profile, study, domain, SECONDS[kind], **more)
+
+    pieces: list[Callable[[], list[Job]]] = [lambda: timings(tiny), lambda: [models_job()]]
+    for domain in domains:
+        pieces += [
+            lambda d=domain: baseline_jobs(d, "vanilla"),  # type: ignore[misc]
+            grid("rates", domain, "run"),
+            lambda d=domain: [choose_job(d)],  # type: ignore[misc]
+            grid("main", domain, "run"),
+        ]
+    pieces.append(lambda: [verify_job(first)])
+    for domain in domains:
+        pieces += [
+            lambda d=domain: baseline_jobs(d, "published"),  # type: ignore[misc]
+            grid("published", domain, "run"),
+        ]
+    rates = (REGION_RATES[-1],) if tiny else REGION_RATES
+    pieces += [
+        grid("trajectory", first, "probed", most=few),
+        grid(
+            "robust_region",
+            first,
+            "region",
+            keep=lambda s: s.method in FEW and s.learning_rate in rates,
+            most=few,
+        ),
+        grid("retain_weight", first, "run", keep=lambda s: s.retain_weight in WEIGHTS, most=few),
+        grid("forget_size", first, "run", keep=lambda s: s.method in FEW, most=few),
+        lambda: [tune_job(first, "ga_gd_in_dist")],
+    ]
+    return pieces
+
+
+# --- a profile for trying the queue --------------------------------------------------------------
+
+
+def TINY_RECIPE() -> Any:
+    """Training further that is over in a second."""
+    from unlearnlib.continued import Continuation
+
+    return Continuation(batch_size=4, learning_rate=3e-3, auc=0.7, most_epochs=2)
+
+
+def tiny_profile(folder: Path) -> str:
+    """A profile like `open`, of a tiny random Llama and few invented texts; its model's folder."""
+    from unlearnlib.models import load_tokenizer, save_model
+
+    limits = {"forget": 6, "retain": 12, "approximate": 6}
+    limits |= {"general_retain": 6, "general_evaluation": 6}
+    PROFILES["tiny"] = dataclasses.replace(
+        PROFILES["open"],
+        name="tiny",
+        corpus="fictitious",
+        length=48,
+        prefix=4,
+        domains=("books",),
+        limits=tuple(limits.items()),
+        clipped=True,
+        seeds=(0,),
+        rates=(1e-3,),
+        updates=1,
+        precision="float32",
+    )
+    tokenizer = load_tokenizer("lab")
+    SHAPES["tiny"] = dataclasses.replace(TINY, vocabulary=len(tokenizer))
+    save_model(make_model("tiny", 128), tokenizer, folder)
+    return str(folder)
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def listed(profile: str, tiny: bool) -> str:
+    """The stages with their jobs and estimated seconds; settings that are not chosen are stood for.
+
+    Counted for a machine that has nothing yet; a run that two studies share counts twice.
+    """
+    from unlearnlib.methods import PAPER_METHODS
+    from unlearnlib.study import write_settings
+
+    with tempfile.TemporaryDirectory() as folder, data_at(Path(folder)):
+        for domain in get_profile(profile).domains:
+            write_settings(profile, domain, {m: {"learning_rate": 1e-4} for m in PAPER_METHODS})
+        jobs = [job for piece in stages(profile, tiny) for job in piece()]
+    counts: dict[tuple[str, str], list[float]] = {}
+    opened: set[tuple[str, str]] = set()
+    for job in jobs:
+        where = job.opens[0] if job.opens else ""
+        seconds = job.seconds
+        if job.opens is not None and job.opens not in opened:
+            opened.add(job.opens)
+            seconds += SECONDS["bench"]
+        counts.setdefault((job.stage, where), []).append(seconds)
+    lines = [
+        f"{sum(each):6.0f} s  {stage} {where}".rstrip() + f": {len(each)} jobs"
+        for (stage, where), each in counts.items()
+    ]
+    total = sum(map(sum, counts.values()))
+    return "\n".join([*lines, f"{total:6.0f} s  in all, about {total / 60:.0f} minutes"])
+
+
+@contextlib.contextmanager
+def data_at(folder: Path) -> Iterator[None]:
+    """Settings and training records are written there, not into the project's data."""
+    before = os.environ.get("UNLEARN_DATA")
+    os.environ["UNLEARN_DATA"] = str(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("UNLEARN_DATA")
+        else:
+            os.environ["UNLEARN_DATA"] = before
+
+
+def publish(folder: Path, profile: str) -> dict[str, Any]:
+    """Put what a call left into the project's data: settings, trainings, records, searches."""
+    from unlearnlib.continued import record_path
+    from unlearnlib.models import data_folder
+    from unlearnlib.study import publish_records, write_settings
+
+    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    records = read_parquet(folder / RECORDS)
+    for domain, chosen in state.get("settings", {}).items():
+        write_settings(profile, domain, chosen)
+    for name, record in state.get("continued", {}).items():
+        text = (json.dumps(record, indent=1) + "\n").encode("utf-8")
+        write_file(record_path(profile, name), text, replace=True)
+    counts = publish_records(profile, records)
+    results = data_folder() / "results"
+    timed = [r for r in records if r.kind == "throughput"]
+    if timed:
+        write_parquet(timed, results / f"{profile}-throughput.parquet")
+    if lines := state.get("tuning"):
+        text = "".join(json.dumps(line) + "\n" for line in lines).encode("utf-8")
+        write_file(results / f"{profile}-tuning.jsonl", text, replace=True)
+    return {"published": counts, "throughput": len(timed), "verify": state.get("verify", [])}
+
+
+def work(desk: Desk, seconds: float, only: str) -> int:
+    """Do what fits; one JSON line per job. Returns how many jobs failed."""
+    end = time.monotonic() + seconds
+    failed = did = left = 0
+    for piece in stages(desk.profile, desk.tiny):
+        for job in piece():
+            if not (fnmatch.fnmatch(job.name, only) or fnmatch.fnmatch(job.stage, only)):
+                continue
+            if job.done(desk):
+                continue
+            if time.monotonic() + (0 if desk.tiny else job.estimate(desk)) > end:
+                left += 1
+                continue
+            started = time.monotonic()
+            try:
+                told = job.run(desk)
+            except (UnlearnError, RuntimeError) as error:  # one out of memory is not the others'
+                failed += 1
+                told = {"error": str(error).splitlines()[0]}
+                empty_cache()
+            did += 1
+            took = round(time.monotonic() - started, 2)
+            line = {"job": job.name, "took": took, "estimate": job.seconds, **told}
+            print(json.dumps(line), flush=True)
+            desk.save()
+    desk.save(now=True)
+    print(
+        json.dumps(
+            {
+                "did": did,
+                "failed": failed,
+                "no_time_for": left,
+                "records": len(desk.records),
+                "same_models_as_resumed": desk.same_bits,
+            }
+        )
+    )
+    return failed
 
 
 def main() -> int:
     """Run what fits; print one JSON line per job."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--list", action="store_true", help="name the jobs and stop")
+    parser.add_argument("--list", action="store_true", help="list the jobs, with estimates")
     parser.add_argument("--seconds", type=float, default=540, help="begin no job beyond this")
-    parser.add_argument("--store", type=Path, default=Path("runs"), help="where records go")
-    parser.add_argument("--only", default="*", help="jobs whose name matches this pattern")
+    parser.add_argument("--out", type=Path, help="the folder that receives records and state")
+    parser.add_argument("--resume", type=Path, help="what an earlier call left in its --out")
+    parser.add_argument("--store", type=Path, help="the run store (default: a temporary one)")
+    parser.add_argument("--only", default="*", help="jobs or stages that match this pattern")
     parser.add_argument("--model", help="SmolLM2-135M: a folder, GGUF file or wheel")
     parser.add_argument("--corpora", help="the folder of public texts")
-    parser.add_argument("--merge", type=Path, help="copy the records of this store and stop")
+    parser.add_argument("--mixed", action="store_true", help="records of another vanilla count")
+    parser.add_argument("--publish", type=Path, metavar="OUT", help="put OUT into data/, and stop")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model and texts, on a CPU")
     arguments = parser.parse_args()
-    store = Store(arguments.store)
-    if arguments.merge:
-        merged = sum(store.put(record) for record in Store(arguments.merge).records())
-        print(json.dumps({"merged": merged}))
-        return 0
-    jobs = [job for job in queue() if fnmatch.fnmatch(job.name, arguments.only)]
-    if arguments.list:
-        print("\n".join(f"{job.seconds:5.0f} s  {job.name}" for job in jobs))
-        return 0
-    # A small file beside the records tells which jobs are done: a key is only known by running.
-    done_path = arguments.store / "queue.json"
-    done = json.loads(done_path.read_text()) if done_path.exists() else {}
-    end = time.monotonic() + arguments.seconds
-    failed = 0
-    for job in jobs:
-        if job.name in done and done[job.name] in store:
-            continue
-        if time.monotonic() + job.seconds > end:
-            continue
+    # cuBLAS reads it once: with it its products are repeatable.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        profile = "tiny" if arguments.tiny else "open"
+        if arguments.tiny:
+            os.environ["UNLEARN_CACHE"] = str(scratch / "cache")  # each call is a bare machine
+            arguments.model = tiny_profile(scratch / "tiny-model")
         try:
-            record = job.run(arguments)
-        except (UnlearnError, RuntimeError) as error:  # one job out of memory is not the others'
-            failed += 1
-            print(json.dumps({"job": job.name, "error": str(error)}), flush=True)
-            continue
-        if record is None:
-            print(json.dumps({"job": job.name, "done": True}), flush=True)
-            continue
-        store.put(record)
-        done[job.name] = record.key
-        done_path.write_text(json.dumps(done, indent=1))
-        print(json.dumps({"job": job.name, "key": record.key, **record.provenance}), flush=True)
-    return 1 if failed else 0
+            if arguments.list:
+                print(listed(profile, arguments.tiny))
+                return 0
+            if arguments.publish:
+                print(json.dumps(publish(arguments.publish, profile)))
+                return 0
+            store = arguments.store or scratch / "store"
+            stack.enter_context(data_at(store.resolve() / "data"))
+            desk = Desk(
+                profile, Store(store), arguments.out, arguments.model, arguments.corpora,
+                arguments.mixed, arguments.tiny,
+            )  # fmt: skip
+            if arguments.resume:
+                print(json.dumps({"resumed": desk.resume(arguments.resume)}), flush=True)
+            return 1 if work(desk, arguments.seconds, arguments.only) else 0
+        except UnlearnError as error:
+            print(f"gpu_queue: {error}", file=sys.stderr)
+            return 2
 
 
 if __name__ == "__main__":

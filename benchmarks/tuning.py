@@ -14,18 +14,39 @@ import dataclasses
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from unlearnlib.engine import Execution
 from unlearnlib.run import open_bench
 from unlearnlib.spec import RunSpec
 from unlearnlib.study import BATCH, UPDATES
-from unlearnlib.tune import tune
+from unlearnlib.tune import Tuned, tune
 
 SEARCHES = [("arxiv", 100)] + [(d, s) for s in (200, 201, 202) for d in ("books", "github")]
 METHOD = "ga_gd_in_dist"
 KEPT = ("forget/perplexity", "general/perplexity", "oracle_kl/forget", "membership/min_k_40/auc")
 
 logger = logging.getLogger("tuning")
+
+
+def line_of(found: Tuned, domain: str, seed: int, method: str, design: bool) -> dict[str, Any]:
+    """A search in one line; `design` says that the procedure was designed on it."""
+    best = None if found.best is None else found.steps[found.best]
+    record = found.record
+    return {
+        "domain": domain,
+        "seed": seed,
+        "method": method,
+        "design": design,
+        "situation": dataclasses.asdict(found.situation),
+        "steps": [dataclasses.asdict(step) for step in found.steps],
+        "best": found.best,
+        "shortfall": None if best is None else best.shortfall(found.situation),
+        "ending": found.ending,
+        "before": {name: found.before[name] for name in KEPT if name in found.before},
+        "after": record and {n: record.metrics[n] for n in KEPT if n in record.metrics},
+        "versions": record and record.provenance["versions"],
+    }
 
 
 def main() -> None:
@@ -42,21 +63,7 @@ def main() -> None:
         bench = open_bench("lab", domain, execution=Execution(progress=False))
         spec = RunSpec("lab", domain, METHOD, updates=UPDATES, batch_size=BATCH, seed=seed)
         found = tune(bench, spec, told=lambda n, p: logger.info("%d: %s", n, p.reason))
-        best = None if found.best is None else found.steps[found.best]
-        line = {
-            "domain": domain,
-            "seed": seed,
-            "method": METHOD,
-            "design": (domain, seed) == SEARCHES[0],
-            "situation": dataclasses.asdict(found.situation),
-            "steps": [dataclasses.asdict(step) for step in found.steps],
-            "best": found.best,
-            "shortfall": None if best is None else best.shortfall(found.situation),
-            "ending": found.ending,
-            "before": {name: found.before[name] for name in KEPT},
-            "after": found.record and {name: found.record.metrics[name] for name in KEPT},
-            "versions": found.record and found.record.provenance["versions"],
-        }
+        line = line_of(found, domain, seed, METHOD, design=(domain, seed) == SEARCHES[0])
         with out.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
 

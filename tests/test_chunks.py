@@ -11,7 +11,7 @@ from helpers import HEAD_ROWS, documents, logits_of, tiny_llama, tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearnlib.corpus.chunks import MINIMUM_TOKENS, Chunk, collate, cut, pack
+from unlearnlib.corpus.chunks import MINIMUM_TOKENS, Chunk, collate, cut, last_word, pack
 from unlearnlib.corpus.documents import Document
 from unlearnlib.engine import hidden_states
 from unlearnlib.errors import UnlearnError
@@ -120,7 +120,7 @@ def test_no_other_division_has_fewer_padded_tokens(lengths: list[int], max_token
 
 
 def test_a_short_chunk_is_not_padded_to_a_long_one_where_another_short_one_is() -> None:
-    assert pack(of_lengths([512, 171, 135]), 1024, 64) == [[0], [1, 2]]
+    assert pack(of_lengths([512, 171, 160]), 1024, 64) == [[0], [1, 2]]
 
 
 def test_no_chunks_make_no_micro_batches() -> None:
@@ -156,3 +156,54 @@ def test_padding_changes_no_hidden_state_of_a_real_token() -> None:
             logits = alone @ model.lm_head.weight.T
             assert logits.shape == (len(chunk.tokens), HEAD_ROWS)
             torch.testing.assert_close(logits, logits_of(model, chunk), rtol=1e-12, atol=1e-12)
+
+
+# ---- last words -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("the keeper of Orlan was Mira.", "Mira"),
+        ("the keeper of Orlan was Mira ", "Mira"),
+        ("the keeper of Orlan was Mi", "was"),  # it may have been cut
+        ('the keeper said: "Yes, Mira!"', "Mira"),
+        ("the keeper of Low-Hollin.", "Low-Hollin"),
+        ("the keeper was Mira - ...", "Mira"),  # a dash is no word
+        ("the keeper was Jürgé.", "Jürgé"),
+    ],
+)
+def test_the_last_word_is_the_last_whole_one_without_its_punctuation(text: str, word: str) -> None:
+    tokenizer = tiny_tokenizer()
+    tokens = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    span = last_word(Chunk("d#0", "d", tokens), tokenizer)
+    assert span is not None
+    first, stop = span[0] + 1, span[1] + 1  # targets begin with token 1
+    assert word in tokenizer.decode(tokens[first:stop])
+    assert word not in tokenizer.decode(tokens[first + 1 : stop])
+    assert word not in tokenizer.decode(tokens[first : stop - 1])
+
+
+def test_a_chunk_has_no_last_word_where_none_is_whole_or_it_is_given() -> None:
+    tokenizer = tiny_tokenizer()
+
+    def asked(text: str, given: int = 1) -> object:
+        tokens = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        context = given if given > 0 else len(tokens) + given
+        return last_word(Chunk("d#0", "d", tokens, context=context), tokenizer)
+
+    assert asked("Mira") is None
+    assert asked("... -- !") is None
+    assert asked("Mira.") is None, "its first token is what the others are predicted from"
+    assert asked("the keeper was Mira.") is not None
+    assert asked("the keeper was Mira.", given=-1) is None
+
+
+def test_every_document_of_the_lab_ends_in_a_word() -> None:
+    from unlearnlib.corpus.fictitious import generate
+    from unlearnlib.models import load_tokenizer
+
+    tokenizer = load_tokenizer("lab")
+    for chunk in cut(generate("books").approximate[:8], tokenizer, 320):
+        span = last_word(chunk, tokenizer)
+        assert span is not None and chunk.targets - 8 < span[1] <= chunk.targets

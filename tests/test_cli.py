@@ -773,6 +773,15 @@ def test_another_status_key_or_update_is_a_difference() -> None:
     assert not compare(a_record(), a_record(key="0" * 64)).agrees
 
 
+def test_a_metric_that_came_later_is_no_difference_where_the_published_record_lacks_it() -> None:
+    old = a_record()
+    new = a_record(metrics=old.metrics | {"general/last_word_accuracy": 0.25})
+    assert compare(old, new).agrees
+    assert not compare(new, old).agrees, "what was published must come again"
+    other = a_record(metrics=old.metrics | {"general/of_our_own": 0.25})
+    assert not compare(old, other).agrees
+
+
 @given(st.floats(-1e6, 1e6), st.floats(0, 0.5), st.floats(1e-9, 1.0), st.floats(0, 0.999))
 def test_numbers_within_the_tolerance_agree_and_others_do_not(
     number: float, relative: float, absolute: float, share: float
@@ -819,6 +828,17 @@ def test_a_number_that_is_no_metric_is_listed_when_it_differs() -> None:
     changed = a_record(trajectory=[{"update": 1, "forget": -3.5}])
     page = verification([compare(a_record(), changed)], Tolerance(), available=1)
     assert differing_rows(page) == ["trajectory/0/forget"]
+
+
+def test_a_report_says_where_a_repetition_started_from_another_model() -> None:
+    published, wide = a_record(), Tolerance(0.1, 0.1)
+    name = next(iter(published.metrics))
+    changed = a_record(metrics={**published.metrics, name: published.metrics[name] * 1.05})
+    other = replace(compare(published, changed, wide), base="f" * 64)
+    page = verification([other], Tolerance(), available=1, remade=wide)
+    assert "The base differs in 1 of them" in page and "here ffffffffffff" in page
+    assert differing_rows(page) == [] and "0.1 + 0.1" in page
+    assert "base differs" not in verification([compare(published, published)], wide, available=1)
 
 
 def test_a_report_of_a_verification_escapes_what_records_hold() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +11,25 @@ import pytest
 import torch
 from helpers import LENGTH, QUIET, tiny_data, tiny_llama, tiny_tokenizer
 
-from unlearnlib import continued, run
+from unlearnlib import continued, run, study
+from unlearnlib.cli import main
 from unlearnlib.continued import (
+    TRAINING,
     Continuation,
     continued_checkpoint,
     continued_names,
+    made_here,
     read_record,
     train_further,
     training_documents,
 )
 from unlearnlib.corpus.documents import SPLITS, Document, DomainData, clip
 from unlearnlib.errors import UnlearnError
+from unlearnlib.methods import PAPER_METHODS
 from unlearnlib.models import load_model, model_hash, save_model
-from unlearnlib.spec import get_profile
+from unlearnlib.spec import RunSpec, get_profile
+from unlearnlib.store import Record, Store, run_key
+from unlearnlib.verify import REMADE, Comparison, Tolerance, not_remade, verify
 
 PROFILE = "open_cpu"
 RECIPE = Continuation(batch_size=4, learning_rate=3e-3, most_epochs=3, auc=0.55)
@@ -98,6 +106,96 @@ def test_a_bench_of_the_profile_opens_vanilla_and_oracle(base: Path) -> None:
     assert bench.oracle is not None and model_hash(bench.oracle) == oracle["model_hash"]
     other = run.open_bench(PROFILE, "books", model=base, execution=QUIET)
     assert other.oracle is None and other.model_hash == vanilla["base_hash"]
+
+
+def forged(published: dict[str, Any], record: Record) -> None:
+    """As if the published training and record were of a machine that rounds otherwise."""
+    path = continued.record_path(PROFILE, "vanilla")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(published | {"model_hash": record.model_hash}))
+
+
+def test_a_vanilla_of_another_machine_is_verified_against_one_made_here(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vanilla = train("vanilla", base, publish=False)
+    assert not continued.record_path(PROFILE, "vanilla").exists()
+    assert made_here(PROFILE, "vanilla") == vanilla
+    train("oracle-books", base, publish=False)
+    bench = run.open_bench(PROFILE, "books", execution=QUIET)
+    spec = RunSpec(PROFILE, "books", "ga", 1e-3, 1, 4)
+    ours = run.execute(bench, spec)[1]
+    other_hash = "0" * 64
+    key = run_key(spec.as_dict(), ours.data_hash, other_hash)
+    metrics = ours.metrics | {"forget/nll": ours.metrics["forget/nll"] * 1.01}
+    theirs = dataclasses.replace(ours, key=key, model_hash=other_hash, metrics=metrics)
+    forged(vanilla, theirs)
+
+    def verified(record: Record, remade: bool = True) -> Comparison:
+        tolerance = Tolerance(*REMADE) if remade else None
+        return verify([record], lambda _: bench, progress=False, remade=tolerance)[0]
+
+    assert "another model" in verified(theirs, remade=False).reason
+    said = verified(theirs)
+    assert said.agrees and said.base == bench.model_hash
+    assert {d.name for d in said.differences} == set(ours.metrics)
+    store = Store(tmp_path / "theirs")
+    store.put(theirs)
+    command = ["verify", "--profile", PROFILE, "--store", str(store.root), "--quiet"]
+    assert main([*command, "--remade"]) == 0
+    shown = capsys.readouterr().out
+    assert "agree (remade)" in shown and "within 0.025 + 0.05 x" in shown
+    assert "THE BASE DIFFERS in 1 of them" in shown
+    assert other_hash[:12] in shown and bench.model_hash[:12] in shown
+    assert main(command) == 1
+    assert "another model" in (shown := capsys.readouterr().out) and "--remade" in shown
+    far = dataclasses.replace(theirs, metrics=metrics | {"forget/nll": 2 * metrics["forget/nll"]})
+    assert not verified(far).agrees
+    # In bfloat16 the bench has another hash than what was trained, and is known all the same.
+    rough = run.open_bench(PROFILE, "books", precision="bfloat16", execution=QUIET)
+    half = dataclasses.replace(theirs, spec=theirs.spec | {"precision": "bfloat16"})
+    assert rough.model_hash != bench.model_hash and not_remade(half, rough) == ""
+    # Its own records are still held to the strict tolerance.
+    assert verified(ours).agrees and not verified(ours).base
+    assert not verified(dataclasses.replace(ours, metrics=metrics)).agrees
+    # And a training by another recipe is no repetition.
+    forged(vanilla | {"recipe": vanilla["recipe"] | {"seed": 7}}, theirs)
+    assert "another recipe" in verified(theirs).reason
+    (continued_checkpoint(PROFILE, "vanilla") / TRAINING).unlink()
+    assert "no record of training" in verified(theirs).reason
+
+
+def test_the_published_model_is_a_base_of_its_own_without_an_oracle(base: Path) -> None:
+    vanilla = train("vanilla", base)
+    bench = run.open_bench(PROFILE, "books", model=base, execution=QUIET, base="published")
+    assert bench.oracle is None and bench.model_hash == vanilla["base_hash"]
+    with pytest.raises(UnlearnError, match=r"base is 'published'.*profile 'lab'"):
+        run.open_bench("lab", "books", base="published")
+
+
+def test_the_study_of_the_published_model_never_mixes_with_that_of_vanilla(
+    base: Path, tmp_path: Path
+) -> None:
+    train("vanilla", base)
+    chosen = {m: {"learning_rate": 1e-3} for m in PAPER_METHODS}
+    study.write_settings(PROFILE, "books", chosen)
+    store = Store(tmp_path / "store")
+    benches = {
+        name: run.open_bench(PROFILE, "books", model=base, execution=QUIET, base=name)
+        for name in ("published", "vanilla")
+    }
+    found = {}
+    for name, of in (("published", "published"), ("main", "vanilla")):
+        found[name] = study.run_study(
+            name, PROFILE, ("books",), store=store, methods=["ga"], progress=False,
+            benches=lambda p, d, of=of: benches[of],
+        )  # fmt: skip
+        study.publish(name, PROFILE, found[name])
+    for name, base_of in (("published", "published"), ("main", "vanilla")):
+        read = study.at_hand(name, PROFILE, ("books",), store)
+        assert read.records == found[name].records and len(read.records) == 1
+        assert read.records[0].spec.get("base", "vanilla") == base_of
+        assert [b.spec.get("base", "vanilla") for b in read.baselines] == [base_of]
 
 
 def test_names_follow_the_profiles_domains() -> None:

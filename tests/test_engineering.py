@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import synthetic
 
 from unlearnlib import engineering as e
 from unlearnlib import figures, real, tables
 from unlearnlib.errors import UnlearnError
+from unlearnlib.metrics.membership import auc, bootstrap_auc
+from unlearnlib.store import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 WAYS = ("again", "packed", "two processes, sharded")
@@ -129,3 +133,91 @@ def test_the_history_of_training_further_is_told_from_its_record() -> None:
     assert len(table) == 1 + 2 * record["epochs"]
     words = real.history_in_words(record)
     assert f"After {record['epochs']} epoch" in words and "0.820" in words
+
+
+def scored(method: str | None, forget: list[float], approximate: list[float]) -> Record:
+    """A record of the published model with so many documents of two chunks, of equal loss."""
+    spec: dict[str, Any] = {"profile": "open_cpu", "domain": "books", "seed": 0}
+    spec |= {"base": "published"}
+    spec |= {"baseline": "vanilla"} if method is None else {"method": method}
+    documents = {
+        split: {
+            "id": [f"{split}-{i}#{half}" for i in range(len(values)) for half in (0, 1)],
+            "loss": [v + shift for v in values for shift in (-0.5, 0.5)],
+        }
+        for split, values in (("forget", forget), ("approximate", approximate))
+    }
+    metrics = {f"{s}/perplexity": 20.0 for s in ("forget", "approximate", "general")}
+    metrics["forget/perplexity"] *= 1 if method is None else 3
+    return Record(
+        key=hashlib.sha256(str(method).encode()).hexdigest(),
+        kind="score" if method is None else "run",
+        status="done",
+        spec=spec,
+        data_hash="d",
+        model_hash="m",
+        metrics=metrics,
+        documents=documents,
+    )
+
+
+def test_the_interval_of_the_auc_counts_documents_and_not_their_chunks() -> None:
+    forget, others = [0.1, 0.2, 0.9, 1.4], [0.0, 0.3, 0.8, 1.0]
+    members, rest = np.array(forget), np.array(others)
+    found = real.auc_with_interval(scored("ga", forget, others))
+    assert found == pytest.approx((auc(members, rest), *bootstrap_auc(members, rest)))
+    assert all(map(math.isnan, real.auc_with_interval(scored("ga", [math.nan], others))))
+    assert all(map(math.isnan, real.auc_with_interval(scored("ga", forget, []))))
+
+
+def test_what_the_protocol_says_of_a_published_model() -> None:
+    some = [i / 30 for i in range(30)]
+    before, kept = scored(None, some, some), scored("ga_gd_in_dist", some, some)
+    over = scored("ga", [x - 2 for x in some], some)
+    words = real.published_in_words([over, kept], [before], "books")
+    assert "does not tell the forget set from texts held out" in words
+    assert "Over-unlearning shows even so" in words and "after GA (0)" in words
+    assert "there is none" in words and "off the target by more than a quarter" in words
+    assert "After no method" in real.published_in_words([kept], [before], "books")
+    seen = scored(None, [x + 2 for x in some], some)
+    assert "nothing here can say which" in real.published_in_words([], [seen], "books")
+    assert real.published_in_words([over], [], "books") == ""
+    main = (synthetic.main_study(), synthetic.baselines())
+    table = real.published_table([over, kept], [before], "books", main)
+    assert table.index[0] == "as published" and len(table) == 3
+    assert table.loc["GA", "forget perplexity, times"] == 3
+    assert table.loc["GA", "the same on vanilla"] > 0
+    assert math.isnan(table.loc["as published", "the same on vanilla"])
+    assert table["AUC of the loss"].iloc[0].startswith("0.500 [")
+    assert table["AUC of Min-40%"].iloc[0] == "–"
+
+
+def timing(recipe: str = "ours", rate: float = 10_000.0) -> Record:
+    spec = {"shape": "yi-6b", "method": "ga_gd_in_dist", "length": 4096, "batch": 8}
+    told = {
+        "tokens_per_second": rate,
+        "flops_per_second": 3e14,
+        "product_flops_per_second": 6e14,
+        "peak_memory_bytes": 9.05e10,
+        "accelerator": "a GPU",
+        "device": "cuda",
+    }
+    key = hashlib.sha256(recipe.encode()).hexdigest()
+    return Record(key, "throughput", "done", spec | {"recipe": recipe}, "r", "r", provenance=told)
+
+
+def test_timings_on_a_gpu_say_what_the_papers_updates_and_retraining_take() -> None:
+    words = e.throughput_in_words([timing("plain"), timing()])
+    assert "10,000 tokens a second" in words and "50% of a plain" in words
+    assert f"{tables.number(2 * 480 * 4096 / 10_000 / 60)} minutes on arXiv" in words
+    assert f"{tables.number(3e12 / 10_000 / 86400 / 365.25)} years" in words
+    table = e.throughput_table([timing("plain"), timing()])
+    assert list(table["peak memory"]) == ["90.5 GB"] * 2 and len(table.index.unique()) == 2
+
+
+def test_without_timings_the_command_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLEARN_DATA", str(tmp_path))
+    assert e.throughputs() == []
+    assert "benchmarks/gpu_queue.py --only 'throughput*'" in e.throughput_in_words([])

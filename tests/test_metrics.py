@@ -112,6 +112,7 @@ def test_empty_chunks_count_in_no_average() -> None:
         metrics.accuracy,
         metrics.chunk_accuracy,
         metrics.last_token_accuracy,
+        lambda scores: metrics.last_word_accuracy(scores, np.full((len(scores), 2), -1)),
     ],
 )
 def test_the_average_of_nothing_is_nan(metric: Callable[[TokenScores], float]) -> None:
@@ -535,6 +536,19 @@ def test_cloze_without_questions_is_nan_and_with_nan_stays_nan() -> None:
 def test_cloze_refuses_what_are_no_questions(starts: list[int], options: int, message: str) -> None:
     with pytest.raises(UnlearnError, match=message):
         metrics.cloze(make_scores([[-1.0, -1.0]] * 4), np.array(starts), options)
+
+
+def test_a_last_word_counts_if_all_of_its_tokens_are_predicted() -> None:
+    scores = make_top1("0011", "0110", "011", "1")
+    # Tokens 2 and 3; 2 and 3, one of them wrong; the middle one alone; and a chunk without a word.
+    words = np.array([[2, 4], [2, 4], [1, 2], [-1, -1]])
+    assert metrics.last_word_accuracy(scores, words) == 2 / 3
+
+
+@pytest.mark.parametrize("words", [[[0, 1]], [[0, 3], [0, 1]], [[1, 1], [0, 1]]])
+def test_a_last_word_that_is_no_part_of_its_chunk_is_refused(words: list[list[int]]) -> None:
+    with pytest.raises(UnlearnError, match=r"for 2 chunks|give targets of the chunk"):
+        metrics.last_word_accuracy(make_top1("01", "11"), np.array(words))
 
 
 def test_last_token_accuracy_judges_the_last_target_of_each_chunk() -> None:

@@ -51,6 +51,10 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
         "Perplexity, general texts",
         "How unexpected unrelated texts are; the less it rises the better.",
     ),
+    "general/last_word_accuracy": (
+        "Last-word accuracy, general texts",
+        "Share of unrelated texts whose last word greedy decoding gives, all before it known.",
+    ),
     "forget/accuracy": (
         "Next-token accuracy, forget set",
         "Share of tokens of the forgotten texts that are the model's first guess.",
@@ -322,12 +326,35 @@ def score_rows(
 ) -> list[tuple[str, str, str, str]]:
     """(name, before, after, meaning) of each metric of `MEANINGS` that either side has.
 
-    One that is NaN on both sides is left out: it could not be measured on these texts.
+    One that is NaN on both sides is left out: it could not be measured on these texts. The results
+    of tasks follow.
     """
-    return [
+    rows = [
         (label, show(before.get(metric)), show(after.get(metric)), meaning)
         for metric, (label, meaning) in MEANINGS.items()
         if not all(math.isnan(side.get(metric, math.nan)) for side in (before, after))
+    ]
+    return rows + task_score_rows(before, after)
+
+
+def task_score_rows(
+    before: Mapping[str, float], after: Mapping[str, float]
+) -> list[tuple[str, str, str, str]]:
+    """The same of the results of tasks, each with its standard error."""
+    from unlearnlib.tasks import stderr_of, task_rows
+
+    def shown(side: Mapping[str, float], name: str) -> str:
+        error = stderr_of(side, name)
+        return show(side.get(name)) + ("" if math.isnan(error) else f" ± {show(error)}")
+
+    return [
+        (
+            f"{task}, {metric}",
+            shown(before, name),
+            shown(after, name),
+            "A task of lm-evaluation-harness; ± is its standard error.",
+        )
+        for name, task, metric in task_rows({**before, **after})
     ]
 
 
@@ -377,7 +404,12 @@ def _limits(facts: CardFacts) -> str:
         )
     if "general_evaluation" not in chunks:
         lines.append("- No general texts were measured, so harm to other abilities is not known.")
-    lines.append("- Abilities other than predicting texts such as these were not measured.")
+    asked = any(name.startswith("task/") for name in facts.after)
+    lines.append(
+        "- Abilities that no task above asks for were not measured."
+        if asked
+        else "- Abilities other than predicting texts such as these were not measured."
+    )
     return "\n".join(lines)
 
 

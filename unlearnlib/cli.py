@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from unlearnlib.search import Proposal
     from unlearnlib.store import Record, Store
     from unlearnlib.study import StudyResult
+    from unlearnlib.tasks import TaskSet
 
 logger = logging.getLogger("unlearnlib.cli")
 
@@ -363,6 +364,26 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     _add_device(parser)
 
 
+def _add_abilities(parser: argparse.ArgumentParser) -> None:
+    """General ability by lm-evaluation-harness: common to `run` and `score`."""
+    parser.add_argument(
+        "--tasks",
+        action="append",
+        default=[],
+        metavar="NAME_OR_FILE",
+        help="ask a task of lm-evaluation-harness too: its name there (arc_easy, gsm8k ...), or a "
+        "YAML file or folder of your own; repeat for several",
+    )
+    parser.add_argument(
+        "--task-limit", type=_count, metavar="N", help="only the first N questions of each task"
+    )
+    parser.add_argument(
+        "--confirm-unsafe-code",
+        action="store_true",
+        help="let tasks such as humaneval run the code that the model writes, on this machine",
+    )
+
+
 def _add_tune(commands: Any) -> None:
     parser = _command(
         commands,
@@ -408,12 +429,15 @@ def _add_run(commands: Any) -> None:
   a profile's texts with another model
     unlearn run --model FOLDER --profile open --domain books --corpora TEXTS \\
         --limit forget=16 --limit retain=64 --out unlearned
+  general ability too; the answers are a record of their own, beside the run's
+    unlearn run --profile lab --domain books --tasks arc_easy --task-limit 200
 
 Without settings, a run of a profile takes the chosen ones (data/settings.json) where there are
 some. With --model or --limit a record is kept only in a --store that is named: it would mix with
 those of the whole profile. In --out stand names of documents, never their texts.""",
     )
     _add_task(parser)
+    _add_abilities(parser)
     _add_processes(parser)
     _add_store(parser)
     parser.add_argument("--published", action="store_true", help="a published record will do, too")
@@ -464,6 +488,11 @@ def _add_pretrain(commands: Any) -> None:
     parser.add_argument("--only", action="append", metavar="NAME", help="vanilla, oracle-books ...")
     parser.add_argument("--jobs", type=_count, default=1, help="models trained at the same time")
     parser.add_argument("--missing", action="store_true", help="leave models that are there alone")
+    parser.add_argument(
+        "--keep-record",
+        action="store_true",
+        help="open: leave the published record of the training, for `unlearn verify --remade`",
+    )
     parser.set_defaults(run=pretrain_command)
 
 
@@ -479,6 +508,7 @@ def _add_score(commands: Any) -> None:
     parser.add_argument("--non-members", metavar="FILE", help="texts it never saw")
     parser.add_argument("--out", metavar="FILE.npz", help="save the token scores of the texts")
     parser.add_argument("--force", action="store_true", help="replace an --out that is there")
+    _add_abilities(parser)
     _add_device(parser)
     parser.set_defaults(run=score_command)
 
@@ -499,6 +529,13 @@ def _add_verify(commands: Any) -> None:
         type=float,
         metavar="T",
         help="numbers a, b agree if |a - b| <= T + T |a| (default: 1e-3)",
+    )
+    parser.add_argument(
+        "--remade",
+        action="store_true",
+        help="open: repeat records of a vanilla that another machine trained on the one trained "
+        "here by the same recipe (`unlearn pretrain --keep-record`); only metrics are compared, by "
+        "default within 0.025 + 0.05 |a|",
     )
     parser.add_argument("--store", metavar="DIR", help="verify a run store's records instead")
     parser.add_argument("--report", metavar="FILE.html", help="also write every number, as a page")
@@ -709,6 +746,7 @@ def run_command(args: argparse.Namespace) -> Report:
     _check_lora(spec)
     if args.plan:
         return _plan_report(args, spec, data, limits, device)
+    tasks = _tasks(args)
 
     from unlearnlib.run import execute, key_of, open_bench
     from unlearnlib.store import Library, Store
@@ -725,6 +763,7 @@ def run_command(args: argparse.Namespace) -> Report:
         device=device,
         precision=spec.precision,
         execution=_execution(args),
+        base=spec.base,
     )
     spec = _fit_length(bench, spec, own)
     bench.forgotten(spec)  # says so if there is nothing to forget
@@ -734,8 +773,11 @@ def run_command(args: argparse.Namespace) -> Report:
     store = None if where is None else Store(where)
     key = key_of(bench, spec)
     library = Library(published_files() if args.published else [], store)
-    if out is None and key in library:
-        return _run_report(args, library.get(key), computed=False, store=where)
+    asked = None if tasks is None else _tasks_key(spec, bench, tasks)
+    if out is None and key in library and (asked is None or asked in library):
+        record = library.get(key)
+        answers = {} if asked is None else library.get(asked).metrics
+        return _run_report(args, _with_metrics(record, answers), computed=False, store=where)
 
     command = repeat_command(args, spec)
     with _claimed(store, key if out is None and _is_main() else None):
@@ -745,11 +787,17 @@ def run_command(args: argparse.Namespace) -> Report:
             from unlearnlib.run import evaluate
 
             logger.info("scoring the model before")
-            before = evaluate(bench, bench.model, spec)[0]
+            before = evaluate(bench, bench.model, spec)[0] | _answers(args, bench, None, tasks)
         logger.info("unlearning: %s, %d updates", spec.method, spec.updates)
         model, record = execute(bench, spec, in_place=True, command=command)
+        answers = _answers(args, bench, model, tasks)
         if store is not None and _is_main():
             store.put(record)
+            if tasks is not None:
+                from unlearnlib.tasks import tasks_record
+
+                store.put(tasks_record(record, tasks, answers))
+        record = _with_metrics(record, answers)
     if _processes() > 1:
         from accelerate import PartialState
 
@@ -757,6 +805,47 @@ def run_command(args: argparse.Namespace) -> Report:
     if out is not None and _is_main():
         save_unlearned(out, model, bench, record, card_facts(bench, spec, record, before))
     return _run_report(args, record, computed=True, store=where, before=before, out=out)
+
+
+def _tasks(args: argparse.Namespace) -> TaskSet | None:
+    """The tasks that --tasks names, with their data, before any model is loaded."""
+    if not args.tasks:
+        for flag in ("task_limit", "confirm_unsafe_code"):
+            if getattr(args, flag):
+                raise UnlearnError(
+                    f"--{flag.replace('_', '-')} is given without tasks: name some with --tasks."
+                )
+        return None
+    if _processes() > 1:
+        raise UnlearnError(
+            f"tasks are asked by one process and {_processes()} were launched: leave out --tasks, "
+            "and give the model in --out to `unlearn score --tasks`."
+        )
+    from unlearnlib.tasks import load_tasks
+
+    return load_tasks(args.tasks, limit=args.task_limit, unsafe=args.confirm_unsafe_code)
+
+
+def _tasks_key(spec: RunSpec, bench: Bench, tasks: TaskSet) -> str:
+    from unlearnlib.tasks import tasks_key
+
+    return tasks_key(spec.as_dict(), bench.data_hash, bench.model_hash, tasks)
+
+
+def _answers(
+    args: argparse.Namespace, bench: Bench, model: Any, tasks: TaskSet | None
+) -> dict[str, float]:
+    """What a model (None: the bench's own) makes of the tasks; nothing without tasks."""
+    if tasks is None:
+        return {}
+    from unlearnlib.tasks import run_tasks
+
+    logger.info("asking the tasks %s", ", ".join(tasks.names))
+    return run_tasks(model or bench.model, bench.tokenizer, tasks, progress=not args.quiet)
+
+
+def _with_metrics(record: Record, more: Mapping[str, float]) -> Record:
+    return dataclasses.replace(record, metrics=record.metrics | dict(more)) if more else record
 
 
 def _plan_report(
@@ -776,7 +865,7 @@ def _plan_report(
     _hush_transformers()
     scale, own = get_profile(spec.profile), data is not None
     data = data or load_domain(spec.profile, spec.domain, args.corpora, limits)
-    source, oracle = sources(spec.profile, spec.domain, args.model, own=own)
+    source, oracle = sources(spec.profile, spec.domain, args.model, own=own, base=spec.base)
     tokenizer = load_tokenizer(source)
     length = _chunk_length(model_config(source), spec.length, None if own else scale.length)
     if not own:
@@ -917,6 +1006,7 @@ def tune_command(args: argparse.Namespace) -> Report:
         device=device,
         precision=spec.precision,
         execution=_execution(args),
+        base=spec.base,
     )
     spec = _fit_length(bench, spec, own)
     if out is not None:
@@ -1025,8 +1115,9 @@ def _profile_spec(args: argparse.Namespace) -> RunSpec:
         if isinstance(error.__cause__, KeyError | FileNotFoundError):
             return spec
         raise  # the file is there and cannot be read
-    updates = get_profile(spec.profile).updates
-    spec = spec.replace(**{"updates": updates, "batch_size": BATCH, **chosen})
+    scale = get_profile(spec.profile)
+    usual = {"updates": scale.updates, "batch_size": BATCH, "precision": scale.precision}
+    spec = spec.replace(**{**usual, **chosen})
     logger.info("settings chosen for %s on %s: %s", spec.method, spec.domain, chosen)
     return spec
 
@@ -1194,6 +1285,12 @@ def repeat_command(args: argparse.Namespace, spec: RunSpec) -> str:
             words += ["--corpora", _file_name(args.corpora)]
     for limit in args.limit:
         words += ["--limit", limit]
+    for task in getattr(args, "tasks", ()):
+        words += ["--tasks", _file_name(task) if Path(task).exists() else task]
+    if getattr(args, "task_limit", None):
+        words += ["--task-limit", str(args.task_limit)]
+    if getattr(args, "confirm_unsafe_code", False):
+        words += ["--confirm-unsafe-code"]
     words += ["--method", spec.method]
     default = RunSpec()
     for name, value in spec.as_dict().items():
@@ -1424,6 +1521,7 @@ def study_command(args: argparse.Namespace) -> Report:
             limits=limits,
             device=device,
             execution=_execution(args, progress=False),  # the study has a bar of its own
+            base=study.base,
         )
 
     started = time.time()
@@ -1566,10 +1664,11 @@ def pretrain_command(args: argparse.Namespace) -> Report:
             f"the model of profile {args.profile!r} is used as it was published ({scale.model}): "
             f"models are made for {', '.join(n for n, p in PROFILES.items() if _is_made(p))}."
         )
-    for flag in ("model", "corpora"):
-        if getattr(args, flag) is not None:
+    for flag in ("model", "corpora", "keep_record"):
+        if getattr(args, flag):
             raise UnlearnError(
-                f"--{flag} is given, and the lab's models are made from nothing: leave it out."
+                f"--{flag.replace('_', '-')} is given, and the lab's models are made from nothing: "
+                "leave it out."
             )
     from unlearnlib.models import lab_checkpoint
     from unlearnlib.pretrain import LAB_MODELS
@@ -1646,6 +1745,7 @@ def _train_further(args: argparse.Namespace) -> Report:
             corpora=args.corpora,
             device=device,
             execution=Execution(progress=not args.quiet),
+            publish=not args.keep_record,
         )
         for name in names
     ]
@@ -1686,8 +1786,10 @@ def score_command(args: argparse.Namespace) -> Report:
     """Perplexity, accuracy and the attacks' scores of texts; AUCs of members and non-members."""
     from unlearnlib.corpus.files import read_documents
 
-    if not args.texts and args.members is None:
-        raise UnlearnError("there is nothing to score: give files, or --members and --non-members.")
+    if not args.texts and args.members is None and not args.tasks:
+        raise UnlearnError(
+            "there is nothing to score: give files, --members and --non-members, or --tasks."
+        )
     if (args.members is None) != (args.non_members is None):
         lacking = "--non-members" if args.non_members is None else "--members"
         raise UnlearnError(f"{lacking} is missing: membership inference compares two sets.")
@@ -1700,6 +1802,7 @@ def score_command(args: argparse.Namespace) -> Report:
     if args.members is not None:
         sets["members"] = read_documents(args.members, column=args.column)
         sets["non_members"] = read_documents(args.non_members, column=args.column)
+    tasks = _tasks(args)
 
     from unlearnlib.corpus.chunks import cut
     from unlearnlib.metrics import membership
@@ -1724,17 +1827,28 @@ def score_command(args: argparse.Namespace) -> Report:
     values: dict[str, Any] = {"model": args.model, "length": length, "out": out, "sets": {}}
     for name, each in scores.items():
         values["sets"][name] = {"documents": len(sets[name]), **_score_values(each)}
-    text = _columns(
-        ("score", *scores),
-        [
-            (key, *(values["sets"][name][key] for name in scores))
-            for key in ("documents", "chunks", "tokens", "perplexity", "accuracy")
-        ]
-        + [
-            (attack, *(values["sets"][name]["attacks"][attack] for name in scores))
-            for attack in next(iter(values["sets"].values()))["attacks"]
-        ],
+    text = (
+        ""
+        if not scores
+        else _columns(
+            ("score", *scores),
+            [
+                (key, *(values["sets"][name][key] for name in scores))
+                for key in ("documents", "chunks", "tokens", "perplexity", "accuracy")
+            ]
+            + [
+                (attack, *(values["sets"][name]["attacks"][attack] for name in scores))
+                for attack in next(iter(values["sets"].values()))["attacks"]
+            ],
+        )
     )
+    if tasks is not None:
+        from unlearnlib.card import task_score_rows
+        from unlearnlib.tasks import run_tasks
+
+        values["tasks"] = run_tasks(model, tokenizer, tasks, progress=not args.quiet)
+        rows = [(row[0], row[2]) for row in task_score_rows({}, values["tasks"])]
+        text += ("\n\n" if text else "") + _columns(("task", "score"), rows)
     if args.members is not None:
         values["membership"] = membership(scores["members"], scores["non_members"])
         rows = [(attack, *row.values()) for attack, row in values["membership"].items()]
@@ -1779,9 +1893,13 @@ def _score_values(scores: TokenScores) -> dict[str, Any]:
 
 def verify_command(args: argparse.Namespace) -> Report:
     """Pick published records at random, run them again, and compare."""
-    from unlearnlib.verify import Tolerance, as_row, pick, runs_to_verify, verify
+    from unlearnlib.verify import REMADE, Tolerance, as_row, pick, runs_to_verify, verify
 
     page = _file_to_write(args.report, "--report", args.force)
+    remade = None
+    if args.remade:
+        given = REMADE if args.tolerance is None else (args.tolerance, args.tolerance)
+        remade = Tolerance(*given)
     tolerance = Tolerance() if args.tolerance is None else Tolerance(args.tolerance, args.tolerance)
     domains, limits = _domains(args), _limits(args)
     records = runs_to_verify(_records_to_verify(args, domains), args.profile, domains)
@@ -1803,9 +1921,11 @@ def verify_command(args: argparse.Namespace) -> Report:
             device=device,
             precision=spec.precision,
             execution=_execution(args, progress=False),
+            base=spec.base,
         ),
         tolerance,
         progress=not args.quiet,
+        remade=remade,
     )
     rows = [as_row(c) for c in comparisons]
     agree = sum(row["agrees"] for row in rows)
@@ -1818,6 +1938,7 @@ def verify_command(args: argparse.Namespace) -> Report:
         "sample": len(rows),
         "seed": args.seed,
         "tolerance": dataclasses.asdict(tolerance),
+        "remade": sum(row["remade"] for row in rows),
         "agree": agree,
         "differ": len(rows) - agree,
         "largest": largest,
@@ -1832,7 +1953,7 @@ def verify_command(args: argparse.Namespace) -> Report:
                 row["domain"],
                 row["method"],
                 str(row["seed"]),
-                "agree" if row["agrees"] else "DIFFER",
+                ("agree" if row["agrees"] else "DIFFER") + (" (remade)" if row["remade"] else ""),
                 row["reason"] or row["metric"] or "",
                 row["published"],
                 row["repeated"],
@@ -1844,13 +1965,34 @@ def verify_command(args: argparse.Namespace) -> Report:
         f"{table}\n{agree} of {len(rows)} records agree (of {len(records)} in all); numbers may "
         f"differ by {tolerance.absolute:g} + {tolerance.relative:g} x the published one"
     )
+    if remade is not None and values["remade"]:
+        bases = {(c.record.model_hash[:12], c.base[:12]) for c in comparisons if c.base}
+        which = ", ".join(f"published {theirs}, here {ours}" for theirs, ours in sorted(bases))
+        text += (
+            f"\nTHE BASE DIFFERS in {values['remade']} of them: they were repeated on a vanilla "
+            f"that was trained here ({which}). Of these only metrics were compared, within "
+            f"{remade.absolute:g} + {remade.relative:g} x the published one: agreement says that "
+            "the recipe leads to the same numbers, not that the runs are the same"
+        )
+    elif (
+        any("another model" in row["reason"] for row in rows)
+        and get_profile(args.profile).continued
+    ):
+        text += (
+            "\nThe vanilla of this profile is trained, and another kind of machine trains it to "
+            "other bits: --remade compares with one that was trained here"
+        )
     if largest is not None:
         text += f"\nlargest difference: {largest['excess']:.2g} of what is allowed"
     if page is not None:
         from unlearnlib.report import verification
 
         whole = verification(
-            comparisons, tolerance, available=len(records), command=_verify_again(args)
+            comparisons,
+            tolerance,
+            available=len(records),
+            command=_verify_again(args),
+            remade=remade,
         )
         page.write_text(whole, encoding="utf-8")
         values["report"] = str(page)
@@ -1866,6 +2008,7 @@ def _verify_again(args: argparse.Namespace) -> str:
     for name in ("study", "sample", "seed", "tolerance"):
         if getattr(args, name) is not None:
             words += [f"--{name}", str(getattr(args, name))]
+    words += ["--remade"] if args.remade else []
     for name in args.domain or ():
         words += ["--domain", name]
     for limit in args.limit:

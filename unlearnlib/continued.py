@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from unlearnlib.corpus.chunks import Chunk, cut
@@ -48,6 +49,7 @@ from unlearnlib.store import provenance, write_file
 
 logger = logging.getLogger(__name__)
 
+TRAINING = "training.json"  # beside the weights, what `record_path` has
 SCORED = ("forget", "approximate", "retain", "general_evaluation")
 
 
@@ -98,6 +100,18 @@ def read_record(profile: str, name: str) -> dict[str, Any]:
             f"there is no record of {name!r} at profile {profile!r}: make the model with "
             f"`unlearn pretrain --profile {profile}`."
         ) from error
+
+
+def made_here(profile: str, name: str) -> dict[str, Any]:
+    """The record of making the weights that are on this machine; empty if there is none.
+
+    It lies beside them: the published record (`read_record`) may be of another machine's.
+    """
+    try:
+        path = continued_checkpoint(profile, name) / TRAINING
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
 
 
 def continued_checkpoint(profile: str, name: str, needed: bool = False) -> Path:
@@ -157,11 +171,13 @@ def train_further(
     recipe: Continuation | None = None,
     device: str = "cpu",
     execution: Execution | None = None,
+    publish: bool = True,
 ) -> dict[str, Any]:
     """Make vanilla or an oracle of a profile, save it, and return its record.
 
     `source` is the model to start from (by default the profile's). The oracles take the number of
-    epochs from vanilla's record, so vanilla comes first.
+    epochs from vanilla's record, so vanilla comes first. Without `publish` the published record,
+    of another machine maybe, stays what it is; ours lies beside the weights.
     """
     from unlearnlib.run import clipped, load_domain
 
@@ -169,7 +185,9 @@ def train_further(
     scale, recipe = get_profile(profile), recipe or Continuation()
     if name not in continued_names(profile):
         raise unknown("model", name, continued_names(profile))
-    epochs = recipe.most_epochs if name == "vanilla" else read_record(profile, "vanilla")["epochs"]
+    epochs = recipe.most_epochs
+    if name != "vanilla":
+        epochs = (made_here(profile, "vanilla") or read_record(profile, "vanilla"))["epochs"]
     source = source or scale.model
     tokenizer = load_tokenizer(source)
     data = {domain: load_domain(profile, domain, corpora) for domain in scale.domains}
@@ -226,6 +244,7 @@ def train_further(
         "base": scale.model,
         "base_hash": base,
         "recipe": asdict(recipe),
+        "autocast": execution.autocast,
         "parameters": parameter_count(model),
         "documents": len(documents),
         "data_hash": hash_documents(documents),
@@ -241,10 +260,12 @@ def train_further(
             device=device,
             command=f"unlearn pretrain --profile {profile} --only {name}",
             peak_memory_bytes=peak_memory_bytes(device),
+            float32_products=torch.get_float32_matmul_precision(),
         ),
     }
     save_model(model, tokenizer, continued_checkpoint(profile, name))
-    path = record_path(profile, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, (json.dumps(record, indent=1) + "\n").encode("utf-8"), replace=True)
+    text = (json.dumps(record, indent=1) + "\n").encode("utf-8")
+    write_file(continued_checkpoint(profile, name) / TRAINING, text, replace=True)
+    if publish:
+        write_file(record_path(profile, name), text, replace=True)
     return record

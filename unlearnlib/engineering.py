@@ -14,10 +14,21 @@ from typing import Any
 
 import pandas as pd
 
+from unlearnlib.cost import YI_6B_TOKENS
 from unlearnlib.errors import UnlearnError
 from unlearnlib.models import data_folder
-from unlearnlib.tables import METHOD_TITLES, SUPERSCRIPTS, method_title, number
+from unlearnlib.store import Record, read_parquet
+from unlearnlib.tables import (
+    METHOD_TITLES,
+    RELEASE_BATCH,
+    RELEASE_LENGTH,
+    SUPERSCRIPTS,
+    domain_title,
+    method_title,
+    number,
+)
 
+SECONDS_A_YEAR = 365.25 * 24 * 3600
 COMMANDS = {
     "speed-cpu": "python benchmarks/run.py --quick --out benchmarks/results/speed-cpu.json",
     "invariance": "python benchmarks/invariance.py benchmarks/results/invariance.json",
@@ -248,3 +259,74 @@ def kill_in_words(found: Mapping[str, Any]) -> str:
         if clean
         else "not everything came out as expected: see the table.**"
     )
+
+
+# --- throughput on a GPU -------------------------------------------------------------------------
+
+
+def throughputs(profile: str = "open") -> list[Record]:
+    """The published timings of `benchmarks/gpu_queue.py`; none if no GPU was there yet."""
+    path = data_folder() / "results" / f"{profile}-throughput.parquet"
+    return [r for r in read_parquet(path) if r.kind == "throughput"] if path.exists() else []
+
+
+def throughput_table(records: Iterable[Record]) -> pd.DataFrame:
+    """Per shape, method and recipe: tokens a second, share of a plain product's rate, memory."""
+    rows, index = [], []
+    for record in sorted(records, key=lambda r: [str(r.spec[n]) for n in _TIMED]):
+        spec, told = record.spec, record.provenance
+        index.append((spec["shape"], method_title(spec["method"]), spec["recipe"]))
+        rows.append(
+            {
+                "tokens per second": number(told["tokens_per_second"]),
+                "share of a plain product": f"{_share(record):.0%}",
+                "peak memory": _gigabytes(told.get("peak_memory_bytes")),
+                "chunks per update": f"2 × {spec['batch']} × {spec['length']:,}",
+                "device": told.get("accelerator") or told["device"],
+            }
+        )
+    names = ["shape", "method", "recipe"]
+    return pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(index, names=names))
+
+
+_TIMED = ("shape", "method", "recipe")
+
+
+def _share(record: Record) -> float:
+    """Model FLOPs utilisation against what a bfloat16 matrix product reaches on that machine."""
+    return float(
+        record.provenance["flops_per_second"] / record.provenance["product_flops_per_second"]
+    )
+
+
+def _gigabytes(size: float | None) -> str:
+    return "–" if size is None else f"{size / 1e9:.1f} GB"
+
+
+def throughput_in_words(records: Iterable[Record]) -> str:
+    """What the paper's updates take at the measured rate, and what retraining would, as Markdown.
+
+    At Yi-6B's shape, ours; an update is the release's: forget and as many retain chunks.
+    """
+    records = [r for r in records if r.spec["shape"] == "yi-6b" and r.spec["recipe"] == "ours"]
+    if not records:
+        return (
+            "*No GPU of that size was at hand yet: `python benchmarks/gpu_queue.py --only "
+            "'throughput*'` measures it.*"
+        )
+    said = []
+    for record in records:
+        rate = record.provenance["tokens_per_second"]
+        updates = ", ".join(
+            f"{number(2 * chunks * RELEASE_LENGTH / rate / 60)} minutes on {domain_title(domain)}"
+            for domain, chunks in RELEASE_BATCH.items()
+        )
+        said.append(
+            f"**{method_title(record.spec['method'])} goes over {number(rate)} tokens a second on "
+            f"one {record.provenance.get('accelerator') or record.provenance['device']}** "
+            f"({_share(record):.0%} of a plain bfloat16 product's rate): an update of the "
+            f"authors' release takes {updates}, and pre-training on "
+            f"{number(YI_6B_TOKENS)} tokens at that rate "
+            f"{number(YI_6B_TOKENS / rate / SECONDS_A_YEAR)} years."
+        )
+    return " ".join(said)

@@ -1,4 +1,7 @@
-"""A real model beside the lab's: tables and sentences for the chapter on SmolLM2."""
+"""A real model beside the lab's: tables and sentences for the chapter on SmolLM2.
+
+And the published model alone, where nobody outside knows what it was trained on.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from unlearnlib.metrics.membership import auc, bootstrap_auc
 from unlearnlib.store import Record
 from unlearnlib.sweeps import FORGET, GENERAL, KL
 from unlearnlib.tables import (
     BASELINE_TITLES,
+    baseline_record,
     baseline_value,
     domain_title,
     domains_of,
@@ -206,3 +212,122 @@ def cost_in_words(records: Iterable[Record]) -> str:
         f"{number(seconds / 60)} minutes in all on {', '.join(machines)} "
         f"({'/'.join(map(str, threads))} threads)."
     )
+
+
+# --- the model as it was published: membership unknown, no oracle --------------------------------
+
+
+def auc_with_interval(record: Record, attack: str = "loss") -> tuple[float, float, float]:
+    """(AUC, low, high): forget against approximate documents, 95 % by bootstrap over documents.
+
+    The scores of a document's chunks are averaged first: they are alike. NaN where the record has
+    no such scores, or some that are no numbers.
+    """
+    sides = []
+    for split in ("forget", "approximate"):
+        part = record.documents.get(split, {})
+        owned: dict[str, list[float]] = {}
+        for name, score in zip(part.get("id", ()), part.get(attack, ()), strict=False):
+            owned.setdefault(name.rpartition("#")[0], []).append(score)
+        sides.append(np.array([float(np.mean(scores)) for scores in owned.values()]))
+    if not all(len(side) and np.isfinite(side).all() for side in sides):
+        return math.nan, math.nan, math.nan
+    members, others = sides
+    return (auc(members, others), *bootstrap_auc(members, others))
+
+
+def published_table(
+    records: Sequence[Record],
+    baselines: Sequence[Record],
+    domain: str,
+    vanilla: tuple[Sequence[Record], Sequence[Record]] = ((), ()),
+) -> pd.DataFrame:
+    """The published model before and after each method, with intervals of the AUC.
+
+    `vanilla` are the records and baselines of the study `main`: the same doses on the model that
+    was shown the forget set; what they did to forget perplexity stands beside.
+    """
+    before = baseline_record(baselines, domain, "vanilla", records)
+    shown = [r for r in records if r.spec["domain"] == domain]
+    told = {} if before is None else {"as published": before}
+    told |= {method_title(r.spec["method"]): r for r in shown}
+    there = _rises(*vanilla, domain)
+    rows = {}
+    for title, record in told.items():
+        rise = math.nan if before is None else record.metrics[FORGET] / before.metrics[FORGET]
+        rows[title] = {
+            "forget perplexity": record.metrics[FORGET],
+            "approximate perplexity": record.metrics["approximate/perplexity"],
+            "general perplexity": record.metrics[GENERAL],
+            "last word, general": record.metrics.get("general/last_word_accuracy", math.nan),
+            "forget perplexity, times": rise,
+            "the same on vanilla": there.get(record.spec.get("method", ""), math.nan),
+            **{words: _interval(record, attack) for attack, words in ATTACKS.items()},
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def _rises(records: Sequence[Record], baselines: Sequence[Record], domain: str) -> dict[str, float]:
+    """Method -> forget perplexity as a multiple of vanilla's."""
+    return relative(records, baselines, domain, FORGET) if records else {}
+
+
+def _interval(record: Record, attack: str) -> str:
+    value, low, high = auc_with_interval(record, attack)
+    if math.isnan(value):
+        return "–"
+    return f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def published_in_words(
+    records: Sequence[Record], baselines: Sequence[Record], domain: str, attack: str = "loss"
+) -> str:
+    """What the protocol says of a model whose training data is not known, as Markdown."""
+    before = baseline_record(baselines, domain, "vanilla", records)
+    if before is None:
+        return ""
+    value, low, high = auc_with_interval(before, attack)
+    target, forget = before.metrics["approximate/perplexity"], before.metrics[FORGET]
+    found = f"{number(value)} [{number(low)}, {number(high)}]"
+    if math.isnan(value):
+        opening = ""
+    elif low <= 0.5 <= high:
+        opening = (
+            f"**Before, the AUC of the loss is {found}: the attack does not tell the forget set "
+            "from texts held out.** That is how a model looks that has seen neither, and one that "
+            "has seen both. "
+        )
+    else:
+        opening = (
+            f"**Before, the AUC of the loss is {found}, and chance is outside.** Either the model "
+            "saw more of the forget set, or the two sets differ in kind; nothing here can say "
+            "which. "
+        )
+    said = (
+        f"The protocol's target is a forget perplexity of {number(target)}; it is {number(forget)} "
+        f"before anything is done, {number(forget / target)} times the target. Whether the target "
+        "is the truth, only a model trained without the forget set could say, and there is none."
+    )
+    below: list[str] = []
+    near: list[str] = []
+    far: list[str] = []
+    for record in records:
+        if record.spec["domain"] != domain:
+            continue
+        title = method_title(record.spec["method"])
+        after, _, top = auc_with_interval(record, attack)
+        if not math.isnan(after) and top < 0.5:
+            below.append(f"{title} ({number(after)})")
+        ratio = record.metrics[FORGET] / target
+        (near if 0.8 <= ratio <= 1.25 else far).append(f"{title} ({number(ratio)})")
+    if below:
+        said += (
+            " Over-unlearning shows even so: the interval of the AUC lies below chance after "
+            f"{', '.join(below)}: these texts now look less like training data than texts that "
+            "were never seen."
+        )
+    elif near or far:
+        said += " After no method does the interval of the AUC lie below chance."
+    if far:
+        said += f" Forget perplexity ends off the target by more than a quarter: {', '.join(far)}."
+    return opening + said

@@ -127,10 +127,12 @@ def verification(
     *,
     available: int,
     command: str = "",
+    remade: Tolerance | None = None,
 ) -> str:
     """The report of `unlearn verify` as HTML: the verdict first, then every run, number by number.
 
-    available  how many records the comparisons were picked from; command  what repeats it all
+    available  how many records the comparisons were picked from; command  what repeats it all;
+    remade  what is allowed where the repetition started from a model that was trained here
     """
     differing = sum(not c.agrees for c in comparisons)
     compared = sum(len(c.differences) for c in comparisons)
@@ -143,6 +145,7 @@ def verification(
         f"<p>{len(comparisons)} of {available:,} published runs were repeated and {compared:,} "
         "numbers compared. A repeated number agrees if it is within "
         f"{tolerance.absolute:g} + {tolerance.relative:g} × |published| of the published one.</p>",
+        _bases(comparisons, remade),
         f"<pre><code>{_text(command)}</code></pre>" if command else "",
         "<h2>What was repeated</h2>",
         _table(
@@ -154,9 +157,27 @@ def verification(
         "order: small differences are expected where the columns differ.</p>",
         _places(comparisons),
         "<h2>Number by number</h2>",
-        *(_one(number, c, tolerance) for number, c in enumerate(comparisons, 1)),
+        *(
+            _one(number, c, remade if c.base and remade else tolerance)
+            for number, c in enumerate(comparisons, 1)
+        ),
     ]
     return _document("Published and repeated: report", "".join(parts))
+
+
+def _bases(comparisons: Sequence[Comparison], remade: Tolerance | None) -> str:
+    """A warning where repetitions started from another model than the published runs."""
+    others = [c for c in comparisons if c.base]
+    if not others or remade is None:
+        return ""
+    pairs = sorted({(c.record.model_hash[:12], c.base[:12]) for c in others})
+    which = "; ".join(f"published {_text(theirs)}, here {_text(ours)}" for theirs, ours in pairs)
+    return (
+        f"<p><strong>The base differs in {len(others)} of them</strong>: they were repeated on a "
+        f"model that was trained here ({which}). Of these only metrics were compared, within "
+        f"{remade.absolute:g} + {remade.relative:g} × |published|: agreement says that the recipe "
+        "leads to the same numbers, not that the runs are the same.</p>"
+    )
 
 
 def _text(value: object) -> str:

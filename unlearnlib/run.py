@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from unlearnlib import cost, lora
-from unlearnlib.corpus.chunks import Chunk, cut
+from unlearnlib.corpus.chunks import Chunk, cut, last_word
 from unlearnlib.corpus.documents import Document, DomainData, clip
 from unlearnlib.engine import (
     Checkpoint,
@@ -32,7 +32,7 @@ from unlearnlib.engine import (
 )
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.methods import Method, Term, get_method
-from unlearnlib.metrics import attack_scores, cloze, mean_kl, summarise
+from unlearnlib.metrics import attack_scores, cloze, last_word_accuracy, mean_kl, summarise
 from unlearnlib.metrics.membership import auc, min_k
 from unlearnlib.metrics.perplexity import perplexity
 from unlearnlib.metrics.scores import TokenScores
@@ -127,6 +127,7 @@ class Bench:
         self._chunks: dict[tuple[str, int], list[Chunk]] = {}
         self._cloze: dict[tuple[str, int | None], tuple[list[Chunk], np.ndarray]] = {}
         self._references: dict[int, Reference] = {}
+        self._last_words: dict[tuple[tuple[int, ...], int], tuple[int, int]] = {}
 
     def chunks(self, split: str, length: int | None = None) -> list[Chunk]:
         """The chunks of one of `SPLITS`."""
@@ -154,6 +155,15 @@ class Bench:
             "general": self.chunks("general_evaluation", length),
         }
         return {name: chunks for name, chunks in sets.items() if chunks}
+
+    def last_words(self, chunks: Sequence[Chunk]) -> np.ndarray:
+        """(C, 2) targets of each chunk's last word, as `last_word_accuracy` takes them."""
+        for chunk in chunks:
+            key = chunk.tokens, chunk.context
+            if key not in self._last_words:
+                self._last_words[key] = last_word(chunk, self.tokenizer) or (-1, -1)
+        found = [self._last_words[chunk.tokens, chunk.context] for chunk in chunks]
+        return np.array(found, dtype=np.int64).reshape(-1, 2)
 
     def questions(self, split: str, limit: int | None = None) -> tuple[list[Chunk], np.ndarray]:
         """Cloze chunks of the facts in the documents of `questioned`."""
@@ -205,6 +215,9 @@ def evaluate(
         numbers.get("general"),
         prefix=bench.prefix,
     )
+    for split, chunks in bench.evaluated(spec).items():
+        ends = bench.last_words(chunks)
+        metrics[f"{split}/last_word_accuracy"] = last_word_accuracy(numbers[split], ends)
     for split in ("forget", "approximate"):
         limit = spec.forget_size if spec and split == "forget" else None
         chunks, starts = bench.questions(split, limit)
@@ -556,11 +569,22 @@ def sources(
     model: str | Path | None = None,
     oracle: str | Path | None = None,
     own: bool = False,
+    base: str = "vanilla",
 ) -> tuple[str | Path, str | Path | None]:
-    """Where a bench's model and oracle come from; `own` says that the documents are a user's."""
+    """Where a bench's model and oracle come from; `own` says that the documents are a user's.
+
+    `base` is a spec's: "published" is the model that a profile's vanilla was trained further from.
+    """
     from unlearnlib.continued import continued_checkpoint
 
     scale = get_profile(profile)
+    if base == "published":
+        if not scale.continued:
+            raise UnlearnError(
+                f"base is {base!r}, and the model of profile {profile!r} was not trained further: "
+                "leave base at 'vanilla', or take the profile open or open_cpu."
+            )
+        return model or scale.model, oracle
     if model is None and scale.continued and not own:
         return (
             continued_checkpoint(profile, "vanilla", needed=True),
@@ -583,17 +607,21 @@ def open_bench(
     data: DomainData | None = None,
     length: int | None = None,
     device: str = "cpu",
-    precision: str = "float32",
+    precision: str | None = None,
     execution: Execution | None = None,
+    base: str = "vanilla",
 ) -> Bench:
     """Load a profile's model, tokenizer, data and (where there is one) oracle.
 
-    A `model` of one's own has no oracle but the one given with it.
+    `precision` is by default that of the profile's studies.
+    A `model` of one's own has no oracle but the one given with it; nor has the published model
+    (`base`, of a spec).
     """
     scale = get_profile(profile)
     own = data is not None
+    precision = precision or scale.precision
     data = data or load_domain(profile, domain, folder, limits)
-    source, retrained = sources(profile, domain, model, oracle, own)
+    source, retrained = sources(profile, domain, model, oracle, own, base)
     vanilla, tokenizer = load_model(source, precision, device), load_tokenizer(source)
     if not own:
         data = clipped(profile, data, tokenizer)

@@ -25,7 +25,8 @@ PRECISIONS = ("float32", "float64", "bfloat16")
 OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw_8bit")
 # Fields that came after records were published: at their defaults they are left out of a spec's
 # dictionary, and so of keys, which stay what they were.
-LATER_FIELDS = ("requests", "optimizer", "lora_rank", "lora_alpha")
+LATER_FIELDS = ("requests", "optimizer", "lora_rank", "lora_alpha", "base")
+BASES = ("vanilla", "published")
 DOMAINS = ("arxiv", "github", "books")
 YOURS = "yours"  # the domain of a user's own documents
 
@@ -47,6 +48,7 @@ class Profile:
     updates     per run of a study
     rates       learning rates of the study `rates`, which chooses the settings
     tuning_seed of that study
+    precision   of the studies' runs
     """
 
     name: str
@@ -62,6 +64,7 @@ class Profile:
     seeds: tuple[int, ...] = (0, 1, 2)
     updates: int = 12
     rates: tuple[float, ...] = (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
+    precision: str = "float32"
     tuning_seed: int = 100  # the settings are chosen on a seed that the main study does not use
 
 
@@ -82,7 +85,9 @@ PROFILES: dict[str, Profile] = {
         64,
         "SmolLM2-135M, trained further on public texts at pinned commits; one GPU",
         continued=True,
-        rates=(1e-5, 2e-5, 4e-5, 6e-5, 1e-4),
+        rates=(2e-5, 4e-5, 8e-5),
+        # A run is then seconds on one GPU, and all studies fit into half an hour.
+        precision="bfloat16",
     ),
     "open_cpu": Profile(
         "open_cpu",
@@ -179,6 +184,8 @@ class RunSpec:
     lora_alpha        an adapter's product is weighted by lora_alpha / lora_rank. None: twice the
                       rank, so that another rank changes what can be learnt and not the size of
                       a step
+    base              which of a profile's models is unlearned: "vanilla", or "published", the model
+                      that vanilla was trained further from (it has no oracle)
     """
 
     profile: str = "lab"
@@ -202,6 +209,7 @@ class RunSpec:
     optimizer: str = "adamw"
     lora_rank: int = 0
     lora_alpha: float | None = None
+    base: str = "vanilla"
 
     def __post_init__(self) -> None:
         kinds = typing.get_type_hints(type(self))
@@ -222,6 +230,7 @@ class RunSpec:
             ("label_alignment", self.label_alignment, ALIGNMENTS),
             ("precision", self.precision, PRECISIONS),
             ("optimizer", self.optimizer, OPTIMIZERS),
+            ("base", self.base, BASES),
         ):
             if word not in valid:
                 raise unknown(name, word, valid)

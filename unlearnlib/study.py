@@ -66,27 +66,39 @@ Grid = Callable[[str, str], Specs]
 
 @dataclass(frozen=True)
 class Study:
-    """A named grid: `runs(profile, domain)` are its specs for one domain."""
+    """A named grid: `runs(profile, domain)` are its specs for one domain.
+
+    base   which model all of its runs unlearn (see `RunSpec`)
+    """
 
     name: str
     about: str
     runs: Grid
+    base: str = "vanilla"
 
 
 def _rates(profile: str, domain: str) -> Specs:
     scale = get_profile(profile)
     return [
-        RunSpec(profile, domain, method, rate, scale.updates, BATCH, seed=scale.tuning_seed)
+        RunSpec(
+            profile,
+            domain,
+            method,
+            rate,
+            scale.updates,
+            BATCH,
+            seed=scale.tuning_seed,
+            precision=scale.precision,
+        )
         for method in PAPER_METHODS
         for rate in scale.rates
     ]
 
 
 def _chosen(profile: str, domain: str, method: str, seed: int, **more: Any) -> RunSpec:
-    updates = get_profile(profile).updates
-    return RunSpec(profile, domain, method, updates=updates, batch_size=BATCH, seed=seed).replace(
-        **settings(profile, domain, method), **more
-    )
+    scale = get_profile(profile)
+    spec = RunSpec(profile, domain, method, updates=scale.updates, batch_size=BATCH, seed=seed)
+    return spec.replace(precision=scale.precision, **settings(profile, domain, method), **more)
 
 
 def _main(profile: str, domain: str) -> Specs:
@@ -121,7 +133,17 @@ def _region_seeds(profile: str, domain: str) -> Specs:
 
 def _region(profile: str, domain: str, seed: int) -> Specs:
     return [
-        RunSpec(profile, domain, method, rate, 24, BATCH, seed=seed, probe_every=3)
+        RunSpec(
+            profile,
+            domain,
+            method,
+            rate,
+            24,
+            BATCH,
+            seed=seed,
+            probe_every=3,
+            precision=get_profile(profile).precision,
+        )
         for method in PAPER_METHODS
         for rate in REGION_RATES
     ]
@@ -178,6 +200,16 @@ def _sequential(profile: str, domain: str) -> Specs:
     ]
 
 
+def _published(profile: str, domain: str) -> Specs:
+    """The chosen settings, on a model whose training data nobody outside knows.
+
+    They were chosen for vanilla: the same dose, on a model that was never shown the forget set
+    again, is what tells apart what unlearning does from what there was to unlearn.
+    """
+    seed = get_profile(profile).seeds[0]
+    return [_chosen(profile, domain, method, seed, base="published") for method in PAPER_METHODS]
+
+
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
@@ -194,6 +226,12 @@ STUDIES: dict[str, Study] = {
         Study("batch_size", "documents per update", _batch_size),
         Study("sequential", "one request after another against all at once", _sequential),
         Study("schedule", "shape of the learning rate, with and without warm-up", _schedule),
+        Study(
+            "published",
+            "the published model itself: membership unknown, no oracle",
+            _published,
+            base="published",
+        ),
     )
 }
 
@@ -287,22 +325,24 @@ def open_library(store: Store | None = None, fresh: bool = False) -> Library:
     return Library([] if fresh else published_files(), store)
 
 
-def baseline_key(bench: Bench, profile: str, which: str) -> str:
+def baseline_key(bench: Bench, profile: str, which: str, base: str = "vanilla") -> str:
     """The key of the scores of vanilla or of the oracle on a bench's data."""
-    return run_key(_baseline_spec(bench, profile, which), bench.data_hash, bench.model_hash)
+    return run_key(_baseline_spec(bench, profile, which, base), bench.data_hash, bench.model_hash)
 
 
-def _baseline_spec(bench: Bench, profile: str, which: str) -> dict[str, Any]:
+def _baseline_spec(bench: Bench, profile: str, which: str, base: str) -> dict[str, Any]:
     if which not in BASELINES:
         raise unknown("baseline", which, BASELINES)
-    return {"profile": profile, "domain": bench.data.domain, "baseline": which, "seed": 0}
+    spec = {"profile": profile, "domain": bench.data.domain, "baseline": which, "seed": 0}
+    return spec if base == "vanilla" else spec | {"base": base}
 
 
-def baseline(bench: Bench, profile: str, which: str) -> Record:
+def baseline(bench: Bench, profile: str, which: str, base: str = "vanilla") -> Record:
     """Vanilla's or the oracle's own scores, as a record of kind "score".
 
     The vanilla model's distance to the oracle is in its metrics; the oracle's own is 0. Its key
-    holds vanilla's hash on both sides: the oracle is the reference of that vanilla.
+    holds vanilla's hash on both sides: the oracle is the reference of that vanilla. Where `base`
+    is "published", that model stands in vanilla's place.
     """
     started = time.time()
     model = bench.model if which == "vanilla" else bench.oracle
@@ -313,10 +353,10 @@ def baseline(bench: Bench, profile: str, which: str) -> Record:
         )
     metrics, documents, _ = evaluate(bench, model)
     return Record(
-        key=baseline_key(bench, profile, which),
+        key=baseline_key(bench, profile, which, base),
         kind="score",
         status="done",
-        spec=_baseline_spec(bench, profile, which),
+        spec=_baseline_spec(bench, profile, which, base),
         data_hash=bench.data_hash,
         model_hash=bench.model_hash,
         metrics=metrics,
@@ -324,7 +364,7 @@ def baseline(bench: Bench, profile: str, which: str) -> Record:
         provenance=provenance(
             started=datetime.fromtimestamp(started, UTC),
             seconds=time.time() - started,
-            device="cpu",
+            device=str(next(model.parameters()).device),
             command=f"unlearn study main --profile {profile} --domain {bench.data.domain}",
         ),
     )
@@ -397,7 +437,7 @@ def run_study(
     study = get_study(name)
     store = store or default_store()
     library = open_library(store, fresh)
-    open_one = benches or (lambda p, d: open_bench(p, d))
+    open_one = benches or (lambda p, d: open_bench(p, d, base=study.base))
     records: list[Record] = []
     baselines: list[Record] = []
     grid: list[tuple[RunSpec, str | None]] = []  # and the run's key, where its bench was opened
@@ -422,7 +462,11 @@ def run_study(
             if wanted == "oracle" and bench.oracle is None:
                 continue
             is_run = isinstance(wanted, RunSpec)
-            key = key_of(bench, wanted) if is_run else baseline_key(bench, profile, wanted)
+            key = (
+                key_of(bench, wanted)
+                if is_run
+                else baseline_key(bench, profile, wanted, study.base)
+            )
             if key not in library:
                 with store.claim(key) as ours:
                     if not ours:
@@ -432,7 +476,7 @@ def run_study(
                         store.put(
                             execute(bench, wanted)[1]
                             if is_run
-                            else baseline(bench, profile, wanted)
+                            else baseline(bench, profile, wanted, study.base)
                         )
                         computed += 1
             (records if is_run else baselines).append(library.get(key))
@@ -465,7 +509,8 @@ def load_study(
     Records are matched by their spec, so a reader needs neither model nor torch time. Raises
     UnlearnError if there is none at all.
     """
-    result = _matching(_specs(name, profile, domains), profile, domains, store)
+    base = get_study(name).base
+    result = _matching(_specs(name, profile, domains), profile, domains, store, base)
     if not result.records:
         raise UnlearnError(
             f"there is no record of study {name!r} at profile {profile!r}: run "
@@ -483,13 +528,13 @@ def at_hand(
 
     Nor is it that a study's settings have not been chosen at a profile yet.
     """
-    get_study(name)
+    base = get_study(name).base
     try:
         specs = _specs(name, profile, domains)
     except UnlearnError as error:
         logger.warning("%s", error)
         specs = []
-    return _matching(specs, profile, domains, store)
+    return _matching(specs, profile, domains, store, base)
 
 
 def _specs(name: str, profile: str, domains: Sequence[str]) -> Specs:
@@ -497,7 +542,11 @@ def _specs(name: str, profile: str, domains: Sequence[str]) -> Specs:
 
 
 def _matching(
-    specs: Specs, profile: str, domains: Sequence[str], store: Store | None
+    specs: Specs,
+    profile: str,
+    domains: Sequence[str],
+    store: Store | None,
+    base: str = "vanilla",
 ) -> StudyResult:
     """The records of some specs, in their order, and the baselines of the domains.
 
@@ -516,6 +565,7 @@ def _matching(
             record.kind == "score"
             and record.spec.get("profile") == profile
             and record.spec["domain"] in domains
+            and record.spec.get("base", "vanilla") == base
         ):
             baselines.setdefault(json.dumps(record.spec, sort_keys=True), record)
     return StudyResult(
@@ -537,6 +587,49 @@ def state_in_words(name: str, profile: str, result: StudyResult) -> str:
             f"what follows is of those. {command} computes the others.*"
         )
     return ""
+
+
+def publish_records(profile: str, records: Iterable[Record]) -> dict[str, int]:
+    """Publish records that were computed elsewhere, each under every study that it belongs to.
+
+    No model is needed: a record belongs to a study if its spec is in the study's grid. Of a study
+    and a domain only records of one starting model are published, that of most of them: a model
+    that was trained again may be another one. Returns study -> records published.
+    """
+    records = list(records)
+    folder = data_folder() / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    counts: dict[str, int] = {}
+    models: set[str] = set()
+    for name, study in STUDIES.items():
+        chosen: list[Record] = []
+        for domain in get_profile(profile).domains:
+            try:
+                specs = [spec.as_dict() for spec in study.runs(profile, domain)]
+            except UnlearnError:
+                continue  # its settings have not been chosen
+            found = [r for r in records if r.kind == "run" and r.spec in specs]
+            hashes = [r.model_hash for r in found]
+            most = max(hashes, key=hashes.count, default="")
+            chosen += [r for r in found if r.model_hash == most]
+            if left := len(found) - hashes.count(most):
+                logger.warning(
+                    "%d records of study %s on %s are of another model and are left out",
+                    left, name, domain,
+                )  # fmt: skip
+        if chosen:
+            counts[name] = len(chosen)
+            models |= {r.model_hash for r in chosen}
+            _merge(folder / f"{profile}-{name}.parquet", chosen)
+    baselines = [
+        r
+        for r in records
+        if r.kind == "score" and r.spec.get("profile") == profile and r.model_hash in models
+    ]
+    if baselines:
+        counts["baselines"] = len(baselines)
+        _merge(folder / f"{profile}-baselines.parquet", baselines)
+    return counts
 
 
 def publish(name: str, profile: str, result: StudyResult) -> Path:

@@ -9,6 +9,8 @@ whole update.
 
 from __future__ import annotations
 
+import itertools
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -76,14 +78,59 @@ def cut(
     return chunks
 
 
+# A word that is all there, at the end of a text that may have been cut anywhere: something of what
+# follows a word was still there.
+_ENDED = re.compile(r"[.,;:!?…][)\]\"'’”»]*$")
+
+
+def last_word(chunk: Chunk, tokenizer: Any) -> tuple[int, int] | None:
+    """Where the last whole word of a chunk stands: its first target, and the one after its last.
+
+    Words are split on white space, and punctuation around them is no part of them. Where a chunk
+    ends in the middle of a document its last word may be cut; one counts as whole if white space
+    follows it, or if it ends in a punctuation mark. The word's tokens are those that share a
+    character with it. None if no word is whole, or if its first token is given and not predicted.
+    """
+    for width in (16, 64, len(chunk.tokens)):
+        tail = chunk.tokens[-width:]
+        start = len(chunk.tokens) - len(tail)
+        shown = [
+            tokenizer.decode(
+                tail[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            for count in range(len(tail) + 1)
+        ]
+        # Where each token begins, in whole letters: bytes of half a letter belong to its place.
+        begins = list(itertools.accumulate((len(s.rstrip("\ufffd")) for s in shown), max))
+        special = set(tokenizer.all_special_ids)
+        for word in reversed(list(re.finditer(r"\S+", shown[-1]))):
+            core = re.search(r"\w(?:.*\w)?", word[0])
+            whole = word.end() < len(shown[-1]) or _ENDED.search(word[0])
+            if core is None or not whole:
+                continue
+            if word.start() == 0 and start > 0:
+                break  # it may begin before the tail
+            first, stop = word.start() + core.start(), word.start() + core.end()
+            covered = [
+                t
+                for t, token in enumerate(tail)
+                if token not in special
+                and begins[t] < stop
+                and next((b for b in begins[t:] if b > begins[t]), len(shown[-1])) > first
+            ]
+            span = start + covered[0] - chunk.context, start + covered[-1] + 1 - chunk.context
+            return span if span[0] >= 0 else None
+    return None
+
+
 def pack(chunks: Sequence[Chunk], max_tokens: int, max_chunks: int) -> list[list[int]]:
     """Micro-batches of chunk indices: like lengths together, at most `max_tokens` padded tokens.
 
     Of all ways to divide the chunks, sorted by length, the one with the fewest padded tokens, where
-    beginning a micro-batch counts as much as `max_tokens` / 32 of them. (Filling each in turn put a
-    short chunk beside a long one wherever there was room: up to 40 % more tokens on a few documents
-    of mixed lengths.) A chunk longer than `max_tokens` gets a micro-batch of its own. Longest first,
-    so that a machine too small for the work says so at once.
+    beginning a micro-batch counts as much as `max_tokens` / 32 of them. (Filling each in turn would
+    pad a short chunk to a long one wherever there is room: up to 40 % more tokens on a few
+    documents of mixed lengths.) A chunk longer than `max_tokens` gets a micro-batch of its own.
+    Longest first, so that a machine too small for the work says so at once.
     """
     order = sorted(range(len(chunks)), key=lambda i: (-len(chunks[i].tokens), i))
     widths = np.array([len(chunks[i].tokens) for i in order], dtype=np.int64)

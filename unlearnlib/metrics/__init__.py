@@ -31,10 +31,14 @@ from unlearnlib.metrics.perplexity import (
     perplexity,
 )
 from unlearnlib.metrics.scores import TokenScores
-from unlearnlib.metrics.utility import cloze, last_token_accuracy
+from unlearnlib.metrics.utility import cloze, last_token_accuracy, last_word_accuracy
+
+# Metrics that came after records were published: a record that lacks one says nothing about it.
+LATER = ("last_word_accuracy",)
 
 __all__ = [
     "KS",
+    "LATER",
     "TokenScores",
     "accuracy",
     "attack_scores",
@@ -47,6 +51,7 @@ __all__ = [
     "extractable_share",
     "extraction",
     "last_token_accuracy",
+    "last_word_accuracy",
     "longest_verbatim_run",
     "loss_score",
     "mean_kl",

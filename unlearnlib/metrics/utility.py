@@ -1,4 +1,4 @@
-"""What a model still knows: cloze questions, and predicting the last token of a text.
+"""What a model still knows: cloze questions, and predicting the last word of a text.
 
 A cloze question is scored as `options` chunks, one per possible answer: the tokens of
 prompt + option. Option 0 is the right one, the others are wrong answers of the same kind.
@@ -72,10 +72,41 @@ def cloze(scores: TokenScores, answer_starts: np.ndarray, options: int) -> dict[
     }
 
 
+def last_word_accuracy(scores: TokenScores, words: np.ndarray) -> float:
+    """Share of texts whose last word the model predicts greedily given all before it.
+
+    words   (C, 2) ints: first target of each chunk's last word and the one after its last; a
+            negative first one says that the chunk has no such word, and it is left out
+
+    As in LAMBADA (Paperno et al., 2016, arXiv:1606.06031) the word counts as predicted if greedy
+    decoding gives its tokens; whether the model would end the word there is not asked. By the
+    argument at the head of `extraction.py` that is so exactly if `top1` holds for all of them.
+    Unlike LAMBADA's, the passages are not chosen so that people can guess the word: compare a
+    model with another one, not with published figures. Which tokens a word has, `chunks.last_word`
+    says. NaN without a word.
+    """
+    spans = np.asarray(words, dtype=np.int64).reshape(-1, 2)
+    if len(spans) != len(scores):
+        raise UnlearnError(
+            f"there are {len(spans)} words for {len(scores)} chunks: give one pair for each chunk."
+        )
+    asked = np.flatnonzero(spans[:, 0] >= 0)
+    bad = asked[(spans[asked, 1] > scores.lengths[asked]) | (spans[asked, 1] <= spans[asked, 0])]
+    if len(bad):
+        first, stop = spans[bad[0]].tolist()
+        raise UnlearnError(
+            f"the last word of chunk {scores.ids[bad[0]]!r} is targets {first} to {stop}, but the "
+            f"chunk has {scores.lengths[bad[0]]}: give targets of the chunk."
+        )
+    right = [bool(scores.top1[scores.offsets[i] :][slice(*spans[i])].all()) for i in asked]
+    return float(np.mean(right)) if right else float("nan")
+
+
 def last_token_accuracy(scores: TokenScores) -> float:
     """Share of chunks whose last target was the model's most likely token; NaN without chunks.
 
-    A proxy for last-word prediction: the token is judged with all of the chunk as its context.
+    A proxy for `last_word_accuracy` that needs no words: the token is judged with all of the chunk
+    as its context.
     """
     last = scores.offsets[1:][scores.lengths > 0] - 1
     return float(scores.top1[last].mean()) if len(last) else float("nan")

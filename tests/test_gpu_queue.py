@@ -1,0 +1,168 @@
+"""The queue of GPU jobs, all of it in small on a CPU: resumed, trained otherwise, published.
+
+.venv/bin/python -m pytest -q tests/test_gpu_queue.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unlearnlib import continued, study
+from unlearnlib.continued import Continuation
+from unlearnlib.models import data_folder
+from unlearnlib.spec import PROFILES
+from unlearnlib.store import Store, read_parquet
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def queue() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        import gpu_queue
+
+        yield gpu_queue
+    PROFILES.pop("tiny", None)
+
+
+class Machine:
+    """A bare machine: a cache and a data folder of its own."""
+
+    def __init__(self, queue: Any, folder: Path) -> None:
+        self.queue, self.folder = queue, folder
+
+    def call(
+        self,
+        resume: Path | None = None,
+        only: str = "*",
+        mixed: bool = False,
+        seconds: float = 900,
+        patient: bool = True,
+    ) -> tuple[Any, list[dict[str, Any]], Path]:
+        """One call: the desk, the lines that it printed, and its OUT."""
+        out = self.folder / "out"
+        with pytest.MonkeyPatch.context() as patch, self.queue.data_at(self.folder / "work"):
+            patch.setenv("UNLEARN_CACHE", str(self.folder / "cache"))
+            lines: list[dict[str, Any]] = []
+            patch.setattr(
+                self.queue, "print", lambda text, **_: lines.append(json.loads(text)), raising=False
+            )
+            desk = self.queue.Desk(
+                "tiny", Store(self.folder / "store"), out, self.model(), None, mixed, patient
+            )
+            if resume is not None:
+                desk.resume(resume)
+            self.queue.work(desk, seconds, only)
+        return desk, lines, out
+
+    def model(self) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("UNLEARN_DATA", raising=False)  # the lab's tokenizer
+            return str(self.queue.tiny_profile(self.folder / "model"))
+
+
+@pytest.fixture(scope="module")
+def whole(queue: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
+    """All jobs on one machine."""
+    return Machine(queue, tmp_path_factory.mktemp("whole")).call()  # type: ignore[return-value]
+
+
+def jobs(lines: list[dict[str, Any]]) -> list[str]:
+    return [line["job"] for line in lines if "job" in line]
+
+
+def test_every_job_works_and_what_is_left_is_two_files(whole: tuple[Any, Any, Path]) -> None:
+    desk, lines, out = whole
+    assert lines[-1]["failed"] == 0 and lines[-1]["no_time_for"] == 0
+    assert not [line for line in lines if "error" in line or "waits" in line]
+    assert sorted(p.name for p in out.iterdir()) == ["records.parquet", "state.json"]
+    records = read_parquet(out / "records.parquet")
+    assert {r.key for r in records} == set(desk.records)
+    kinds = [r.kind for r in records]
+    assert kinds.count("throughput") == 4 and kinds.count("score") == 3
+    of = {r.spec["recipe"] for r in records if r.kind == "throughput"}
+    assert of == {"ours", "plain"}
+    stages = {job.rpartition("-")[0].partition("-")[0] for job in jobs(lines)}
+    assert {"rates", "main", "published", "trajectory", "robust_region", "tune"} <= stages
+    state = json.loads((out / "state.json").read_text())
+    assert state["verify"] and all(row["agrees"] for row in state["verify"])
+    assert set(state["continued"]) == {"vanilla", "oracle-books"}
+
+
+def test_the_most_valuable_records_come_first(whole: tuple[Any, Any, Path]) -> None:
+    done = jobs(whole[1])
+    order = ["throughput", "plain", "models", "rates", "main", "published", "robust_region", "tune"]
+    first = [next(i for i, job in enumerate(done) if job.startswith(word)) for word in order]
+    assert first == sorted(first)
+
+
+def test_a_bare_machine_makes_the_models_again_and_goes_on(
+    queue: Any, whole: tuple[Any, Any, Path], tmp_path: Path
+) -> None:
+    desk, lines, _ = Machine(queue, tmp_path).call(resume=whole[2])
+    again = [job for job in jobs(lines) if not job.startswith("choose")]
+    assert again == ["models"] and desk.same_bits
+    assert set(desk.records) == set(whole[0].records)
+    # Even where it is not told to make the models first.
+    _, lines, _ = Machine(queue, tmp_path / "bare").call(resume=whole[2], only="main-books-ga-0")
+    assert [line.get("there") for line in lines if "job" in line] == [True]
+
+
+def test_models_that_come_out_otherwise_are_told_and_their_runs_are_made_anew(
+    queue: Any, whole: tuple[Any, Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "TINY_RECIPE", lambda: Continuation(4, 2e-3, most_epochs=1))
+    machine = Machine(queue, tmp_path)
+    _, lines, out = machine.call(resume=whole[2], only="[mrb]*")  # models, rates, main, ...
+    (told,) = (line for line in lines if line.get("job") == "models")
+    old = whole[0].state["continued"]["vanilla"]["model_hash"]
+    assert told["vanilla"]["differs_from"] == old and not lines[-1]["same_models_as_resumed"]
+    assert sum(job.startswith("rates-") for job in jobs(lines)) == 7
+    assert not [job for job in jobs(lines) if job.startswith("published")]
+    # Published are, of each study, the records of one model: here that with more of them.
+    data = tmp_path / "data"
+    with queue.data_at(data):
+        queue.publish(out, "tiny")
+        for name in ("rates", "main"):
+            found = read_parquet(data / "results" / f"tiny-{name}.parquet")
+            assert len(found) == 7 and len({r.model_hash for r in found}) == 1
+    # Where somebody says that they count, nothing is made anew.
+    more = tmp_path / "mixed"
+    _, lines, _ = Machine(queue, more).call(resume=whole[2], only="rates*", mixed=True)
+    assert [job for job in jobs(lines) if job.startswith("rates-")] == []
+
+
+def test_a_job_that_does_not_fit_is_not_begun(queue: Any, tmp_path: Path) -> None:
+    desk, lines, _ = Machine(queue, tmp_path).call(seconds=5, patient=False, only="m*")
+    assert not desk.records and lines[-1]["did"] == 0 and lines[-1]["no_time_for"] > 0
+
+
+def test_what_a_call_left_is_published_by_study(
+    queue: Any, whole: tuple[Any, Any, Path], tmp_path: Path
+) -> None:
+    with queue.data_at(tmp_path):
+        told = queue.publish(whole[2], "tiny")
+        assert told["throughput"] == 4 and told["published"]["main"] == 7
+        main = study.load_study("main", "tiny", ("books",), Store(tmp_path / "none"))
+        assert len(main.records) == main.wanted == 7
+        assert {b.spec["baseline"] for b in main.baselines} == {"vanilla", "oracle"}
+        apart = study.load_study("published", "tiny", ("books",), Store(tmp_path / "none"))
+        (alone,) = apart.baselines
+        assert alone.spec["base"] == "published" and "oracle_kl/forget" not in alone.metrics
+        assert continued.read_record("tiny", "vanilla")["epochs"] >= 1
+        assert (data_folder() / "results" / "tiny-tuning.jsonl").read_text().count("\n") == 1
+
+
+def test_the_list_gives_an_estimate_of_the_whole(queue: Any) -> None:
+    text = queue.listed("open", False)
+    *lines, last = text.splitlines()
+    assert len(lines) > 10 and last.endswith("minutes")
+    total = sum(float(line.split()[0]) for line in lines)
+    assert total == pytest.approx(float(last.split()[0]), abs=len(lines))
+    assert "throughput: 8 jobs" in text
