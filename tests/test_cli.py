@@ -834,7 +834,7 @@ def test_a_report_says_where_a_repetition_started_from_another_model() -> None:
     published, wide = a_record(), Tolerance(0.1, 0.1)
     name = next(iter(published.metrics))
     changed = a_record(metrics={**published.metrics, name: published.metrics[name] * 1.05})
-    other = replace(compare(published, changed, wide), base="f" * 64)
+    other = dataclasses.replace(compare(published, changed, wide), base="f" * 64)
     page = verification([other], Tolerance(), available=1, remade=wide)
     assert "The base differs in 1 of them" in page and "here ffffffffffff" in page
     assert differing_rows(page) == [] and "0.1 + 0.1" in page
