@@ -169,7 +169,7 @@ def test_a_template_runs_on_records_alone(
     outputs = [o for c in read(result).cells if c.cell_type == "code" for o in c.outputs]
     assert not [o for o in outputs if o.output_type == "error"]
     pages = [o.data["text/html"] for o in outputs if "text/html" in o.get("data", {})]
-    assert any("<figure>" in page for page in pages) and any("<table" in page for page in pages)
+    assert any("<figure" in page for page in pages) and any("<table" in page for page in pages)
     if name != "what_holds":  # the account of cost is of the authors' data, GitHub's too
         assert not any("GitHub" in page for page in pages)
     assert list((tmp_path / "figures").glob("*.svg"))
@@ -198,7 +198,7 @@ def test_a_chapter_shows_every_figure_that_it_has_records_for(
     monkeypatch.setenv("UNLEARN_FIGURES", str(tmp_path / "figures"))
     pages = shown(name, "books", monkeypatch)
     figures = re.findall(r"figures\.show\(", code(ROOT / "notebooks" / f"{name}.ipynb"))
-    assert sum("<figure>" in page for page in pages) == len(figures) > 0
+    assert sum("<figure" in page for page in pages) == len(figures) > 0
     assert not any("has no records" in page for page in pages)
 
 
@@ -214,4 +214,4 @@ def test_a_chapter_whose_study_has_not_been_run_says_how_to_run_it(
         assert sum("Verdict: not decided." in page for page in pages) == 4
     else:
         assert any("`unlearn study " in page for page in pages)
-        assert not any("<figure>" in page for page in pages)
+        assert not any("<figure" in page for page in pages)
