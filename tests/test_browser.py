@@ -329,7 +329,8 @@ def test_a_menu_of_a_phone_opens_and_is_sound(chromium: Any, book: str, menu: st
 def test_the_search_finds_a_word_of_the_book(chromium: Any, book: str) -> None:
     for scheme in SCHEMES:
         with opened(chromium, book, "search.html?q=perplexity", "phone", scheme) as (page, found):
-            page.wait_for_selector("#search-results li a")
+            page.wait_for_selector("text=Search finished")
+            assert page.locator("#search-results li a").count()
             found += overflow(page) + accessibility(page)
             assert not found, "\n".join(found)
 
