@@ -118,9 +118,9 @@ def work(bench: Bench, root: Path, log: Path) -> study.StudyResult:
         note(study.key_of(bench, spec))
         return execute(bench, spec)
 
-    def logged_baseline(bench: Bench, profile: str, which: str) -> Record:
-        note(study.baseline_key(bench, profile, which))
-        return baseline(bench, profile, which)
+    def logged_baseline(bench: Bench, profile: str, which: str, base: str) -> Record:
+        note(study.baseline_key(bench, profile, which, base))
+        return baseline(bench, profile, which, base)
 
     study.execute, study.baseline = logged_execute, logged_baseline  # type: ignore[assignment]
     try:
