@@ -414,7 +414,7 @@ def table(result: dict[str, Any]) -> str:
     worst = result["rounding"]
     lines.append(
         "bfloat16 against float32, evaluation of the lab's model: perplexity and accuracy within "
-        f"{worst['perplexity']:.1%} and {worst['accuracy']:.1%}, AUC within {worst['auc']:.3f}"
+        f"{worst['perplexity']:.1%} and {worst['accuracy']:.1%}, AUC within {worst['auc']:.1g}"
     )
     return "\n".join(lines)
 
