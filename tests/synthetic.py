@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from unlearnlib.spec import DOMAINS, RunSpec
 from unlearnlib.store import Record, write_parquet
 from unlearnlib.study import (
     BATCH,
+    COMPARED,
     MAIN_SEEDS,
     RATES,
     REGION_RATES,
@@ -206,14 +208,16 @@ def alignment_study(domains: tuple[str, ...] = DOMAINS) -> list[Record]:
 
 
 def region_study(
-    domains: tuple[str, ...] = DOMAINS, seeds: tuple[int, ...] = (TUNING_SEED,)
+    domains: tuple[str, ...] = DOMAINS,
+    seeds: tuple[int, ...] = (TUNING_SEED,),
+    methods: Iterable[str] = tuple(METHOD_TITLES),
 ) -> list[Record]:
     """Seven methods at the rates of the robust region, probed after every third update."""
     return [
         run(d, m, seed, rate, updates=24, probe_every=3)
         for d in domains
         for seed in seeds
-        for m in METHOD_TITLES
+        for m in methods
         for rate in REGION_RATES
     ]
 
@@ -250,7 +254,7 @@ def write_results(folder: Path) -> Path:
         "trajectory": trajectory_study(),
         "alignment": alignment_study(),
         "robust_region": region_study(),
-        "region_seeds": region_study(seeds=REGION_SEEDS),
+        "region_seeds": region_study(seeds=REGION_SEEDS, methods=COMPARED),
         **{name: swept_study(name) for name in SWEPT},
         "baselines": baselines(),
     }.items():

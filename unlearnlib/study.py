@@ -45,6 +45,7 @@ RATES = get_profile("lab").rates
 MAIN_SEEDS = get_profile("lab").seeds
 UPDATES, BATCH = get_profile("lab").updates, 16  # three passes over the lab's 64 documents
 REGION_SEEDS = (TUNING_SEED + 1, TUNING_SEED + 2)  # beside the tuning seed, that of the map
+COMPARED = ("ga", "ga_gd_in_dist")  # by the paper's claim of robustness
 REGION_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # even in the logarithm
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 REQUESTS = (1, 2, 4, 8, 16)
@@ -220,7 +221,7 @@ STUDIES: dict[str, Study] = {
         Study(
             "robust_region", "learning rate x updates: which settings are usable", _robust_region
         ),
-        Study("region_seeds", "the robust region with two other seeds", _region_seeds),
+        Study("region_seeds", "the robust region with two other seeds, two methods", _region_seeds),
         Study("forget_size", "from one document to the whole forget set", _forget_size),
         Study("retain_weight", "weight of the retain term, over three decades", _retain_weight),
         Study("batch_size", "documents per update", _batch_size),
