@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from unlearnlib.cost import YI_6B, LlamaShape, run_flops  # noqa: E402
+from unlearnlib.cost import SMOLLM2_135M, YI_6B, LlamaShape, run_flops  # noqa: E402
 from unlearnlib.errors import UnlearnError  # noqa: E402
 from unlearnlib.spec import PROFILES, RunSpec, get_profile  # noqa: E402
 from unlearnlib.store import (  # noqa: E402
@@ -53,7 +53,6 @@ from unlearnlib.store import (  # noqa: E402
     write_parquet,
 )
 
-SMOLLM2_135M = LlamaShape(576, 30, 9, 3, 1536, 49152, tied=True)
 TINY = LlamaShape(32, 2, 4, 2, 64, 128, tied=True)  # to try the queue itself on a CPU
 SHAPES = {"yi-6b": YI_6B, "smollm2-135m": SMOLLM2_135M, "tiny": TINY}
 TIMED = ("ga_gd_in_dist", "ga_kl_in_dist")

@@ -93,8 +93,22 @@ def test_a_perplexity_that_is_not_finite_is_broken_and_one_never_measured_is_mis
     assert share.settings == 1
 
 
-def test_runs_without_probes_have_no_settings() -> None:
-    assert sweeps.region_cells([synthetic.run("books", "ga")]) == []
+def test_a_run_without_probes_is_one_setting_its_end() -> None:
+    run = synthetic.run("books", "ga")
+    (cell,) = sweeps.region_cells([run])
+    assert (cell.updates, cell.learning_rate) == (run.spec["updates"], run.spec["learning_rate"])
+    assert (cell.forget, cell.general) == (
+        run.metrics["forget/perplexity"],
+        run.metrics["general/perplexity"],
+    )
+    assert not cell.broken
+    (lost,) = sweeps.region_cells([replace(run, status="diverged", diverged_at=2)])
+    assert lost.broken
+
+
+def test_a_run_of_no_updates_is_no_setting() -> None:
+    run = synthetic.run("books", "ga")
+    assert sweeps.region_cells([replace(run, spec={**run.spec, "updates": 0})]) == []
 
 
 def test_usable_settings_are_counted_by_the_yardstick_that_is_asked_for() -> None:

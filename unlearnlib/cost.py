@@ -80,6 +80,9 @@ class LlamaShape:
 # Yi-6B, from its model card's configuration; about 3e12 tokens of pre-training.
 YI_6B = LlamaShape(4096, 32, 32, 4, 11008, 64000)
 YI_6B_TOKENS = 3e12
+# SmolLM2-135M, from its model card: configuration and tokens of pre-training.
+SMOLLM2_135M = LlamaShape(576, 30, 9, 3, 1536, 49152, tied=True)
+SMOLLM2_135M_TOKENS = 2e12
 
 
 @dataclass(frozen=True)

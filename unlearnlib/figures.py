@@ -753,7 +753,7 @@ def robust_region(
     rates = sorted({c.learning_rate for c in cells})
     steps = sorted({c.updates for c in cells})
     if not cells:
-        raise UnlearnError("no record has probes: run the study robust_region first.")
+        raise UnlearnError("no record is of any update: run the study robust_region first.")
     # Small multiples stay beside each other on a phone too: a column of 21 maps compares nothing.
     columns, each = len(domains), 0.98 if not narrow else 0.92
     plate = Plate(figsize=(layout.width, each * len(methods) + (1.35 if not narrow else 1.9)))

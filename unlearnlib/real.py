@@ -12,9 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from unlearnlib import claims, guidelines
+from unlearnlib.cost import SMOLLM2_135M, SMOLLM2_135M_TOKENS, training_flops
+from unlearnlib.guidelines import Judged
 from unlearnlib.metrics.membership import auc, bootstrap_auc
+from unlearnlib.spec import get_profile
 from unlearnlib.store import Record
-from unlearnlib.sweeps import FORGET, GENERAL, KL
+from unlearnlib.study import StudyResult
+from unlearnlib.sweeps import FORGET, GENERAL, KL, is_usable, region_cells
 from unlearnlib.tables import (
     BASELINE_TITLES,
     baseline_record,
@@ -211,6 +216,116 @@ def cost_in_words(records: Iterable[Record]) -> str:
         f"{len(records)} runs on {', '.join(domain_title(d) for d in domains_of(records))}, "
         f"{number(seconds / 60)} minutes in all on {', '.join(machines)} "
         f"({'/'.join(map(str, threads))} threads)."
+    )
+
+
+# --- the robust region, on one domain ------------------------------------------------------------
+
+
+def region_in_words(region: StudyResult, main: StudyResult, domain: str) -> str:
+    """Which learning rates are usable, per method, as Markdown.
+
+    And, where vanilla was trained again for this study, that it was, and how far its own scores
+    are from those of the study `main`.
+    """
+    truth = baseline_value(region.baselines, domain, "oracle", FORGET, region.records)
+    vanilla = baseline_value(region.baselines, domain, "vanilla", GENERAL, region.records)
+    cells = [c for c in region_cells(region.records) if c.domain == domain]
+    parts = []
+    for method in methods_of(region.records):
+        ours = sorted((c for c in cells if c.method == method), key=lambda c: c.learning_rate)
+        good = [c for c in ours if is_usable(c, claims.USABLE, truth, vanilla)]
+        rates = ", ".join(f"{c.learning_rate:g}" for c in good)
+        parts.append(
+            f"{method_title(method)} {len(good)} of {len(ours)}" + (f" ({rates})" if good else "")
+        )
+    said = f"**Usable rates on {domain_title(domain)}: {'; '.join(parts)}.**"
+    here, there = ({r.model_hash for r in s.records} for s in (region, main))
+    if here and there and here != there:
+        places = [
+            "/".join(sorted({str(r.provenance.get("processor", "unknown")) for r in s.records}))
+            for s in (region, main)
+        ]
+        levels = [
+            baseline_value(s.baselines, domain, "vanilla", FORGET, s.records)
+            for s in (region, main)
+        ]
+        said += (
+            f" Vanilla was trained anew for these runs ({places[0]}; main study: {places[1]}): the "
+            f"same recipe, other last bits, a forget perplexity of {number(levels[0], 5)} against "
+            f"{number(levels[1], 5)}."
+        )
+    return said
+
+
+# --- the paper's claims, as far as one domain reaches --------------------------------------------
+
+
+def claims_here(
+    main: StudyResult, region: StudyResult, searches: Iterable[Judged], profile: str, domain: str
+) -> dict[str, claims.Verdict]:
+    """The tests of `claims.py` on one domain of a profile: fewer seeds, settings and domains.
+
+    Where a profile has less than the tests were written for, passing one is an observation.
+    C2 is held against the model's own pre-training.
+    """
+    scale = get_profile(profile)
+    found = claims.verdicts(
+        main.records,
+        main.baselines,
+        (),
+        domains=(domain,),
+        seeds=len(scale.seeds),
+        tuning=guidelines.held_out(searches),
+    )
+    robust = claims.verdicts(
+        region.records,
+        region.baselines,
+        region.records,
+        domains=(domain,),
+        settings=scale.region.settings,
+    )
+    return found | {"C2": cheaper_than_pretraining(main.records), "C3": robust["C3"]}
+
+
+def cheaper_than_pretraining(records: Iterable[Record]) -> claims.Verdict:
+    """C2 on SmolLM2: the operations of the runs against those of its own pre-training.
+
+    The runs count what they computed (padding and the original model's forward passes included);
+    pre-training is 6 N D with the tokens that its model card names.
+    """
+    spent = [float(r.extra["flops"]) for r in records if r.extra.get("flops")]
+    if not spent:
+        return claims.Verdict(
+            claims.CLAIMS["C2"], claims.UNDECIDED, "Not decided: no run has counted its operations."
+        )
+    whole = training_flops(SMOLLM2_135M.active_parameters(), int(SMOLLM2_135M_TOKENS))
+    ratios = [whole / flops for flops in spent]
+    passed = sum(ratio >= claims.CHEAPER for ratio in ratios)
+    return claims.Verdict(
+        claims.CLAIMS["C2"],
+        claims.graded(passed, len(ratios)),
+        f"The pre-training of SmolLM2 took {number(whole)} operations by account, on "
+        f"{number(SMOLLM2_135M_TOKENS)} tokens. The {len(spent)} runs took {number(min(spent))} to "
+        f"{number(max(spent))} each: {number(min(ratios))} to {number(max(ratios))} times "
+        "less. That follows from the size of the forget set and says nothing of what a run "
+        "achieves.",
+        {"least": min(ratios), "most": max(ratios), "passed": passed, "of": len(ratios)},
+    )
+
+
+def claims_table(
+    lab: Mapping[str, claims.Verdict], here: Mapping[str, claims.Verdict]
+) -> pd.DataFrame:
+    """Per claim: the lab's verdict, what the same test says of the real model, and its numbers."""
+    rows = [
+        (here[name].claim.says, lab[name].verdict, here[name].verdict, here[name].sentence)
+        for name in here
+        if name in lab
+    ]
+    columns = ["The paper claims", "In the lab", "On SmolLM2", "Measured on SmolLM2"]
+    return pd.DataFrame(
+        rows, index=pd.Index([n for n in here if n in lab], name=""), columns=columns
     )
 
 

@@ -32,6 +32,28 @@ YOURS = "yours"  # the domain of a user's own documents
 
 
 @dataclass(frozen=True)
+class Region:
+    """The grid of the study `robust_region`: learning rates x numbers of updates.
+
+    rates    even in the logarithm
+    updates  of a run, which is measured after every `every` of them; with a constant schedule
+             those are the runs of so many updates
+    every    0: at the end alone, so that a run is one setting
+    methods  those that are compared (none: all)
+    """
+
+    rates: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    updates: int = 24
+    every: int = 3
+    methods: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> int:
+        """Settings of one method on one domain."""
+        return len(self.rates) * (self.updates // self.every if self.every else 1)
+
+
+@dataclass(frozen=True)
 class Profile:
     """A scale at which everything runs.
 
@@ -49,6 +71,7 @@ class Profile:
     rates       learning rates of the study `rates`, which chooses the settings
     tuning_seed of that study
     precision   of the studies' runs
+    region      the grid of the study `robust_region`
     """
 
     name: str
@@ -66,6 +89,7 @@ class Profile:
     rates: tuple[float, ...] = (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
     precision: str = "float32"
     tuning_seed: int = 100  # the settings are chosen on a seed that the main study does not use
+    region: Region = Region()
 
 
 PROFILES: dict[str, Profile] = {
@@ -110,6 +134,13 @@ PROFILES: dict[str, Profile] = {
         updates=6,
         rates=(4e-5, 6e-5),
         tuning_seed=0,  # the main study is then the better runs of this one, and costs no more
+        # In steps of a factor 1.5, through the rates of the study `rates`: four runs are shared.
+        region=Region(
+            (1.8e-5, 2.7e-5, 4e-5, 6e-5, 9e-5, 1.35e-4),
+            updates=6,
+            every=0,
+            methods=("ga", "ga_gd_in_dist"),
+        ),
     ),
     "paper": Profile(
         "paper",

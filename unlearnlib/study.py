@@ -46,7 +46,7 @@ MAIN_SEEDS = get_profile("lab").seeds
 UPDATES, BATCH = get_profile("lab").updates, 16  # three passes over the lab's 64 documents
 REGION_SEEDS = (TUNING_SEED + 1, TUNING_SEED + 2)  # beside the tuning seed, that of the map
 COMPARED = ("ga", "ga_gd_in_dist")  # by the paper's claim of robustness
-REGION_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # even in the logarithm
+REGION_RATES = get_profile("lab").region.rates
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 REQUESTS = (1, 2, 4, 8, 16)
 RETAIN_WEIGHTS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -124,7 +124,7 @@ def _alignment(profile: str, domain: str) -> Specs:
 
 def _robust_region(profile: str, domain: str) -> Specs:
     """One run per rate: with a constant schedule its first u updates are the run of u updates."""
-    return _region(profile, domain, TUNING_SEED)
+    return _region(profile, domain, get_profile(profile).tuning_seed)
 
 
 def _region_seeds(profile: str, domain: str) -> Specs:
@@ -132,21 +132,22 @@ def _region_seeds(profile: str, domain: str) -> Specs:
     return [spec for seed in REGION_SEEDS for spec in _region(profile, domain, seed, COMPARED)]
 
 
-def _region(profile: str, domain: str, seed: int, methods: Sequence[str] = PAPER_METHODS) -> Specs:
+def _region(profile: str, domain: str, seed: int, methods: Sequence[str] = ()) -> Specs:
+    scale = get_profile(profile)
     return [
         RunSpec(
             profile,
             domain,
             method,
             rate,
-            24,
+            scale.region.updates,
             BATCH,
             seed=seed,
-            probe_every=3,
-            precision=get_profile(profile).precision,
+            probe_every=scale.region.every,
+            precision=scale.precision,
         )
-        for method in methods
-        for rate in REGION_RATES
+        for method in methods or scale.region.methods or PAPER_METHODS
+        for rate in scale.region.rates
     ]
 
 
@@ -552,25 +553,37 @@ def _matching(
     """The records of some specs, in their order, and the baselines of the domains.
 
     Published ones come first; the local store fills in what was computed here and is not published.
+    A model that was trained again may be another one, so all records of a domain are of one
+    starting model, that of most of them.
     """
     wanted = {json.dumps(spec.as_dict(), sort_keys=True): order for order, spec in enumerate(specs)}
-    found: dict[int, Record] = {}
-    baselines: dict[str, Record] = {}
+    found: dict[tuple[str, str], dict[int, Record]] = {}  # by domain and starting model
+    scores: dict[tuple[str, str], Record] = {}
     local = Library([], store or default_store())
     for record in itertools.chain(open_library().records(), local.records()):
         if record.kind == "run":
             place = wanted.get(json.dumps(record.spec, sort_keys=True))
             if place is not None:
-                found.setdefault(place, record)
+                start = record.spec["domain"], record.model_hash
+                found.setdefault(start, {}).setdefault(place, record)
         elif (
             record.kind == "score"
             and record.spec.get("profile") == profile
             and record.spec["domain"] in domains
             and record.spec.get("base", "vanilla") == base
         ):
-            baselines.setdefault(json.dumps(record.spec, sort_keys=True), record)
+            what = json.dumps(record.spec, sort_keys=True), record.model_hash
+            scores.setdefault(what, record)
+    chosen: dict[str, str] = {}
+    for (domain, model), runs in found.items():
+        if domain not in chosen or len(runs) > len(found[domain, chosen[domain]]):
+            chosen[domain] = model
+    placed = {p: r for start in chosen.items() for p, r in found[start].items()}
+    baselines = [
+        r for r in scores.values() if r.model_hash == chosen.get(r.spec["domain"], r.model_hash)
+    ]
     return StudyResult(
-        [found[place] for place in sorted(found)], list(baselines.values()), 0, wanted=len(wanted)
+        [placed[place] for place in sorted(placed)], baselines, 0, wanted=len(wanted)
     )
 
 
@@ -644,12 +657,19 @@ def publish(name: str, profile: str, result: StudyResult) -> Path:
 
 
 def _merge(path: Path, records: Sequence[Record]) -> None:
-    """Add records to a published file; those of other domains stay, equal specs are replaced."""
-    kept = (
-        {json.dumps(r.spec, sort_keys=True): r for r in read_parquet(path)} if path.exists() else {}
-    )
-    kept.update({json.dumps(r.spec, sort_keys=True): r for r in records})
+    """Add records to a published file; those of other domains stay, equal specs are replaced.
+
+    Scores of vanilla and oracle stay for every starting model: studies may differ in theirs.
+    """
+    kept = {_place(r): r for r in read_parquet(path)} if path.exists() else {}
+    kept.update({_place(r): r for r in records})
     write_parquet(kept.values(), path)
+
+
+def _place(record: Record) -> tuple[str, str]:
+    """What a record replaces in a published file."""
+    start = record.model_hash if record.kind == "score" else ""
+    return json.dumps(record.spec, sort_keys=True), start
 
 
 def mean_over_seeds(records: Iterable[Record], metric: str) -> dict[tuple[str, str], list[float]]:

@@ -93,18 +93,22 @@ class Cell:
 
 
 def region_cells(records: Iterable[Record]) -> list[Cell]:
-    """Every `probe_every`-th update of every probed run as a cell; vanilla's own is left out.
+    """Every `probe_every`-th update of every run as a cell; vanilla's own is left out.
 
-    A run that diverged has broken cells from there to the updates that it was meant to have.
+    A run without probes is one cell, its end. A run that diverged has broken cells from there to
+    the updates that it was meant to have.
     """
     cells = []
     for record in records:
         spec = record.spec
-        step = int(spec.get("probe_every") or 0)
+        last = int(spec["updates"])
+        step = int(spec.get("probe_every") or last)
         if not step:
             continue
-        probed = {int(row["update"]): row for row in record.trajectory if FORGET in row}
-        for update in range(step, int(spec["updates"]) + 1, step):
+        probed: dict[int, Mapping[str, float]] = {last: record.metrics}
+        if spec.get("probe_every"):
+            probed = {int(row["update"]): row for row in record.trajectory if FORGET in row}
+        for update in range(step, last + 1, step):
             row = probed.get(update, {})
             forget, general = (float(row.get(name, math.nan)) for name in (FORGET, GENERAL))
             diverged = record.diverged_at is not None and update >= record.diverged_at
