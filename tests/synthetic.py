@@ -14,11 +14,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unlearnlib.spec import DOMAINS, RunSpec
+from unlearnlib.spec import COMPARED, DOMAINS, RunSpec
 from unlearnlib.store import Record, write_parquet
 from unlearnlib.study import (
     BATCH,
-    COMPARED,
     MAIN_SEEDS,
     RATES,
     REGION_RATES,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from unlearnlib.cost import YI_6B, YI_6B_TOKENS, Account
-from unlearnlib.spec import DOMAINS
+from unlearnlib.spec import COMPARED, DOMAINS
 from unlearnlib.store import Record
 from unlearnlib.sweeps import FORGET, Share, Tolerance, region_shares, stops
 from unlearnlib.tables import (
@@ -339,7 +339,7 @@ def _robust(
     region: Sequence[Record], baselines: Sequence[Record], domains: Sequence[str], settings: int
 ) -> Verdict:
     shares = region_shares(region, baselines, USABLE)
-    pair = ("ga_gd_in_dist", "ga")
+    pair = COMPARED[::-1]
     for domain in domains:
         for method in pair:
             measured = shares.get((domain, method), Share(0, 0)).settings

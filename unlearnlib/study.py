@@ -26,7 +26,7 @@ from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.methods import PAPER_METHODS, get_method
 from unlearnlib.models import data_folder
 from unlearnlib.run import Bench, evaluate, execute, key_of, open_bench
-from unlearnlib.spec import DOMAINS, RunSpec, get_profile
+from unlearnlib.spec import COMPARED, DOMAINS, RunSpec, get_profile
 from unlearnlib.store import (
     Library,
     Record,
@@ -45,7 +45,6 @@ RATES = get_profile("lab").rates
 MAIN_SEEDS = get_profile("lab").seeds
 UPDATES, BATCH = get_profile("lab").updates, 16  # three passes over the lab's 64 documents
 REGION_SEEDS = (TUNING_SEED + 1, TUNING_SEED + 2)  # beside the tuning seed, that of the map
-COMPARED = ("ga", "ga_gd_in_dist")  # by the paper's claim of robustness
 REGION_RATES = get_profile("lab").region.rates
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 REQUESTS = (1, 2, 4, 8, 16)

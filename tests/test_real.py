@@ -1,0 +1,143 @@
+"""The chapter on a real model: what its records say of the paper's claims, and of which vanilla."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import synthetic
+
+from unlearnlib import claims, guidelines, real
+from unlearnlib.cost import SMOLLM2_135M, SMOLLM2_135M_TOKENS
+from unlearnlib.spec import COMPARED, get_profile
+from unlearnlib.store import Record
+from unlearnlib.study import STUDIES, StudyResult
+from unlearnlib.sweeps import FORGET, GENERAL
+from unlearnlib.tables import METHOD_TITLES, baseline_value, method_title
+
+BASELINES = [r for r in synthetic.baselines() if r.spec["domain"] == "books"]
+MAIN = [synthetic.run("books", method) for method in METHOD_TITLES]
+GRID = get_profile("open_cpu").region
+
+
+def level(which: str, metric: str = FORGET) -> float:
+    return baseline_value(BASELINES, "books", which, metric)
+
+
+def at(record: Record, forget: float, general: float = 1.0) -> Record:
+    """The run as it would be with this share of the oracle's and of vanilla's perplexity."""
+    told = {FORGET: forget * level("oracle"), GENERAL: general * level("vanilla", GENERAL)}
+    return dataclasses.replace(
+        record, metrics={**record.metrics, **told}, status="done", diverged_at=None
+    )
+
+
+def region(usable: dict[str, int]) -> list[Record]:
+    """The grid of `open_cpu`, of each method so many usable settings: those of the lowest rates."""
+    return [
+        at(synthetic.run("books", spec.method, spec.seed, spec.learning_rate, updates=6), near)
+        for method, count in usable.items()
+        for order, spec in enumerate(
+            s for s in STUDIES["robust_region"].runs("open_cpu", "books") if s.method == method
+        )
+        for near in [1.0 if order < count else 10.0]
+    ]
+
+
+def result(records: list[Record], baselines: list[Record] = BASELINES) -> StudyResult:
+    return StudyResult(records, baselines, 0)
+
+
+def here(records: list[Record], **more: object) -> dict[str, claims.Verdict]:
+    given = {"main": result(MAIN), "searches": (), **more}
+    return real.claims_here(region=result(records), profile="open_cpu", domain="books", **given)  # type: ignore[arg-type]
+
+
+def test_the_region_of_a_cpu_has_one_setting_per_rate_and_the_methods_of_the_claim() -> None:
+    specs = STUDIES["robust_region"].runs("open_cpu", "books")
+    assert [s.method for s in specs] == [m for m in COMPARED for _ in GRID.rates]
+    assert GRID.settings == len(GRID.rates) and get_profile("lab").region.settings == claims.GRID
+    steps = [b / a for a, b in zip(GRID.rates, GRID.rates[1:], strict=False)]
+    assert max(steps) / min(steps) < 1.02  # even in the logarithm
+    shared = {s.learning_rate for s in STUDIES["rates"].runs("open_cpu", "books")}
+    assert shared <= set(GRID.rates)
+
+
+@pytest.mark.parametrize(
+    ("plain", "retained", "expected"),
+    [(1, 3, claims.HOLDS), (2, 2, claims.NOT_HERE), (3, 1, claims.NOT_HERE)],
+)
+def test_robustness_is_decided_by_the_settings_that_the_profile_has(
+    plain: int, retained: int, expected: str
+) -> None:
+    records = region({"ga": plain, "ga_gd_in_dist": retained})
+    found = here(records)["C3"]
+    assert found.verdict == expected
+    assert found.numbers["books.ga"] == plain and found.numbers["books.ga_gd_in_dist"] == retained
+    assert "dependent" not in found.sentence  # each setting is a run of its own
+    assert here(records[1:])["C3"].verdict == claims.UNDECIDED
+
+
+def test_one_seed_is_enough_for_a_profile_of_one_seed() -> None:
+    assert here([])["C1"].verdict != claims.UNDECIDED
+    assert here([], main=result(MAIN[1:]))["C1"].verdict == claims.UNDECIDED
+    assert claims.verdicts(MAIN, BASELINES, domains=("books",))["C1"].verdict == claims.UNDECIDED
+
+
+def test_the_target_is_judged_by_the_baselines_of_the_main_study() -> None:
+    found = here([])["C5"]
+    assert found.numbers["books.perplexity"] == level("target") / level("oracle")
+
+
+def test_a_search_is_judged_by_the_grid_of_the_profile() -> None:
+    records = region({"ga": 0, "ga_gd_in_dist": 1})
+    situation = guidelines.Situation(2.0, level("target"), level("vanilla", GENERAL), 6)
+    step = guidelines.Step(1e-4, 1.0, (2.0, level("oracle")), 1, situation.general, "first")
+    search = guidelines.Search(
+        "books", 200, "ga_gd_in_dist", False, situation, (step,), 0, "it is near", {}, {}
+    )
+    judged = guidelines.judged([search], records)
+    assert [row.points for row in judged] == [GRID.settings]
+    found = here(records, searches=judged)["C4"]
+    assert found.numbers["cases"] == 1 and found.verdict == claims.HOLDS
+    assert here(records)["C4"].verdict == claims.UNDECIDED
+
+
+def test_the_cost_is_held_against_the_models_own_pretraining() -> None:
+    whole = 6 * SMOLLM2_135M.active_parameters() * SMOLLM2_135M_TOKENS
+    cheap, dear = (
+        dataclasses.replace(MAIN[0], extra={"flops": whole / ratio}) for ratio in (4e6, 2e4)
+    )
+    found = real.cheaper_than_pretraining([cheap, dear])
+    assert found.verdict == claims.IN_PART
+    assert found.numbers["least"] == pytest.approx(2e4)
+    assert found.numbers["most"] == pytest.approx(4e6)
+    assert real.cheaper_than_pretraining([cheap]).verdict == claims.HOLDS
+    assert real.cheaper_than_pretraining([]).verdict == claims.UNDECIDED
+
+
+def test_the_table_has_both_verdicts_of_every_claim() -> None:
+    lab = claims.verdicts([], [])
+    table = real.claims_table(lab, here([]))
+    assert list(table.index) == list(claims.CLAIMS)
+    assert table.loc["C2", "In the lab"] == lab["C2"].verdict
+    assert table.loc["C1", "On SmolLM2"] == here([])["C1"].verdict
+
+
+def test_words_name_the_usable_rates_and_a_vanilla_that_was_trained_anew() -> None:
+    records = region({"ga": 1, "ga_gd_in_dist": 2})
+    words = real.region_in_words(result(records), result(MAIN), "books")
+    assert f"{method_title('ga')} 1 of 6 (1.8e-05)" in words
+    assert f"{method_title('ga_gd_in_dist')} 2 of 6 (1.8e-05, 2.7e-05)" in words
+    assert "anew" not in words
+
+    def moved(record: Record) -> Record:
+        metrics = {**record.metrics, FORGET: 1.5 * record.metrics[FORGET]}
+        place = {**record.provenance, "processor": "another make"}
+        return dataclasses.replace(record, model_hash="f" * 64, metrics=metrics, provenance=place)
+
+    anew = result([moved(r) for r in records], [moved(b) for b in BASELINES])
+    told = real.region_in_words(anew, result(MAIN), "books")
+    assert "trained anew" in told and "another make" in told
+    assert real.number(1.5 * level("vanilla"), 5) in told and math.isfinite(level("vanilla"))
