@@ -312,3 +312,27 @@ def test_nothing_is_left_behind_where_there_is_no_book(
     monkeypatch.chdir(tmp_path)
     figures.show(figures.target_check(BASELINES), "check", "A caption.")
     assert list(tmp_path.iterdir()) == []
+
+
+def ticks_of(rates: tuple[float, ...]) -> list[str]:
+    """The labels under the learning rates of a figure with such a grid."""
+    runs = [
+        replace(r, spec={**r.spec, "learning_rate": rate})
+        for rate in rates
+        for r in STUDIES["rates"][:1]
+    ]
+    plate = figures.learning_rates(runs, BASELINES)
+    plate.canvas.draw()
+    low, high = plate.axes[-1].get_xlim()
+    axis = plate.axes[-1].xaxis
+    return [
+        label.get_text()
+        for place, label in zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=True)
+        if low <= place <= high
+    ]
+
+
+def test_rates_within_a_decade_are_the_ticks_themselves() -> None:
+    assert ticks_of((1.8e-5, 4e-5, 1.35e-4)) == ["1.8e-5", "4e-5", "1.35e-4"]
+    wide = ticks_of((1e-5, 4e-5, 1e-3))
+    assert len(wide) >= 2 and all("10^{" in tick for tick in wide)

@@ -33,6 +33,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import (
+    FixedLocator,
     FuncFormatter,
     LogFormatterMathtext,
     LogLocator,
@@ -677,8 +678,7 @@ def learning_rates(
         ours = select(records, domain)
         _course_axis(ax, metric, [value(r, metric) for r in ours], marks)
         _set_log(ax, "x", *_range(steps))
-        ax.xaxis.set_major_locator(LogLocator(numticks=6))
-        ax.xaxis.set_major_formatter(LogFormatterMathtext())
+        _rate_axis(ax, steps)
         _lines(ax, "y", baselines, domain, metric, records)
         low, high = ax.get_ylim()
         for method in methods:
@@ -725,6 +725,23 @@ def learning_rates(
     _legend(plate, layout, methods, tuple(BASELINE_TITLES), [cross], line=True)
     plate.alt = " ".join(alt)
     return plate
+
+
+def _scientific(x: float, _: object = None) -> str:
+    """A tick as "1.35e-4", whatever its size."""
+    mantissa, exponent = f"{x:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def _rate_axis(ax: Axes, rates: Iterable[float]) -> None:
+    """Powers of ten as ticks of a logarithmic axis; the rates themselves within one decade."""
+    steps = sorted(set(rates))
+    if len(steps) <= 7 and steps[-1] < 10 * steps[0]:
+        ax.xaxis.set_major_locator(FixedLocator(steps))
+        ax.xaxis.set_major_formatter(_scientific)
+    else:
+        ax.xaxis.set_major_locator(LogLocator(numticks=6))
+        ax.xaxis.set_major_formatter(LogFormatterMathtext())
 
 
 # --- the robust region ---------------------------------------------------------------------------
