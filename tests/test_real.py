@@ -128,8 +128,8 @@ def test_the_table_has_both_verdicts_of_every_claim() -> None:
 def test_words_name_the_usable_rates_and_a_vanilla_that_was_trained_anew() -> None:
     records = region({"ga": 1, "ga_gd_in_dist": 2})
     words = real.region_in_words(result(records), result(MAIN), "books")
-    assert f"{method_title('ga')} 1 of 6 (1.8e-05)" in words
-    assert f"{method_title('ga_gd_in_dist')} 2 of 6 (1.8e-05, 2.7e-05)" in words
+    assert f"{method_title('ga')} 1 of 4 (2.7e-05)" in words
+    assert f"{method_title('ga_gd_in_dist')} 2 of 4 (2.7e-05, 4e-05)" in words
     assert "anew" not in words
 
     def moved(record: Record) -> Record:

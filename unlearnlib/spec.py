@@ -139,7 +139,7 @@ PROFILES: dict[str, Profile] = {
         tuning_seed=0,  # the main study is then the better runs of this one, and costs no more
         # In steps of a factor 1.5, through the rates of the study `rates`: four runs are shared.
         region=Region(
-            (1.8e-5, 2.7e-5, 4e-5, 6e-5, 9e-5, 1.35e-4),
+            (2.7e-5, 4e-5, 6e-5, 9e-5),
             updates=6,
             every=0,
             methods=COMPARED,
