@@ -271,6 +271,13 @@ def test_a_run_that_is_ended_early_has_the_probes_of_the_shorter_run() -> None:
     assert ended.key == short.key and ended.comparable() == short.comparable()
 
 
+def test_labels_are_tokens_that_the_model_has_though_the_tokenizer_has_more() -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+    tokenizer.add_tokens([f"added{number}" for number in range(200)])
+    _, record = execute(bench_of(tokenizer=tokenizer), spec_of(method="random_label"))
+    assert record.status == "done"
+
+
 def test_no_gradient_is_left_on_the_model() -> None:
     for changes in ({}, {"learning_rate": 1e30}):
         model, _ = execute(bench_of(), spec_of(**changes))
@@ -343,6 +350,14 @@ def test_a_document_longer_than_the_model_reads_is_an_error() -> None:
     with pytest.raises(UnlearnError, match="reads at most 128"):
         unlearnlib.score(model, tiny_tokenizer(), [long])
     assert len(unlearnlib.score(model, tiny_tokenizer(), [long], length=128)) > 1
+
+
+def test_a_model_in_an_adapters_wrapping_is_an_error() -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
+    wrapped = peft.get_peft_model(tiny_llama(dtype=torch.float32), config)
+    with pytest.raises(UnlearnError, match="merged into it"):
+        unlearnlib.unlearn(wrapped, tiny_tokenizer(), method="ga", forget=texts("forget"))
 
 
 def test_two_documents_of_one_name_to_forget_are_an_error() -> None:

@@ -289,7 +289,13 @@ def check_head(model: Any) -> Any:
     ids = torch.arange(8, device=head.weight.device)[None] % head.weight.shape[0]
     training = model.training
     model.eval()
-    hidden = decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+    states = decoder_of(model)(input_ids=ids, use_cache=False)
+    hidden = getattr(states, "last_hidden_state", None)
+    if hidden is None:  # the model inside an adapter's wrapping, for one
+        raise UnlearnError(
+            f"the decoder of {type(model).__name__} ends in no hidden states: give a causal LM as "
+            "transformers loads it, an adapter of peft merged into it (merge_and_unload)."
+        )
     theirs = model(input_ids=ids, use_cache=False).logits.float()
     model.train(training)
     rounding = 1e-2 if head.weight.dtype in (torch.bfloat16, torch.float16) else 1e-3

@@ -41,6 +41,7 @@ from unlearnlib.models import (
     DTYPES,
     cache_folder,
     gather,
+    head_of,
     lab_checkpoint,
     load_model,
     load_tokenizer,
@@ -124,7 +125,8 @@ class Bench:
         self.model_hash = model_hash(self.model)
         self.data_hash = self.data.hash()
         self.special = frozenset(int(t) for t in self.tokenizer.all_special_ids)
-        self.vocabulary = len(self.tokenizer)
+        # A tokenizer may have been given tokens that the model was not resized for.
+        self.vocabulary = min(len(self.tokenizer), head_of(self.model).weight.shape[0])
         self._chunks: dict[tuple[str, int], list[Chunk]] = {}
         self._cloze: dict[tuple[str, int | None], tuple[list[Chunk], np.ndarray]] = {}
         self._references: dict[int, Reference] = {}
