@@ -19,6 +19,7 @@ import pytest
 import torch
 import two_processes
 from helpers import (
+    HEAD_ROWS,
     LENGTH,
     QUIET,
     TABLE,
@@ -35,6 +36,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from unlearnlib import engine
 from unlearnlib.corpus.chunks import Chunk, collate, collate_packed, cut
 from unlearnlib.engine import (
     Checkpoint,
@@ -49,6 +51,7 @@ from unlearnlib.engine import (
 )
 from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import METHODS, PAPER_METHODS, Ascent, Descent, KLToOriginal, Term
+from unlearnlib.models import disable_dropout
 from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
 
@@ -259,6 +262,53 @@ def test_packed_chunks_do_not_see_each_other() -> None:
     torch.testing.assert_close(before[width:], alone, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["opt", "bloom", "mamba"])
+def test_a_model_whose_packed_chunks_see_each_other_is_refused(kind: str) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    if kind == "opt":
+        shape |= {"word_embed_proj_dim": 16, "ffn_dim": 32, "init_std": 0.2}
+    config = AutoConfig.for_model(kind, vocab_size=HEAD_ROWS, initializer_range=0.2, **shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = disable_dropout(AutoModelForCausalLM.from_config(config))
+    before = flat(model)
+
+    def run(packed: bool) -> None:
+        optimise(
+            model,
+            [Part("all", chunks_of("forget"), Descent())],
+            updates=1,
+            batch_size=4,
+            rate=lambda _: 1e-3,
+            seed=0,
+            execution=Execution(progress=False, packed=packed),
+        )
+
+    with pytest.raises(UnlearnError, match="see each other: leave out --packed"):
+        run(packed=True)
+    assert torch.equal(flat(model), before)
+    run(packed=False)
+    assert not torch.equal(flat(model), before)
+
+
+def test_a_model_with_dropout_left_on_is_refused() -> None:
+    model = tiny_llama()
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    before = flat(model)
+    with pytest.raises(UnlearnError, match="computes otherwise in training than in use"):
+        execute(tiny_bench(model=model), RunSpec(method="ga", precision="float64"), in_place=True)
+    assert torch.equal(flat(model), before)
+
+
+def test_a_model_whose_parameters_are_all_frozen_is_refused() -> None:
+    model = tiny_llama().requires_grad_(False)
+    with pytest.raises(UnlearnError, match="is frozen, and none can be trained"):
+        execute(tiny_bench(model=model), RunSpec(method="ga", precision="float64"))
+
+
 def test_a_packed_batch_has_the_targets_of_a_padded_one() -> None:
     chunks = chunks_of("forget", 4)
     packed, padded = collate_packed(chunks), collate(chunks)
@@ -334,6 +384,52 @@ def test_a_resumed_run_makes_only_the_updates_that_were_missing(tmp_path: Path) 
         each=made.append,  # type: ignore[arg-type]
     )
     assert made == [5, 6, 7]
+
+
+class Counting(torch.optim.Optimizer):
+    """Plain steps that get smaller with their number, which is kept as bitsandbytes does."""
+
+    def __init__(self, parameters: Any, **_: Any) -> None:
+        super().__init__(parameters, {"lr": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                if not state:
+                    state |= {"step": 0, "state1": torch.zeros_like(p)}
+                state["step"] += 1
+                state["state1"] += p.grad
+                p.sub_(state["state1"] * group["lr"] / state["step"])
+
+
+def test_an_optimizer_that_counts_in_a_plain_number_is_resumed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "make_optimizer", lambda _, parameters, **__: Counting(parameters))
+    whole, expected = resumed(tmp_path / "whole.safetensors")
+    path = tmp_path / "killed.safetensors"
+    with pytest.raises(Killed):
+        resumed(path, killed_at=5)
+    again, outcome = resumed(path)
+    assert torch.equal(again, whole) and outcome == expected
+
+
+def test_all_of_the_optimizers_state_is_restored_on_the_parameters_device(tmp_path: Path) -> None:
+    # Fused AdamW on a GPU reads the count of steps there, and "meta" is a device that all have.
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(Killed):
+        resumed(path, killed_at=5)
+    model = tiny_llama().to("meta")
+    owned = dict(model.named_parameters())
+    stepper = make_optimizer("adamw", list(owned.values()))
+    outcome = engine.Outcome()
+    assert engine._take_up(Checkpoint(path, "a run"), model, owned, stepper, outcome) == 4
+    for parameter in owned.values():
+        state = stepper.state[parameter]
+        assert {"step", "exp_avg", "exp_avg_sq"} == set(state)
+        assert {value.device.type for value in state.values()} == {"meta"}
 
 
 @pytest.mark.parametrize("harm", ["truncated", "another run", "empty", "no model"])

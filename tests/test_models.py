@@ -16,6 +16,7 @@ from torch import nn
 
 from unlearnlib.errors import UnlearnError
 from unlearnlib.models import (
+    check_head,
     data_folder,
     decoder_of,
     disable_dropout,
@@ -256,6 +257,71 @@ def test_a_head_that_is_more_than_linear_is_refused() -> None:
     model.lm_head = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, HEAD_ROWS))
     with pytest.raises(UnlearnError, match="Sequential, not in a plain linear head"):
         head_of(model)
+
+
+SHAPE = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+}
+
+
+def of_type(name: str, **settings: Any) -> Any:
+    """A model of transformers' type `name` with random weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **SHAPE, **settings))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("modernbert-decoder", {}),  # a layer between hidden states and head
+        ("bert", {"is_decoder": True}),
+    ],
+)
+def test_a_model_with_more_before_its_head_is_refused(kind: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(UnlearnError, match="are not its output layer's of its last hidden states"):
+        check_head(of_type(kind, **settings))
+
+
+@pytest.mark.parametrize("name", ["logits_soft_cap", "lm_head_multiplier"])
+def test_what_is_done_to_logits_is_refused_under_every_name(name: str) -> None:
+    model = tiny_llama()
+    setattr(model.config, name, 0.5)
+    with pytest.raises(UnlearnError, match=f"{name}, not in a plain linear head"):
+        head_of(model)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "qwen2", "gemma"])
+def test_a_model_with_a_plain_head_is_let_through_as_it_is(kind: str) -> None:
+    model = of_type(kind).train()
+    before = model_hash(model)
+    assert check_head(model) is model
+    assert model.training and model_hash(model) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("gpt_bigcode", {"attn_pdrop": 0.5, "resid_pdrop": 0.5, "embd_pdrop": 0.5}),
+        ("starcoder2", {"residual_dropout": 0.5, "embedding_dropout": 0.5}),
+        ("seed_oss", {"residual_dropout": 0.5, "attention_dropout": 0.5}),
+        ("bloom", {"hidden_dropout": 0.5}),
+    ],
+)
+def test_dropout_is_off_under_every_name_that_it_has(kind: str, settings: dict[str, Any]) -> None:
+    model = disable_dropout(of_type(kind, **settings))
+    ids = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        expected = model.eval()(input_ids=ids).logits
+        assert torch.equal(model.train()(input_ids=ids).logits, expected)
 
 
 def test_dropout_is_off_in_a_loaded_model(folder: Path) -> None:

@@ -265,6 +265,34 @@ def test_a_run_that_is_ended_early_is_the_shorter_run() -> None:
     assert ended.key == short.key and ended.comparable() == short.comparable()
 
 
+def test_a_run_that_is_ended_early_has_the_probes_of_the_shorter_run() -> None:
+    _, ended = execute(bench_of(), spec_of(updates=6, probe_every=4), enough=lambda _, u: u == 3)
+    _, short = execute(bench_of(), spec_of(updates=3, probe_every=4))
+    assert ended.key == short.key and ended.comparable() == short.comparable()
+
+
+def test_labels_are_tokens_that_the_model_has_though_the_tokenizer_has_more() -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer())
+    tokenizer.add_tokens([f"added{number}" for number in range(200)])
+    _, record = execute(bench_of(tokenizer=tokenizer), spec_of(method="random_label"))
+    assert record.status == "done"
+
+
+def test_no_gradient_is_left_on_the_model() -> None:
+    for changes in ({}, {"learning_rate": 1e30}):
+        model, _ = execute(bench_of(), spec_of(**changes))
+        assert all(p.grad is None for p in model.parameters())
+
+
+def test_an_oracle_may_be_in_another_precision_than_the_run() -> None:
+    oracle = tiny_llama(dtype=torch.float32, seed=1)
+    near, exact = (
+        execute(bench_of(oracle=oracle), spec_of(precision=p))[1].metrics["oracle_kl/forget"]
+        for p in ("float32", "float64")
+    )
+    assert near == pytest.approx(exact, rel=1e-4)
+
+
 @pytest.mark.parametrize("changes", [{"schedule": "linear"}, {"warmup": 0.5}, {"requests": 2}])
 def test_a_run_whose_beginning_knows_its_end_cannot_be_ended(changes: dict[str, Any]) -> None:
     with pytest.raises(UnlearnError, match="cannot be ended early"):
@@ -311,6 +339,39 @@ def error_of(**changes: Any) -> str:
     text = str(caught.value)
     assert text.endswith(".") and "\n" not in text
     return text
+
+
+def test_a_document_longer_than_the_model_reads_is_an_error() -> None:
+    long = " ".join(texts("forget", 12))
+    text = error_of(forget=[long])
+    assert "the model reads at most 128: give length=128 or less." in text
+    error_of(forget=texts("forget"), method="ga_gd_in_dist", retain=[long])
+    model = tiny_llama(dtype=torch.float32)
+    with pytest.raises(UnlearnError, match="reads at most 128"):
+        unlearnlib.score(model, tiny_tokenizer(), [long])
+    assert len(unlearnlib.score(model, tiny_tokenizer(), [long], length=128)) > 1
+
+
+def test_a_model_in_an_adapters_wrapping_is_an_error() -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
+    wrapped = peft.get_peft_model(tiny_llama(dtype=torch.float32), config)
+    with pytest.raises(UnlearnError, match="merged into it"):
+        unlearnlib.unlearn(wrapped, tiny_tokenizer(), method="ga", forget=texts("forget"))
+
+
+def test_two_documents_of_one_name_to_forget_are_an_error() -> None:
+    twice = [Document("a letter", text) for text in texts("forget", 2)]
+    assert "2 documents to forget have the id 'a letter'" in error_of(forget=twice, forget_size=1)
+
+
+def test_facts_of_unequally_many_options_are_an_error_before_the_run() -> None:
+    one, other = documents("forget", 2)
+    fewer = dataclasses.replace(other.facts[0], distractors=other.facts[0].distractors[:1])
+    text = error_of(forget=[one, dataclasses.replace(other, facts=(fewer,))])
+    assert "has 1 distractors and the first fact has 3" in text
+    none = dataclasses.replace(one.facts[0], distractors=())
+    assert "0 distractors" in error_of(forget=[dataclasses.replace(one, facts=(none,))])
 
 
 def test_an_empty_forget_set_is_an_error() -> None:

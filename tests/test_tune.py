@@ -22,6 +22,7 @@ from unlearnlib.methods import Descent
 from unlearnlib.models import load_model, model_hash, save_model
 from unlearnlib.report import trace_table
 from unlearnlib.run import execute
+from unlearnlib.scoring import score_chunks
 from unlearnlib.search import HARM, LARGEST, NEAR, RUNS, Situation, Step, propose
 from unlearnlib.spec import RunSpec
 from unlearnlib.tune import tune
@@ -184,6 +185,30 @@ def test_tuning_ends_near_the_target_and_returns_that_model(tmp_path: Path) -> N
     # The record is that of a plain run with as many updates: anybody can repeat it.
     again = execute(bench, RunSpec().replace(**found.record.spec))[1]
     assert again.comparable() == found.record.comparable()
+
+
+def test_a_search_that_leaves_checkpoints_is_the_same_after_it_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path))
+    bench = remembered()
+    bench.execution = dataclasses.replace(QUIET, save_every=1)
+    expected = tune(bench, spec(), start=1e-3, runs=1)
+    seen = 0
+
+    def killed(*arguments: Any, **named: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen == 3:
+            raise KeyboardInterrupt
+        return score_chunks(*arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("unlearnlib.tune.score_chunks", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune(bench, spec(), start=1e-3, runs=1)
+    again = tune(bench, spec(), start=1e-3, runs=1)
+    assert [s.path for s in again.steps] == [s.path for s in expected.steps]
 
 
 def test_an_interrupted_search_goes_on_from_its_trace(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import math
 import resource
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -198,8 +198,15 @@ def optimise(
     parts = [part for part in parts if part.chunks]
     if not parts:
         raise UnlearnError("there are no documents to train on: give at least one.")
+    sample = [part.chunks[0] for part in parts] + list(parts[0].chunks[1:2])
+    check_computation(model, sample, execution)
     owned = _owned(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise UnlearnError(
+            f"every parameter of {type(model).__name__} is frozen, and none can be trained: call "
+            "requires_grad_() on it, or set lora_rank."
+        )
     device = parameters[0].device
     stepper = make_optimizer(
         optimizer, list(owned.values()), betas=betas, weight_decay=weight_decay
@@ -301,6 +308,47 @@ def optimise(
     if checkpoint is not None:
         _shard_path(checkpoint, model).unlink(missing_ok=True)
     return outcome
+
+
+@torch.no_grad()
+def check_computation(model: nn.Module, chunks: Sequence[Chunk], execution: Execution) -> None:
+    """`UnlearnError` for a model of which a result would depend on how it is computed.
+
+    That is one with something random left in training mode and, where chunks are packed, one whose
+    chunks see each other: not every model makes a mask from positions, and a state that is carried
+    from token to token knows none. A few tokens of `chunks` show both.
+    """
+    few = [replace(c, tokens=c.tokens[:8], context=1) for c in chunks[:2]]
+    device = next(model.parameters()).device
+    last = collate(few[-1:], device)
+    name = type(model).__name__
+    training = model.training
+    model.eval()
+    alone = hidden_states(model, last)[0].double()  # (T, H)
+    packed = None
+    if execution.packed and len(few) > 1:
+        packed = hidden_states(model, collate_packed(few, device))[0, -len(alone) :]
+    model.train()
+    trained = hidden_states(model, last)[0]
+    model.train(training)
+    rounding = 0.01 if next(model.parameters()).dtype in (torch.float32, torch.float64) else 0.1
+    for states, fault in (
+        (
+            trained,
+            f"{name} computes otherwise in training than in use: set its dropout to 0 "
+            "(models.disable_dropout, or its configuration).",
+        ),
+        (
+            packed,
+            f"packed documents of {name} see each other: leave out --packed (packed=True of "
+            "Execution).",
+        ),
+    ):
+        if states is None:
+            continue
+        far = (states.double() - alone).norm(dim=-1) / alone.norm(dim=-1)
+        if bool((far > rounding).any()):  # NaN, of a broken model, shows elsewhere
+            raise UnlearnError(fault)
 
 
 def _recompute(model: Any, on: bool) -> None:
@@ -413,12 +461,16 @@ def _leave(
     if not (sharded(model) or PartialState().is_main_process):
         return
     tensors = {}
+    numbers: dict[str, float] = {}  # bitsandbytes counts steps in a plain number
     for name, parameter in owned.items():
         tensors[f"parameter/{name}"] = parameter.detach().contiguous()
         for key, value in stepper.state[parameter].items():
             if isinstance(value, Tensor):
                 tensors[f"{key}/{name}"] = value.detach().contiguous()
+            else:
+                numbers[f"{key}/{name}"] = value
     metadata = {
+        "numbers": json.dumps(numbers),
         "key": checkpoint.key,
         "update": str(update),
         "outcome": json.dumps(
@@ -458,6 +510,7 @@ def _take_up(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             past = json.loads(metadata["outcome"])
             done = int(metadata["update"])
+            state: dict[str, Any] = {**tensors, **json.loads(metadata.get("numbers", "{}"))}
         if {f"parameter/{name}" for name in owned} - set(tensors):
             raise ValueError("it lacks parameters")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
@@ -475,11 +528,12 @@ def _take_up(
     with torch.no_grad():
         for name, parameter in owned.items():
             parameter.copy_(tensors[f"parameter/{name}"])
+            # All on the parameter's device, the count of steps too: fused AdamW reads it there.
             stepper.state[parameter] = {
-                key: value.to(parameter.device) if value.ndim else value
-                for key, _, of in (k.partition("/") for k in tensors)
+                key: value.to(parameter.device) if isinstance(value, Tensor) else value
+                for key, _, of in (k.partition("/") for k in state)
                 if of == name and key != "parameter"
-                for value in (tensors[f"{key}/{name}"],)
+                for value in (state[f"{key}/{name}"],)
             }
     _hand_over(model, owned)
     outcome.trajectory = past["trajectory"]

@@ -106,7 +106,7 @@ def load_model(
             "tensors: fetch or rebuild them."
         )
     head_of(model)
-    return disable_dropout(model).to(device)
+    return check_head(disable_dropout(model).to(device))
 
 
 def model_config(source: str | Path) -> Any:
@@ -231,16 +231,18 @@ def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def disable_dropout(model: nn.Module) -> nn.Module:
-    """Set every dropout to 0, in place.
+    """Set every dropout to 0, in place; so too layers left out and routers shaken at random.
 
     A dropout mask depends on how documents share micro-batches, and a run must not; forgetting
     is also no place for noise that nobody seeds.
     """
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-        for name in ("attention_dropout", "dropout"):
-            if isinstance(getattr(module, name, None), float):
+        # Half of transformers' models have no Dropout but a number, under a name of their own:
+        # attention_dropout, attn_dropout, residual_dropout, hidden_dropout, layerdrop.
+        for name, value in list(vars(module).items()):
+            if isinstance(value, float) and ("drop" in name or "jitter" in name):
                 setattr(module, name, 0.0)
     return model
 
@@ -259,7 +261,13 @@ def head_of(model: Any) -> Head:
     config = model.config
     odd = [
         name
-        for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")
+        for name in (
+            "final_logit_softcapping",
+            "logits_soft_cap",
+            "logit_scale",
+            "logits_scaling",
+            "lm_head_multiplier",
+        )
         if getattr(config, name, None) not in (None, 1.0)
     ]
     if not isinstance(layer, nn.Linear) or odd:
@@ -268,6 +276,46 @@ def head_of(model: Any) -> Head:
             "plain linear head: give a model whose logits are a linear map of its hidden states."
         )
     return Head(_whole(layer.weight), None if layer.bias is None else _whole(layer.bias))
+
+
+@torch.no_grad()
+def check_head(model: Any) -> Any:
+    """The model; `UnlearnError` where its logits are not those of `head_of` on its hidden states.
+
+    Not all that a model does to its logits stands in its configuration under a known name, nor
+    what it does before the head. So a few tokens are asked for both.
+    """
+    head = head_of(model)
+    ids = torch.arange(8, device=head.weight.device)[None] % head.weight.shape[0]
+    training = model.training
+    model.eval()
+    states = decoder_of(model)(input_ids=ids, use_cache=False)
+    hidden = getattr(states, "last_hidden_state", None)
+    if hidden is None:  # the model inside an adapter's wrapping, for one
+        raise UnlearnError(
+            f"the decoder of {type(model).__name__} ends in no hidden states: give a causal LM as "
+            "transformers loads it, an adapter of peft merged into it (merge_and_unload)."
+        )
+    theirs = model(input_ids=ids, use_cache=False).logits.float()
+    model.train(training)
+    rounding = 1e-2 if head.weight.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    # NaN passes: weights that are no numbers are another fault.
+    if bool((head.logits(hidden) - theirs).abs().max() > rounding * theirs.abs().max()):
+        raise UnlearnError(
+            f"the logits of {type(model).__name__} are not its output layer's of its last hidden "
+            "states: give a model whose logits are a linear map of its hidden states."
+        )
+    return model
+
+
+def check_length(model: Any, longest: int) -> None:
+    """`UnlearnError` if a chunk of `longest` tokens has more than the model reads."""
+    most = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(most, int) and longest > most:
+        raise UnlearnError(
+            f"a document has a chunk of {longest} tokens and the model reads at most {most}: give "
+            f"length={most} or less."
+        )
 
 
 def _whole(parameter: Any) -> Any:

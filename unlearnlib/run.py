@@ -8,6 +8,7 @@ import functools
 import logging
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ from unlearnlib.models import (
     DTYPES,
     cache_folder,
     gather,
+    head_of,
     lab_checkpoint,
     load_model,
     load_tokenizer,
@@ -123,7 +125,8 @@ class Bench:
         self.model_hash = model_hash(self.model)
         self.data_hash = self.data.hash()
         self.special = frozenset(int(t) for t in self.tokenizer.all_special_ids)
-        self.vocabulary = len(self.tokenizer)
+        # A tokenizer may have been given tokens that the model was not resized for.
+        self.vocabulary = min(len(self.tokenizer), head_of(self.model).weight.shape[0])
         self._chunks: dict[tuple[str, int], list[Chunk]] = {}
         self._cloze: dict[tuple[str, int | None], tuple[list[Chunk], np.ndarray]] = {}
         self._references: dict[int, Reference] = {}
@@ -335,7 +338,9 @@ def execute(
         )
     requests = _requests(bench.forgotten(spec), spec.requests)
     retain = _retain(bench, spec, method)
-    bench.evaluated(spec)  # what cannot be cut shows before anything is changed
+    bench.evaluated(spec)  # what cannot be cut or asked shows before anything is changed
+    for split in ("forget", "approximate"):
+        bench.questions(split, spec.forget_size if split == "forget" else None)
     if spec.lora_rank:
         lora.check_peft()
     model = bench.model if in_place else copy.deepcopy(bench.model)
@@ -357,6 +362,12 @@ def execute(
             if not (spec.updates and spec.learning_rate) or outcome.diverged_at is not None:
                 break
             _forget(bench, model, spec, method, number, forget, retain, outcome, enough)
+        made = len(outcome.trajectory)
+        ended = enough is not None and outcome.diverged_at is None and 0 < made < spec.updates
+        if ended and spec.probe_every and made % spec.probe_every:
+            # The shorter run looks at its last update.
+            outcome.trajectory[-1].update(_probe(bench, model, spec))
+        model.zero_grad(set_to_none=True)  # as large as the model, and no part of what is returned
         if attached is not None:
             adapter = lora.take_off(model, attached)
     finally:  # interrupted, a model changed in place is the original one again
@@ -438,7 +449,6 @@ def _forget(
 
     What a term keeps of "the original model" is of the model as the request found it.
     """
-    device = next(model.parameters()).device
     seed = spec.seed + request
     before = request * spec.updates
     common: dict[str, Any] = {
@@ -473,7 +483,7 @@ def _forget(
         max_grad_norm=spec.max_grad_norm,
         execution=bench.execution,
         optimizer=spec.optimizer,
-        checkpoint=_checkpoint(bench, spec, model, request, device),
+        checkpoint=_checkpoint(bench, spec),
         each=each,
         enough=None if enough is None else functools.partial(enough, model),
         description=f"{spec.domain} {spec.method}",
@@ -524,9 +534,7 @@ def _recall(
         return keep_original(model, chunks, term, place=device, **common)
 
 
-def _checkpoint(
-    bench: Bench, spec: RunSpec, model: nn.Module, request: int, device: torch.device
-) -> Checkpoint | None:
+def _checkpoint(bench: Bench, spec: RunSpec) -> Checkpoint | None:
     """Where a run leaves its state, if it is to: in the user's cache, named by the run's key.
 
     A run of several requests leaves none: its later requests start from a model that no
@@ -674,7 +682,7 @@ def unlearn(
     Raises `UnlearnError` for bad input, before anything is changed.
     """
     from unlearnlib.corpus.files import split_general
-    from unlearnlib.models import disable_dropout, head_of
+    from unlearnlib.models import check_head, check_length, disable_dropout
 
     general_retain, general_evaluation = split_general(as_documents(general, "general"))
     data = DomainData(
@@ -698,10 +706,17 @@ def unlearn(
         length=length,
         **{"precision": precision, **settings},
     )
-    head_of(model)
+    name, times = Counter(d.id for d in data.forget).most_common(1)[0] if data.forget else ("", 0)
+    if times > 1:
+        raise UnlearnError(
+            f"{times} documents to forget have the id {name!r}: give each an id of its own."
+        )
+    check_head(model)
     if not in_place:
         model = copy.deepcopy(model)
     bench = Bench(
         disable_dropout(model), tokenizer, data, length, 32, oracle, execution or Execution()
     )
+    used = [*bench.evaluated(spec).values(), _retain(bench, spec, get_method(method))]
+    check_length(model, max(len(chunk.tokens) for chunks in used for chunk in chunks))
     return execute(bench, spec, in_place=True, command="unlearnlib.unlearn(...)")

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from unlearnlib.corpus.chunks import Chunk, collate, cut, pack
 from unlearnlib.corpus.documents import Document
 from unlearnlib.engine import Execution, hidden_states
+from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.scores import TokenScores
-from unlearnlib.models import head_of
+from unlearnlib.models import check_head, check_length, head_of
 from unlearnlib.objectives import Head, positions_per_chunk
 
 
@@ -63,7 +64,9 @@ def _token_values(
     for start in range(0, len(hidden), step):
         rows = slice(start, start + step)
         logits = head.logits(hidden[rows])
-        old = None if reference is None else reference[1].logits(reference[0][rows])
+        old = None
+        if reference is not None:  # an oracle may be in another precision than the model
+            old = reference[1].logits(reference[0][rows]).to(logits.dtype)
         pieces.append(_moments(logits, targets[rows], old).double().cpu())
     return torch.cat(pieces, dim=1) if pieces else torch.zeros(5, 0, dtype=torch.float64)
 
@@ -158,6 +161,8 @@ def score(
 ) -> TokenScores:
     """Scores of texts (or `Document`s) under a causal LM, cut into chunks of `length` tokens."""
     chunks = cut(as_documents(texts, "text"), tokenizer, length)
+    check_head(model)
+    check_length(model, max((len(chunk.tokens) for chunk in chunks), default=0))
     return score_chunks(model, chunks, execution=execution)
 
 
@@ -177,7 +182,17 @@ def cloze_chunks(documents: Iterable[Document], tokenizer: Any) -> tuple[list[Ch
     what calls a memorised document back; it does not tell the answer, which stands nowhere else.
     Returns (chunks, answer_starts), as `metrics.cloze` takes them. What the options of a fact
     share is a chunk's context, so its targets are the answer and `answer_starts` is all 0.
+    `UnlearnError` if two facts have unequally many distractors, or one has none.
     """
+    documents = tuple(documents)
+    facts = [fact for document in documents for fact in document.facts]
+    for fact in facts:
+        if len(fact.distractors) != max(1, len(facts[0].distractors)):
+            raise UnlearnError(
+                f"the fact {fact.prompt + fact.answer!r} has {len(fact.distractors)} distractors "
+                f"and the first fact has {len(facts[0].distractors)}: give all equally many, at "
+                "least 1."
+            )
     special = set(tokenizer.all_special_ids)
     chunks: list[Chunk] = []
     for document in documents:

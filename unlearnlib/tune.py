@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -128,7 +129,10 @@ def _one(
         path.append(perplexity(score_chunks(model, chunks, execution=quiet)))
         return not (path[-1] < situation.target)
 
-    model, record = execute(bench, asked, enough=enough)
+    # From its beginning, whatever checkpoint there is: the path needs every update.
+    unsaved = copy.copy(bench)
+    unsaved.execution = dataclasses.replace(bench.execution, save_every=0)
+    model, record = execute(unsaved, asked, enough=enough)
     end = record.spec["updates"] if record.status == "done" else len(path) - 1
     if record.status == "done" and end > 1 and _nearer_before(path, end, situation.target):
         # The update before was nearer; what ran past it is not what is wanted.
