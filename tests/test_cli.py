@@ -373,6 +373,40 @@ def test_force_leaves_no_weights_of_an_earlier_model(
     assert (out / "notes.txt").read_text() == "mine"
 
 
+def test_a_folder_that_is_there_is_written_from_inside(
+    model: Path, files: Path, unlearn: Unlearn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a link to another disk, into which no file can be moved."""
+    (files / "disk").mkdir()
+    (files / "out").symlink_to(files / "disk")
+    move = os.replace
+
+    def within(source: Path, target: Path) -> None:
+        disks = {Path(p).resolve().is_relative_to(files / "disk") for p in (source, target)}
+        if len(disks) > 1:
+            raise OSError(18, "Invalid cross-device link", str(source))
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", within)
+    code, _, err = unlearn(*own(model, "--method", "ga", "--out", "out"))
+    assert code == 0, err
+    assert (files / "disk" / "model.safetensors").is_file()
+    assert not [p for p in files.rglob("*") if p.name.startswith(".")]
+
+
+def test_a_report_of_an_earlier_model_does_not_stay_beside_another(
+    model: Path, files: Path, unlearn: Unlearn
+) -> None:
+    command = [*own(model, "--method", "ga", "--updates", 0, "--out", "out"), "--force"]
+    (files / "out").mkdir()
+    page = files / "out" / "report.html"
+    page.write_text("mine")
+    assert unlearn(*command)[0] == 0
+    assert page.exists()  # no model was there that it could tell of
+    assert unlearn(*command)[0] == 0
+    assert not page.exists()
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 

@@ -117,6 +117,7 @@ class CardFacts:
     versions    package -> version
     device      "cpu", or the accelerator's name
     diverged_at the update whose loss was not finite, or None
+    adapter     whether LoRA's adapter alone stands beside the model, in `adapter/`
     """
 
     source: str
@@ -133,6 +134,7 @@ class CardFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     diverged_at: int | None = None
+    adapter: bool = False
 
 
 # --- escaping ------------------------------------------------------------------------------------
@@ -284,7 +286,7 @@ def _how(facts: CardFacts) -> str:
                 ("Label positions", spec["label_alignment"]),
                 ("Tokens per chunk", spec["length"]),
                 ("Precision", spec["precision"]),
-                ("Trained", _adapters(spec)),
+                ("Trained", _adapters(spec, facts.adapter)),
                 ("Seed", spec["seed"]),
                 ("Requests, one after another", spec.get("requests")),
                 ("Optimizer", spec.get("optimizer")),
@@ -298,15 +300,21 @@ def _how(facts: CardFacts) -> str:
     return "\n".join(lines)
 
 
-def _adapters(spec: Mapping[str, Any]) -> str | None:
-    """What was trained, where it was not everything."""
+def _adapters(spec: Mapping[str, Any], beside: bool) -> str | None:
+    """What was trained, where it was not everything, and whether it is `beside` the model too."""
     if not spec.get("lora_rank"):
         return None
     rank, alpha = spec["lora_rank"], spec.get("lora_alpha") or 2.0 * spec["lora_rank"]
-    return (
+    trained = (
         f"LoRA adapters of rank {rank} and alpha {alpha:g} beside the linear layers, and nothing "
-        "else; they are added to the weights here, and are alone in `adapter/`, to be loaded onto "
-        "the base model with peft (who has both can subtract them, which undoes the unlearning)"
+        "else; they are added to the weights here"
+    )
+    if not beside:
+        return trained
+    return (
+        f"{trained}, and are alone in `adapter/`, to be loaded onto the base model with peft. **Do "
+        "not publish `adapter/` with the model:** whoever has both can subtract it, which undoes "
+        "the unlearning"
     )
 
 

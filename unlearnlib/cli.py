@@ -361,6 +361,12 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     for name in SHORTCUTS:
         flag = name.replace("_", "-")
         parser.add_argument(f"--{flag}", metavar="VALUE", help=f"the same as --set {name}=VALUE")
+    parser.add_argument(
+        "--adapter",
+        action="store_true",
+        help="with lora_rank: also write what was learnt alone, to adapter/ in --out (who has it "
+        "and the model can undo the unlearning)",
+    )
     _add_device(parser)
 
 
@@ -743,7 +749,7 @@ def run_command(args: argparse.Namespace) -> Report:
     device = _device(args.device)
     data = _own_documents(args, limits) if own else None
     _check_retain(args, spec, data)
-    _check_lora(spec)
+    _check_lora(args, spec)
     if args.plan:
         return _plan_report(args, spec, data, limits, device)
     tasks = _tasks(args)
@@ -803,7 +809,8 @@ def run_command(args: argparse.Namespace) -> Report:
 
         PartialState().destroy_process_group()
     if out is not None and _is_main():
-        save_unlearned(out, model, bench, record, card_facts(bench, spec, record, before))
+        facts = card_facts(bench, spec, record, before, args.adapter)
+        save_unlearned(out, model, bench, record, facts)
     return _run_report(args, record, computed=True, store=where, before=before, out=out)
 
 
@@ -988,7 +995,7 @@ def tune_command(args: argparse.Namespace) -> Report:
     device = _device(args.device)
     data = _own_documents(args, limits) if own else None
     _check_retain(args, spec, data)
-    _check_lora(spec)
+    _check_lora(args, spec)
 
     from unlearnlib.models import cache_folder
     from unlearnlib.report import report, trace_table
@@ -1055,7 +1062,8 @@ def tune_command(args: argparse.Namespace) -> Report:
             provenance=found.record.provenance
             | {"command": repeat_command(args, spec.replace(**found.record.spec))},
         )
-        facts = card_facts(bench, spec.replace(**record.spec), record, found.before)
+        made = spec.replace(**record.spec)
+        facts = card_facts(bench, made, record, found.before, args.adapter)
         page = report(facts, found.steps, found.best, found.situation, found.ending)
         save_unlearned(out, found.model, bench, record, facts, {"report.html": page})
         text += f"\n\nrun {found.best + 1} is saved in {out}, with report.html"
@@ -1181,8 +1189,15 @@ def _check_retain(args: argparse.Namespace, spec: RunSpec, data: DomainData | No
         )
 
 
-def _check_lora(spec: RunSpec) -> None:
-    """Whether the package for adapters is there, before any model is loaded."""
+def _check_lora(args: argparse.Namespace, spec: RunSpec) -> None:
+    """Whether the adapter asked for can be made and written, before any model is loaded."""
+    if args.adapter and not spec.lora_rank:
+        raise UnlearnError(
+            "--adapter is given and lora_rank is 0, so there is no adapter to write: give a rank "
+            "with --set lora_rank=16, or leave --adapter out."
+        )
+    if args.adapter and args.out is None and not getattr(args, "plan", False):
+        raise UnlearnError("--adapter is given without --out: name a folder with --out DIR.")
     if spec.lora_rank:
         from unlearnlib.lora import check_peft
 
@@ -1296,6 +1311,8 @@ def repeat_command(args: argparse.Namespace, spec: RunSpec) -> str:
     for name, value in spec.as_dict().items():
         if name not in _NOT_BY_SET and (name in TUNED or value != getattr(default, name)):
             words += ["--set", f"{name}={'none' if value is None else value}"]
+    if args.adapter:
+        words += ["--adapter"]
     if args.out is not None:
         words += ["--out", _file_name(args.out)]
     return shell_join(words)
@@ -1314,9 +1331,13 @@ def term_in_words(term: Any) -> str:
 
 
 def card_facts(
-    bench: Bench, spec: RunSpec, record: Record, before: Mapping[str, float]
+    bench: Bench,
+    spec: RunSpec,
+    record: Record,
+    before: Mapping[str, float],
+    adapter: bool = False,
 ) -> CardFacts:
-    """What the model card of a run tells."""
+    """What the model card of a run tells; `adapter` says whether LoRA's stands beside it."""
     from unlearnlib.card import CardFacts, split_facts
     from unlearnlib.corpus.documents import SPLITS
     from unlearnlib.methods import get_method
@@ -1353,6 +1374,7 @@ def card_facts(
         versions=record.provenance["versions"],
         device=record.provenance["accelerator"] or record.provenance["device"],
         diverged_at=record.diverged_at,
+        adapter=adapter,
     )
 
 
@@ -1366,8 +1388,9 @@ def save_unlearned(
 ) -> None:
     """Write model, tokenizer, record.json, README.md and `more` (name -> text) to `out`.
 
-    A model trained with LoRA comes with its adapter, in `out/adapter`. All are complete before any
-    appears.
+    A model trained with LoRA comes with its adapter, in `out/adapter`, only where the card says so.
+    All are complete before any appears. What an earlier model left in `out` goes: together the two
+    would be no model.
     """
     from unlearnlib.card import model_card
     from unlearnlib.lora import save_adapter
@@ -1380,31 +1403,38 @@ def save_unlearned(
         "before": _strict(card.before),
         "record": record.to_json(),
     }
+    # A folder that is there may be a link or a mount of another disk, or its parent not ours to
+    # write: what is complete can only be moved into it from inside.
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+    place, stale = (out, (out / "record.json").exists()) if out.exists() else (out.parent, False)
+    with tempfile.TemporaryDirectory(dir=place, prefix=".unlearn-") as scratch:
         staged = Path(scratch) / "model"
         save_model(model, bench.tokenizer, staged)
         (staged / "record.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
         (staged / "README.md").write_text(model_card(card), encoding="utf-8")
         for name, text in (more or {}).items():
             (staged / name).write_text(text, encoding="utf-8")
-        adapter = getattr(model, "lora_adapter", None)
-        if adapter is not None:
-            save_adapter(adapter, staged / ADAPTER, card.base_model)
+        if card.adapter:
+            save_adapter(model.lora_adapter, staged / ADAPTER, card.base_model)
         out.mkdir(exist_ok=True)
         written = sorted(item for item in staged.iterdir() if item.is_file())
         for name in ADAPTER_FILES:
-            if adapter is not None:
+            if card.adapter:
                 (out / ADAPTER).mkdir(exist_ok=True)
                 os.replace(staged / ADAPTER / name, out / ADAPTER / name)
             else:  # of an earlier model
                 (out / ADAPTER / name).unlink(missing_ok=True)
+        if not card.adapter:
+            with contextlib.suppress(OSError):  # there is none, or it holds files of the user's
+                (out / ADAPTER).rmdir()
         for item in written:
             os.replace(item, out / item.name)
     names = {item.name for item in written}
     for weights in (*out.glob("*.safetensors"), *out.glob("*.safetensors.index.json")):
-        if weights.name not in names:  # of an earlier model: together they would be no model
+        if weights.name not in names:
             weights.unlink()
+    if stale and "report.html" not in names:  # it tells how the earlier model was made
+        (out / "report.html").unlink(missing_ok=True)
     logger.info("saved the model, record.json and README.md in %s", out)
 
 
