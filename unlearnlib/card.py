@@ -117,6 +117,7 @@ class CardFacts:
     versions    package -> version
     device      "cpu", or the accelerator's name
     diverged_at the update whose loss was not finite, or None
+    measured    set -> how many of its chunks were scored (of a large retain set not all are)
     adapter     whether LoRA's adapter alone stands beside the model, in `adapter/`
     """
 
@@ -134,6 +135,7 @@ class CardFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     diverged_at: int | None = None
+    measured: Mapping[str, int] = field(default_factory=dict)
     adapter: bool = False
 
 
@@ -399,6 +401,20 @@ def _limits(facts: CardFacts) -> str:
         "- Whether the base model had seen the forgotten texts at all is not known; compare the "
         "scores before.",
     ]
+    lines += _shared(facts.splits)
+    spec = facts.spec
+    drawn = spec["updates"] * spec["batch_size"] * (spec.get("requests") or 1)
+    if drawn < chunks["forget"]:
+        lines.append(
+            f"- The updates drew {drawn:,} of the {_count(chunks['forget'], 'chunk')} to be "
+            "forgotten; the scores are of all of them."
+        )
+    scored = facts.measured.get("retain", 0)
+    if 0 < scored < chunks.get("retain", 0):
+        lines.append(
+            f"- The retain set was scored on its first {_count(scored, 'chunk')} of "
+            f"{chunks['retain']:,}."
+        )
     if "approximate" in chunks:
         lines.append(
             "- The target is an estimate, and only as good as the approximate set: those texts "
@@ -419,6 +435,22 @@ def _limits(facts: CardFacts) -> str:
         else "- Abilities other than predicting texts such as these were not measured."
     )
     return "\n".join(lines)
+
+
+def _shared(splits: Sequence[SplitFacts]) -> list[str]:
+    """A line for each set in which documents to be forgotten stand, too."""
+    forgotten = {digest for _, digest in splits[0].documents}
+    lines = []
+    for split in splits[1:]:
+        both = len(forgotten & {digest for _, digest in split.documents})
+        if both:
+            lines.append(
+                f"- {_count(both, 'text')} to be forgotten "
+                f"{'stands' if both == 1 else 'stand'} in the set “{split.name.replace('_', ' ')}” "
+                f"({SPLIT_ROLES.get(split.name, '')}) as well: "
+                "what is said of that set is not true of them."
+            )
+    return lines
 
 
 def _repeat(facts: CardFacts) -> str:

@@ -86,7 +86,11 @@ class Report:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. argparse's own errors exit with code 2."""
-    args = build_parser().parse_args(_with_negative_numbers(sys.argv[1:] if argv is None else argv))
+    words = _with_negative_numbers(sys.argv[1:] if argv is None else argv)
+    try:
+        args = build_parser().parse_args(words)
+    except UnlearnError as error:
+        return _complain(str(error), 2)
     if _processes() > 1 and args.run is not run_command:
         return _complain(
             f"{_processes()} processes were launched for a command that runs in one: start it "
@@ -177,6 +181,10 @@ def _what_remains(args: argparse.Namespace) -> str:
     """What an interrupted command leaves behind."""
     if args.command == "pretrain":
         return "finished models stay, and --missing goes on with the others"
+    if args.command == "tune":
+        return "finished runs of the search are remembered, the same command goes on"
+    if getattr(args, "save_every", 0):
+        return "the same command goes on after the last state that --save-every kept"
     store = _store_path(args) if args.command in ("run", "study") else None
     if store is None:
         return "nothing was saved, the same command starts again"
@@ -208,6 +216,24 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return number
+
+
+class _Once(argparse.Action):
+    """Take one value; of two, argparse alone would drop the first without a word."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            raise UnlearnError(
+                f"{option_string} is given twice ({getattr(namespace, self.dest)!r} and "
+                f"{values!r}): put the documents into one folder and give that."
+            )
+        setattr(namespace, self.dest, values)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -341,7 +367,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         ),
         strict=True,
     ):
-        parser.add_argument(f"--{name}", metavar="FILE", help=about)
+        parser.add_argument(f"--{name}", action=_Once, metavar="FILE", help=about)
     parser.add_argument("--column", help="the column that holds the text (default: text, ...)")
     _add_source(parser)
     parser.add_argument(
@@ -740,7 +766,7 @@ def _columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def run_command(args: argparse.Namespace) -> Report:
     """One run: of a profile, of a profile's texts with another model, or of a user's documents."""
-    own = any(getattr(args, name) is not None for name in FILES)
+    own = _is_own(args)
     spec = _own_spec(args) if own else _profile_spec(args)
     limits = _limits(args)
     out = Path(args.out) if args.out is not None else None
@@ -754,7 +780,7 @@ def run_command(args: argparse.Namespace) -> Report:
         return _plan_report(args, spec, data, limits, device)
     tasks = _tasks(args)
 
-    from unlearnlib.run import execute, key_of, open_bench
+    from unlearnlib.run import execute, key_of, open_bench, warn_of_data
     from unlearnlib.store import Library, Store
     from unlearnlib.study import published_files
 
@@ -773,6 +799,8 @@ def run_command(args: argparse.Namespace) -> Report:
     )
     spec = _fit_length(bench, spec, own)
     bench.forgotten(spec)  # says so if there is nothing to forget
+    if own:
+        warn_of_data(bench, spec)
     if out is not None:
         _check_space(bench.model, out)
     where = _store_path(args)
@@ -970,7 +998,7 @@ def _duration(seconds: float) -> str:
 
 def tune_command(args: argparse.Namespace) -> Report:
     """Search for the dose that reaches the target, and keep the model of the best run."""
-    own = any(getattr(args, name) is not None for name in FILES)
+    own = _is_own(args)
     given = _given_settings(args)
     for name, instead in (("learning_rate", "--start"), ("retain_weight", "nothing"), *_FIXED):
         if name in given:
@@ -998,9 +1026,12 @@ def tune_command(args: argparse.Namespace) -> Report:
     _check_lora(args, spec)
 
     from unlearnlib.models import cache_folder
-    from unlearnlib.report import report, trace_table
-    from unlearnlib.run import open_bench
+    from unlearnlib.report import check_extra, report, trace_table
+    from unlearnlib.run import open_bench, warn_of_data
     from unlearnlib.tune import tune
+
+    if out is not None:
+        check_extra()
 
     _hush_transformers()
     bench = open_bench(
@@ -1016,6 +1047,8 @@ def tune_command(args: argparse.Namespace) -> Report:
         base=spec.base,
     )
     spec = _fit_length(bench, spec, own)
+    if own:
+        warn_of_data(bench, spec)
     if out is not None:
         _check_space(bench.model, out)
 
@@ -1043,12 +1076,13 @@ def tune_command(args: argparse.Namespace) -> Report:
         "situation": dataclasses.asdict(found.situation),
         "steps": [dataclasses.asdict(step) for step in found.steps],
         "before": found.before,
-        "out": out and str(out),
+        "out": None,
     }
     rows = [row[:-1] for row in trace_table(found.steps, found.situation)]
     text = _columns(report_header(), rows) if rows else ""
     if found.record is None or found.best is None:
-        return Report(values, f"{found.ending}: the model was left as it is")
+        unwritten = "" if out is None else f", and {out} is not written"
+        return Report(values, f"{found.ending}: the model was left as it is{unwritten}")
     step = found.steps[found.best]
     values |= {
         "key": found.record.key,
@@ -1066,6 +1100,7 @@ def tune_command(args: argparse.Namespace) -> Report:
         facts = card_facts(bench, made, record, found.before, args.adapter)
         page = report(facts, found.steps, found.best, found.situation, found.ending)
         save_unlearned(out, found.model, bench, record, facts, {"report.html": page})
+        values["out"] = str(out)
         text += f"\n\nrun {found.best + 1} is saved in {out}, with report.html"
     else:
         text += f"\n\nrun {found.best + 1} is the best; give --out DIR to save its model"
@@ -1092,6 +1127,16 @@ def _claimed(store: Store | None, key: str | None) -> Iterator[None]:
                 "another --store."
             )
         yield
+
+
+def _is_own(args: argparse.Namespace) -> bool:
+    """Whether documents of one's own are given; `UnlearnError` for a word that is empty."""
+    for name in (*FILES, "out"):  # Path("") would be the working folder
+        if getattr(args, name) is not None and not getattr(args, name).strip():
+            raise UnlearnError(
+                f"--{name} is {getattr(args, name)!r}: give a name, or leave --{name} out."
+            )
+    return any(getattr(args, name) is not None for name in FILES)
 
 
 def _profile_spec(args: argparse.Namespace) -> RunSpec:
@@ -1238,6 +1283,12 @@ def check_out(out: Path, force: bool, model: str | None = None) -> None:
             raise UnlearnError(
                 f"--out {str(out)!r} is the folder of the base model: give another folder."
             )
+        from unlearnlib.models import data_folder
+
+        if out.resolve().is_relative_to((data_folder() / "lab").resolve()):
+            raise UnlearnError(
+                f"--out {str(out)!r} is a folder of the lab's own models: give another folder."
+            )
         if not force and any(out.iterdir()):
             raise UnlearnError(
                 f"--out {str(out)!r} is not empty: give another folder, or --force to write into "
@@ -1374,6 +1425,7 @@ def card_facts(
         versions=record.provenance["versions"],
         device=record.provenance["accelerator"] or record.provenance["device"],
         diverged_at=record.diverged_at,
+        measured={name: len(chunks) for name, chunks in bench.evaluated(spec).items()},
         adapter=adapter,
     )
 
@@ -1890,8 +1942,9 @@ def score_command(args: argparse.Namespace) -> Report:
 def _read_all(paths: Sequence[str], column: str | None) -> tuple[Document, ...]:
     """The documents of several files; names get the path in front where there are several."""
     from unlearnlib.corpus.documents import Document
-    from unlearnlib.corpus.files import read_documents
+    from unlearnlib.corpus.files import check_column, read_documents
 
+    check_column(column, paths)
     if len(set(paths)) < len(paths):
         raise UnlearnError(f"a file is given twice among {', '.join(paths)}: give each once.")
     documents: list[Document] = []

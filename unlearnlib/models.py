@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial
 
-from unlearnlib.errors import UnlearnError
+from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.objectives import Head
 
 logger = logging.getLogger(__name__)
@@ -75,6 +75,8 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    if precision not in DTYPES:
+        raise unknown("precision", precision, DTYPES)
     folder = _resolve(source)
     if isinstance(folder, Path) and not list(folder.glob("*.safetensors")):
         raise UnlearnError(
@@ -128,6 +130,8 @@ def _first_line(error: BaseException) -> str:
 
 def _resolve(source: str | Path) -> Path | str:
     """A folder if the source is local (converted from GGUF if need be), else the hub id."""
+    if not isinstance(source, str | Path) or not str(source).strip():
+        raise UnlearnError(f"the model is {source!r}: give a folder, a hub id, or lab.")
     if str(source) == "lab":
         return lab_checkpoint()
     if isinstance(source, str) and source.startswith("lab/"):
@@ -251,6 +255,36 @@ def decoder_of(model: Any) -> nn.Module:
     if not isinstance(decoder, nn.Module):
         raise UnlearnError(f"{type(model).__name__} has no decoder part: give a causal LM.")
     return decoder
+
+
+def check_loaded(model: object, tokenizer: object) -> None:
+    """Whether these are a model and its tokenizer, and not their names or each other.
+
+    Raises `UnlearnError` where one is not.
+    """
+    if not isinstance(model, nn.Module):
+        raise UnlearnError(
+            f"model is {_short(model)}, which is no model: load one, as in load_model('lab')."
+        )
+    if not (callable(tokenizer) and hasattr(tokenizer, "all_special_ids")):
+        raise UnlearnError(
+            f"tokenizer is {_short(tokenizer)}, which is no tokenizer: load one, as in "
+            "load_tokenizer('lab')."
+        )
+
+
+def _short(value: object) -> str:
+    return repr(value) if value is None or isinstance(value, str) else f"a {type(value).__name__}"
+
+
+def check_reach(model: Any, longest: int) -> None:
+    """Whether a model reads chunks of `longest` tokens; `UnlearnError` where it does not."""
+    most = getattr(model.config, "max_position_embeddings", None)
+    if most is not None and longest > most:
+        raise UnlearnError(
+            f"there is a chunk of {longest} tokens and the model reads at most {most}: give "
+            f"length={most} or less."
+        )
 
 
 def head_of(model: Any) -> Head:

@@ -20,7 +20,7 @@ from torch import nn
 
 from unlearnlib import cost, lora
 from unlearnlib.corpus.chunks import Chunk, cut, last_word
-from unlearnlib.corpus.documents import Document, DomainData, clip
+from unlearnlib.corpus.documents import SPLITS, Document, DomainData, clip, overlaps
 from unlearnlib.engine import (
     Checkpoint,
     Execution,
@@ -76,6 +76,11 @@ def load_domain(
         raise unknown("domain", domain, scale.domains)
     limits = {**dict(scale.limits), **(limits or {})} or None
     if corpus == "fictitious":
+        if folder is not None:
+            raise UnlearnError(
+                f"the folder {str(folder)!r} is given, and the texts of profile {profile!r} are "
+                "invented here: leave it out (--corpora), or name another profile."
+            )
         from unlearnlib.corpus.fictitious import generate
 
         return limited(generate(domain), limits)
@@ -411,6 +416,28 @@ def _several_processes() -> bool:
     return bool(PartialState().num_processes > 1)
 
 
+def warn_of_data(bench: Bench, spec: RunSpec) -> None:
+    """Log what of a user's data works against the run: texts in two sets, or never drawn."""
+    for split, names in overlaps(bench.data).items():
+        logger.warning(
+            "%d of %d documents to forget are in the %s set, too (first %s): take them out of one",
+            len(names),
+            len(bench.data.forget),
+            split.replace("_", " "),
+            names[0],
+        )
+    chunks, drawn = len(bench.forgotten(spec)), spec.updates * spec.batch_size * spec.requests
+    if 0 < drawn < chunks:
+        logger.warning(
+            "%d updates of %d forget chunks draw %d of the %d there are: give more updates or a "
+            "larger batch_size to draw all",
+            spec.updates * spec.requests,
+            spec.batch_size,
+            drawn,
+            chunks,
+        )
+
+
 def _requests(chunks: Sequence[Chunk], count: int) -> list[list[Chunk]]:
     """The chunks in `count` requests: documents in their order, divided as evenly as can be."""
     names = list(dict.fromkeys(chunk.document for chunk in chunks))
@@ -578,6 +605,8 @@ def sources(
     from unlearnlib.continued import continued_checkpoint
 
     scale = get_profile(profile)
+    if model is not None and not str(model).strip():
+        raise UnlearnError(f"the model is {model!r}: give a folder or a hub id, or leave it out.")
     if base == "published":
         if not scale.continued:
             raise UnlearnError(
@@ -674,8 +703,18 @@ def unlearn(
     Raises `UnlearnError` for bad input, before anything is changed.
     """
     from unlearnlib.corpus.files import split_general
-    from unlearnlib.models import disable_dropout, head_of
+    from unlearnlib.models import check_loaded, check_reach, disable_dropout, head_of
 
+    check_loaded(model, tokenizer)
+    for name, value, kind in (("oracle", oracle, nn.Module), ("execution", execution, Execution)):
+        if value is not None and not isinstance(value, kind):
+            what = "a loaded model" if kind is nn.Module else "an Execution"
+            raise UnlearnError(f"{name} is {value!r}: give {what}, or leave it out.")
+    for name in ("profile", "domain"):
+        if name in settings:
+            raise UnlearnError(f"{name} is given with texts of your own: leave it out.")
+    if length is None:
+        raise UnlearnError("length is None: give the number of tokens per chunk.")
     general_retain, general_evaluation = split_general(as_documents(general, "general"))
     data = DomainData(
         YOURS,
@@ -704,4 +743,7 @@ def unlearn(
     bench = Bench(
         disable_dropout(model), tokenizer, data, length, 32, oracle, execution or Execution()
     )
+    chunks = [chunk for split in SPLITS for chunk in bench.chunks(split, spec.length)]
+    check_reach(model, max((len(chunk.tokens) for chunk in chunks), default=0))
+    warn_of_data(bench, spec)
     return execute(bench, spec, in_place=True, command="unlearnlib.unlearn(...)")
