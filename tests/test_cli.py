@@ -451,6 +451,8 @@ def bad_files(folder: Path) -> None:
     (folder / "bare" / "config.json").write_text("{}")
     (folder / "full").mkdir()
     (folder / "full" / "mine.txt").write_text("mine")
+    (folder / "texts").mkdir()
+    (folder / "texts" / "a.txt").write_text("some text that can be read")
 
 
 BAD: dict[str, tuple[list[str], list[str]]] = {
@@ -482,6 +484,7 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     "chunks too long": (["--length", "4096"], ["4096 tokens", "--length 128"]),
     "out has files": (["--out", "full"], ["'full' is not empty", "--force"]),
     "out is a file": (["--out", "forget.jsonl"], ["'forget.jsonl' is a file"]),
+    "out among the documents": (["--general", "texts", "--out", "texts/o"], ["lies in --general"]),
     "empty path": (["--forget", ""], ["--forget is ''", "leave --forget out"]),
     "empty folder name": (["--out", ""], ["--out is ''"]),
     "empty model": (["--model", ""], ["the model is ''"]),
@@ -497,7 +500,7 @@ def test_bad_input_ends_with_2_and_one_sentence(
     words, said = BAD[case]
     before = {p: p.stat().st_mtime_ns for p in files.rglob("*")}
     command = [*own(model, "--method", "ga_gd_in_dist", "--out", "out", "--json"), *words]
-    for flag in ("--length", "--forget"):
+    for flag in ("--length", "--forget", "--general"):
         if flag in words:
             at = command.index(flag)
             del command[at : at + 2]

@@ -186,6 +186,21 @@ def test_a_text_in_another_encoding_is_not_skipped_in_a_folder(tmp_path: Path) -
     assert "latin.txt is not UTF-8 (byte 2)" in sentence(tmp_path)
 
 
+def test_a_link_that_is_not_followed_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "folder"
+    (tmp_path / "elsewhere").mkdir()
+    folder.mkdir()
+    (tmp_path / "elsewhere" / "b.txt").write_text("elsewhere")
+    (folder / "a.txt").symlink_to(tmp_path / "elsewhere" / "b.txt")
+    (folder / "far").symlink_to(tmp_path / "elsewhere")
+    (folder / "gone.txt").symlink_to(tmp_path / "nowhere.txt")
+    with caplog.at_level(logging.WARNING):
+        assert texts(folder) == ["elsewhere"]
+    assert "skipped far, a link" in caplog.text and "skipped gone.txt, a link" in caplog.text
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_a_text_in_utf16_is_neither_skipped_nor_read_with_its_nuls(
     tmp_path: Path, encoding: str

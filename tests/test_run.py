@@ -340,6 +340,20 @@ def test_a_name_is_no_model() -> None:
             unlearnlib.unlearn(model, tokenizer, forget=texts("forget"))
 
 
+def test_a_frozen_model_cannot_be_unlearned_and_a_half_one_is_said_to_become_float32(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    arguments: dict[str, Any] = {"method": "ga", "forget": texts("forget"), "updates": 1}
+    arguments |= {"execution": QUIET, "length": LENGTH}
+    frozen = tiny_llama(dtype=torch.float32).requires_grad_(False)
+    with pytest.raises(UnlearnError, match="every parameter of the model is frozen"):
+        unlearnlib.unlearn(frozen, tiny_tokenizer(), **arguments)
+    with caplog.at_level("WARNING"):
+        half, _ = unlearnlib.unlearn(tiny_llama().half(), tiny_tokenizer(), **arguments)
+    assert next(half.parameters()).dtype is torch.float32
+    assert "the model is torch.float16, which is not trained in" in caplog.text
+
+
 def test_a_folder_of_texts_is_not_passed_over_where_texts_are_invented(tmp_path: Path) -> None:
     with pytest.raises(UnlearnError, match="'lab' are invented here: leave it out"):
         load_domain("lab", "books", tmp_path)

@@ -200,6 +200,10 @@ def test_score_wants_a_model_and_chunks_that_it_can_read(model: Any) -> None:
             unlearnlib.score(*given, ["a text"])
     with pytest.raises(UnlearnError, match="the model reads at most 128: give length=128"):
         unlearnlib.score(model, tiny_tokenizer(), ["one two three " * 99], length=512)
+    small = tiny_llama()
+    small.resize_token_embeddings(20)
+    with pytest.raises(UnlearnError, match="the model knows 20 tokens: give the model's own"):
+        unlearnlib.score(small, tiny_tokenizer(), ["a short text of few words"])
     assert len(unlearnlib.score(model, tiny_tokenizer(), ["a short text of few words"])) == 1
 
 

@@ -771,6 +771,7 @@ def run_command(args: argparse.Namespace) -> Report:
     limits = _limits(args)
     out = Path(args.out) if args.out is not None else None
     if out is not None:
+        _check_apart(out, args)
         check_out(out, args.force, args.model)
     device = _device(args.device)
     data = _own_documents(args, limits) if own else None
@@ -1019,6 +1020,7 @@ def tune_command(args: argparse.Namespace) -> Report:
     limits = _limits(args)
     out = Path(args.out) if args.out is not None else None
     if out is not None:
+        _check_apart(out, args)
         check_out(out, args.force, args.model)
     device = _device(args.device)
     data = _own_documents(args, limits) if own else None
@@ -1303,6 +1305,19 @@ def check_out(out: Path, force: bool, model: str | None = None) -> None:
             f"--out {str(out)!r} cannot be written ({error.strerror}): check its permissions or "
             "give another folder."
         ) from None
+
+
+def _check_apart(out: Path, args: argparse.Namespace) -> None:
+    """Whether `out` is outside of the user's documents: there its files would be documents, too."""
+    for name in FILES:
+        given = getattr(args, name)
+        if given is None or not Path(given).is_dir():
+            continue
+        if out.resolve().is_relative_to(Path(given).resolve()):
+            raise UnlearnError(
+                f"--out {str(out)!r} lies in --{name} {given!r}, where the model card would be "
+                "read as a document: give a folder elsewhere."
+            )
 
 
 def _existing(path: Path) -> Path:

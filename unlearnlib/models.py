@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -277,9 +278,20 @@ def _short(value: object) -> str:
     return repr(value) if value is None or isinstance(value, str) else f"a {type(value).__name__}"
 
 
-def check_reach(model: Any, longest: int) -> None:
-    """Whether a model reads chunks of `longest` tokens; `UnlearnError` where it does not."""
+def check_reach(model: Any, tokens: Sequence[Sequence[int]]) -> None:
+    """Whether a model can read chunks with these tokens.
+
+    Raises `UnlearnError` for one that is too long, and for a token that the model does not have.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    largest = max((max(chunk, default=0) for chunk in tokens), default=0)
+    if largest >= rows:
+        raise UnlearnError(
+            f"the texts have the token {largest} and the model knows {rows} tokens: give the "
+            "model's own tokenizer."
+        )
     most = getattr(model.config, "max_position_embeddings", None)
+    longest = max(map(len, tokens), default=0)
     if most is not None and longest > most:
         raise UnlearnError(
             f"there is a chunk of {longest} tokens and the model reads at most {most}: give "

@@ -20,7 +20,7 @@ from torch import nn
 
 from unlearnlib import cost, lora
 from unlearnlib.corpus.chunks import Chunk, cut, last_word
-from unlearnlib.corpus.documents import SPLITS, Document, DomainData, clip, overlaps
+from unlearnlib.corpus.documents import Document, DomainData, clip, overlaps
 from unlearnlib.engine import (
     Checkpoint,
     Execution,
@@ -698,7 +698,8 @@ def unlearn(
     oracle             an exactly retrained model, if there is one, to measure the distance to
     settings           any other field of `RunSpec` (schedule, warmup, max_grad_norm, ...); with
                        `lora_rank` the adapter alone is the attribute `lora_adapter` of the model
-                       that comes back
+                       that comes back; `precision` is by default the model's own, float32 where
+                       it cannot be trained in that
 
     Raises `UnlearnError` for bad input, before anything is changed.
     """
@@ -725,7 +726,10 @@ def unlearn(
         tuple(general_evaluation),
         source="texts",
     )
-    precision = {v: k for k, v in DTYPES.items()}.get(next(model.parameters()).dtype, "float32")
+    dtype = next(model.parameters()).dtype
+    precision = {v: k for k, v in DTYPES.items()}.get(dtype, "float32")
+    if dtype not in DTYPES.values() and "precision" not in settings:
+        logger.warning("the model is %s, which is not trained in: it becomes float32", dtype)
     spec = RunSpec().replace(
         domain=YOURS,
         method=method,
@@ -743,7 +747,12 @@ def unlearn(
     bench = Bench(
         disable_dropout(model), tokenizer, data, length, 32, oracle, execution or Execution()
     )
-    chunks = [chunk for split in SPLITS for chunk in bench.chunks(split, spec.length)]
-    check_reach(model, max((len(chunk.tokens) for chunk in chunks), default=0))
+    used = [*bench.evaluated(spec).values(), _retain(bench, spec, get_method(spec.method))]
+    check_reach(model, [chunk.tokens for chunks in used for chunk in chunks])
+    if not spec.lora_rank and not any(p.requires_grad for p in model.parameters()):
+        raise UnlearnError(
+            "every parameter of the model is frozen, so nothing can be unlearned: let some be "
+            "trained, as with model.requires_grad_(True)."
+        )
     warn_of_data(bench, spec)
     return execute(bench, spec, in_place=True, command="unlearnlib.unlearn(...)")

@@ -163,7 +163,7 @@ def score(
     """
     check_loaded(model, tokenizer)
     chunks = cut(as_documents(texts, "text"), tokenizer, length)
-    check_reach(model, max((len(chunk.tokens) for chunk in chunks), default=0))
+    check_reach(model, [chunk.tokens for chunk in chunks])
     return score_chunks(model, chunks, execution=execution)
 
 

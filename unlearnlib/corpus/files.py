@@ -203,7 +203,14 @@ def _files(path: Path) -> Iterator[Path]:
         yield path
         return
     # Sorted as strings with forward slashes: the same order on every platform.
-    for relative in sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()):
+    found = list(path.rglob("*"))
+    for link in sorted(p for p in found if p.is_symlink() and not p.is_file()):
+        logger.warning(
+            "%s: skipped %s, a link that leads to no file (links to folders are not followed)",
+            path,
+            link.relative_to(path),
+        )
+    for relative in sorted(p.relative_to(path).as_posix() for p in found if p.is_file()):
         file = path / relative
         if any(part.startswith(".") for part in Path(relative).parts):
             continue
