@@ -221,6 +221,7 @@ def test_a_users_documents_are_unlearned_and_saved_with_a_card(
         assert document.id in written
         for text in (written, json.dumps(body)):
             assert document.text not in text and document.text[:24] not in text
+    assert "by its SHA-256 that it was to be forgotten" in written
     target = card.show(line["before"]["approximate/perplexity"])
     assert f"a perplexity of {target}" in written
     assert "Unflipped" in written and "no proof" in written

@@ -23,6 +23,11 @@ from unlearnlib.errors import UnlearnError
 
 MOST_LISTED = 50  # documents listed one by one; more are in record.json
 PAPER = "arXiv:2402.15159"
+NAMED = (
+    "Whoever has one of these texts can tell by its SHA-256 that it was to be forgotten. Where "
+    "that must not be known, take names and hashes out of here and out of `record.json` before "
+    "both are published."
+)
 
 SPLIT_ROLES = {
     "forget": "to be forgotten",
@@ -260,13 +265,13 @@ def _forgotten(facts: CardFacts) -> str:
     if len(forgotten) > MOST_LISTED:
         return (
             f"{table}\n\nThe names of the {len(forgotten):,} documents to be forgotten, with the "
-            "SHA-256 of each text, are in `record.json`."
+            f"SHA-256 of each text, are in `record.json`. {NAMED}"
         )
     listed = _table(
         ["Forgotten document", "SHA-256 of its text"],
         [[escape(name), f"`{digest}`"] for name, digest in forgotten],
     )
-    return f"{table}\n\n{listed}"
+    return f"{table}\n\n{listed}\n\n{NAMED}"
 
 
 def _how(facts: CardFacts) -> str:

@@ -466,7 +466,10 @@ def _add_run(commands: Any) -> None:
 
 Without settings, a run of a profile takes the chosen ones (data/settings.json) where there are
 some. With --model or --limit a record is kept only in a --store that is named: it would mix with
-those of the whole profile. In --out stand names of documents, never their texts.""",
+those of the whole profile. In --out stand names of documents, never their texts.
+
+Without settings, documents of your own are unlearned as by `unlearnlib.unlearn`, at a rate that is
+low for a small model: `unlearn tune` finds one that reaches the target.""",
     )
     _add_task(parser)
     _add_abilities(parser)
