@@ -221,6 +221,7 @@ def test_a_users_documents_are_unlearned_and_saved_with_a_card(
         assert document.id in written
         for text in (written, json.dumps(body)):
             assert document.text not in text and document.text[:24] not in text
+    assert "by its SHA-256 that it was to be forgotten" in written
     target = card.show(line["before"]["approximate/perplexity"])
     assert f"a perplexity of {target}" in written
     assert "Unflipped" in written and "no proof" in written
@@ -373,6 +374,70 @@ def test_force_leaves_no_weights_of_an_earlier_model(
     assert (out / "notes.txt").read_text() == "mine"
 
 
+def test_the_labs_own_models_are_not_written_over(lab: Path, files: Path, unlearn: Unlearn) -> None:
+    out = lab / "lab" / "vanilla"
+    code, _, err = unlearn(*own(Path("lab"), "--method", "ga", "--out", out, "--force"))
+    assert code == 2 and "the lab's own models" in err
+
+
+def test_two_files_for_one_set_are_not_one_of_them(
+    model: Path, files: Path, unlearn: Unlearn
+) -> None:
+    code, _, err = unlearn(*own(model, "--forget", "general.jsonl", "--out", "out"))
+    assert code == 2 and err.count("\n") == 1
+    assert "--forget is given twice ('forget.jsonl' and 'general.jsonl')" in err
+    assert not (files / "out").exists()
+
+
+def test_the_card_says_what_was_forgotten_and_kept_at_once_and_what_was_not_drawn(
+    model: Path, files: Path, unlearn: Unlearn
+) -> None:
+    rows = [json.dumps({"text": d.text}) for d in documents("retain", 40)]
+    rows[1] = json.dumps({"text": documents("forget", 1)[0].text})
+    (files / "retain.jsonl").write_text("\n".join(rows))
+    more = ["--updates", 1, "--batch-size", 2, "--out", "out"]
+    assert "in the retain set, too (first forget-0)" in unlearn(*own(model, *more))[2]
+    written = (files / "out" / "README.md").read_text()
+    assert "1 text to be forgotten stands in the set “retain”" in written
+    assert "stands in the set “approximate”" not in written
+    assert "The updates drew 2 of the 5 chunks to be forgotten" in written
+    assert re.search(r"The retain set was scored on its first 5 chunks of \d\d\.", written)
+
+
+def test_a_folder_that_is_there_is_written_from_inside(
+    model: Path, files: Path, unlearn: Unlearn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a link to another disk, into which no file can be moved."""
+    (files / "disk").mkdir()
+    (files / "out").symlink_to(files / "disk")
+    move = os.replace
+
+    def within(source: Path, target: Path) -> None:
+        disks = {Path(p).resolve().is_relative_to(files / "disk") for p in (source, target)}
+        if len(disks) > 1:
+            raise OSError(18, "Invalid cross-device link", str(source))
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", within)
+    code, _, err = unlearn(*own(model, "--method", "ga", "--out", "out"))
+    assert code == 0, err
+    assert (files / "disk" / "model.safetensors").is_file()
+    assert not [p for p in files.rglob("*") if p.name.startswith(".")]
+
+
+def test_a_report_of_an_earlier_model_does_not_stay_beside_another(
+    model: Path, files: Path, unlearn: Unlearn
+) -> None:
+    command = [*own(model, "--method", "ga", "--updates", 0, "--out", "out"), "--force"]
+    (files / "out").mkdir()
+    page = files / "out" / "report.html"
+    page.write_text("mine")
+    assert unlearn(*command)[0] == 0
+    assert page.exists()  # no model was there that it could tell of
+    assert unlearn(*command)[0] == 0
+    assert not page.exists()
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 
@@ -387,6 +452,8 @@ def bad_files(folder: Path) -> None:
     (folder / "bare" / "config.json").write_text("{}")
     (folder / "full").mkdir()
     (folder / "full" / "mine.txt").write_text("mine")
+    (folder / "texts").mkdir()
+    (folder / "texts" / "a.txt").write_text("some text that can be read")
 
 
 BAD: dict[str, tuple[list[str], list[str]]] = {
@@ -418,6 +485,10 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     "chunks too long": (["--length", "4096"], ["4096 tokens", "--length 128"]),
     "out has files": (["--out", "full"], ["'full' is not empty", "--force"]),
     "out is a file": (["--out", "forget.jsonl"], ["'forget.jsonl' is a file"]),
+    "out among the documents": (["--general", "texts", "--out", "texts/o"], ["lies in --general"]),
+    "empty path": (["--forget", ""], ["--forget is ''", "leave --forget out"]),
+    "empty folder name": (["--out", ""], ["--out is ''"]),
+    "empty model": (["--model", ""], ["the model is ''"]),
     "files and a profile": (["--profile", "lab"], ["--profile", "files of your own"]),
 }  # fmt: skip
 
@@ -430,9 +501,10 @@ def test_bad_input_ends_with_2_and_one_sentence(
     words, said = BAD[case]
     before = {p: p.stat().st_mtime_ns for p in files.rglob("*")}
     command = [*own(model, "--method", "ga_gd_in_dist", "--out", "out", "--json"), *words]
-    if "--length" in words:
-        at = command.index("--length")
-        del command[at : at + 2]
+    for flag in ("--length", "--forget", "--general"):
+        if flag in words:
+            at = command.index(flag)
+            del command[at : at + 2]
     code, out, err = unlearn(*command)
     assert (code, out) == (2, "")
     lines = [line for line in err.splitlines() if "skipped" not in line]
@@ -480,6 +552,8 @@ def test_a_method_that_needs_retain_data_says_which(
         (["score", "--members", "m"], ["--non-members is missing"]),
         (["score", "gone.txt"], ["gone.txt does not exist"]),
         (["data", "--fetch", "x"], ["'lab'", "--profile open"]),
+        (["data", "--corpora", "x"], ["'x'", "'lab'", "leave it out (--corpora)"]),
+        (["score", ""], ["path of the documents is ''"]),
         (["verify", "--tolerance", "nan"], ["tolerance is nan"]),
         (["verify", "--tolerance", "-1"], ["tolerance is -1.0"]),
         (["verify", "--study", "mane"], ["unknown study 'mane'", "one of main,"]),
@@ -533,6 +607,31 @@ def test_what_the_machine_does_is_told_in_a_sentence(
     assert (found, out) == (code, "")
     assert err.startswith("unlearn: ") and err.count("\n") == 1
     assert said.format(store=os.environ["UNLEARN_STORE"]) in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "--out", "o"], "nothing was saved, the same command starts again"),
+        (["run", "--out", "o", "--save-every", "2"], "after the last state that --save-every"),
+        (["tune", "--out", "o"], "finished runs of the search are remembered"),
+    ],
+)
+def test_an_interrupted_command_says_what_is_left(
+    words: list[str],
+    said: str,
+    model: Path,
+    files: Path,
+    unlearn: Unlearn,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unlearnlib.run.open_bench", stop)
+    command, *more = words
+    code, out, err = unlearn(command, *own(model)[1:], *more)
+    assert (code, out) == (130, "") and said in err
 
 
 def test_a_bug_of_ours_keeps_its_traceback(

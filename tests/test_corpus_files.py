@@ -186,7 +186,47 @@ def test_a_text_in_another_encoding_is_not_skipped_in_a_folder(tmp_path: Path) -
     assert "latin.txt is not UTF-8 (byte 2)" in sentence(tmp_path)
 
 
+def test_a_link_that_is_not_followed_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "folder"
+    (tmp_path / "elsewhere").mkdir()
+    folder.mkdir()
+    (tmp_path / "elsewhere" / "b.txt").write_text("elsewhere")
+    (folder / "a.txt").symlink_to(tmp_path / "elsewhere" / "b.txt")
+    (folder / "far").symlink_to(tmp_path / "elsewhere")
+    (folder / "gone.txt").symlink_to(tmp_path / "nowhere.txt")
+    with caplog.at_level(logging.WARNING):
+        assert texts(folder) == ["elsewhere"]
+    assert "skipped far, a link" in caplog.text and "skipped gone.txt, a link" in caplog.text
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_text_in_utf16_is_neither_skipped_nor_read_with_its_nuls(
+    tmp_path: Path, encoding: str
+) -> None:
+    (tmp_path / "good.txt").write_text("good")
+    (tmp_path / "notepad.txt").write_bytes("Grüße aus Edgemere, kept by Tobin".encode(encoding))
+    for path in (tmp_path, tmp_path / "notepad.txt"):
+        assert "notepad.txt is UTF-16 or UTF-32, not UTF-8: convert it" in sentence(path)
+
+
 # ---------------------------------------------------------------- what is refused, and how
+
+
+@pytest.mark.parametrize("path", ["", " "])
+def test_an_empty_path_is_not_the_working_folder(path: str) -> None:
+    with pytest.raises(UnlearnError, match="give a file or folder"):
+        read_documents(path)
+
+
+def test_a_column_needs_a_file_with_rows(tmp_path: Path) -> None:
+    text, rows = tmp_path / "a.txt", write_jsonl(tmp_path / "b.jsonl", [{"story": "once"}])
+    text.write_text("plain")
+    with pytest.raises(UnlearnError, match="the column 'story' is named, and no file is"):
+        user_domain(text, retain=text, column="story")
+    assert user_domain(text, retain=rows, column="story").retain[0].text == "once"
+    assert user_domain(tmp_path, column="story").forget[1].text == "once"
 
 
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
@@ -205,7 +245,7 @@ def test_a_file_that_is_not_utf8_is_refused_with_the_byte(tmp_path: Path) -> Non
     assert "byte 10" in sentence(path)
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.TSV", "a.json"])
+@pytest.mark.parametrize("name", ["a.csv", "a.TSV", "a.json", "a.ndjson"])
 def test_other_tables_are_refused_with_what_to_do(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('{"text": 1}')
     assert "not read" in sentence(tmp_path / name)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearnlib.corpus.documents import SPLITS, Document, DomainData, Fact, hash_documents
+from unlearnlib.corpus.documents import SPLITS, Document, DomainData, Fact, hash_documents, overlaps
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 FACT = Fact("The lamp at Ostrel is ", "green", ("red", "blue", "white"))
@@ -82,6 +82,16 @@ def test_a_domain_hash_is_of_the_texts_and_not_of_where_they_came_from() -> None
     here = DomainData("books", (ONE,), source="files", extra={"forget": "a.txt"})
     there = DomainData("books", (ONE,), source="hub")
     assert here.hash() == there.hash()
+
+
+def test_a_text_that_is_forgotten_and_stands_elsewhere_is_found_whatever_its_name() -> None:
+    data = DomainData(
+        "yours",
+        (ONE, replace(ONE, id="two", text="another")),
+        retain=(replace(ONE, id="other", text=f"{ONE.text}\n"),),
+        approximate=(replace(ONE, text="a third"),),
+    )
+    assert overlaps(data) == {"retain": (ONE.id,)}
 
 
 def test_every_split_can_be_asked_for_by_name() -> None:

@@ -486,14 +486,16 @@ def test_the_command_line_saves_the_model_the_adapter_and_a_card(
     command = ["run", "--model", str(tmp_path / "base"), *files, "--updates", "3", "--length",
                str(LENGTH), "--learning-rate", "1e-2", "--device", "cpu", "--quiet", "--json",
                "--out", str(out)]  # fmt: skip
-    assert main([*command, "--set", "lora_rank=4"]) == 0
+    assert main([*command, "--set", "lora_rank=4", "--adapter"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["spec"]["lora_rank"] == 4 and "lora_rank=4" in values["repeat"]
+    assert "--adapter" in values["repeat"].split()
     assert sorted(p.name for p in (out / "adapter").iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors"
     ]  # fmt: skip
     assert str(tmp_path) not in (out / "adapter" / "adapter_config.json").read_text()
-    assert "LoRA adapters of rank 4 and alpha 8" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "LoRA adapters of rank 4 and alpha 8" in card and "Do not publish `adapter/`" in card
 
     chunk, base = chunks_of("forget")[0], load_model(tmp_path / "base")
     merged = logits_of(load_model(out), chunk)
@@ -505,7 +507,32 @@ def test_the_command_line_saves_the_model_the_adapter_and_a_card(
     assert not torch.allclose(merged, vanilla, atol=1e-2)
 
     # Another model in the same folder does not keep this one's adapter, nor touch other files.
+    # Without --adapter the model alone is written: with both, the unlearning can be undone.
     (out / "adapter" / "notes.txt").write_text("mine")
-    assert main([*command, "--force"]) == 0
+    assert main([*command, "--set", "lora_rank=4", "--force"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["key"] == values["key"] and "--adapter" not in again["repeat"]
     assert [p.name for p in (out / "adapter").iterdir()] == ["notes.txt"]
-    assert "LoRA" not in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "LoRA adapters of rank 4 and alpha 8" in card and "adapter/" not in card
+    torch.testing.assert_close(logits_of(load_model(out), chunk), merged)
+
+    (out / "adapter" / "notes.txt").unlink()
+    assert main([*command, "--force"]) == 0
+    assert not (out / "adapter").exists() and "LoRA" not in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "--adapter", "--out", "o"], "lora_rank is 0"),
+        (["tune", "--adapter", "--out", "o"], "lora_rank is 0"),
+        (["run", "--adapter", "--set", "lora_rank=4"], "without --out"),
+    ],
+)
+def test_an_adapter_is_written_on_demand_where_there_is_one(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1

@@ -320,7 +320,71 @@ def test_a_run_of_the_library_goes_on_where_it_was_killed(
     assert again.comparable() == record.comparable()
 
 
+def test_texts_in_two_sets_and_chunks_that_are_never_drawn_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    arguments: dict[str, Any] = {"method": "ga", "forget": texts("forget"), "execution": QUIET}
+    model = tiny_llama(dtype=torch.float32)
+    with caplog.at_level("WARNING"):
+        unlearnlib.unlearn(model, tiny_tokenizer(), updates=1, length=LENGTH, **arguments)
+    assert not caplog.records
+    with caplog.at_level("WARNING"):
+        unlearnlib.unlearn(
+            model, tiny_tokenizer(), updates=1, batch_size=1, retain=texts("forget")[:2],
+            length=LENGTH, **arguments,
+        )  # fmt: skip
+    first, second = caplog.messages
+    assert first.startswith("2 of ") and "in the retain set, too (first forget-0001)" in first
+    assert second.startswith("1 updates of 1 forget chunks draw 1 of the ")
+
+
 # ---- bad input ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"forget": "a text"}, "forget is one str"),
+        ({"retain": None}, "retain is None"),
+        ({"length": None}, "length is None"),
+        ({"oracle": "lab"}, "oracle is 'lab'"),
+        ({"execution": "cpu"}, "execution is 'cpu'"),
+        ({"domain": "books"}, "domain is given with texts of your own"),
+        ({"profile": "paper"}, "profile is given with texts of your own"),
+        ({"forget": ["one two three " * 99]}, "the model reads at most 128: give length=128"),
+    ],
+)
+def test_an_argument_of_another_kind_is_named(changes: dict[str, Any], said: str) -> None:
+    assert said in error_of(**changes)
+
+
+def test_a_name_is_no_model() -> None:
+    for model, tokenizer, said in (
+        ("lab", tiny_tokenizer(), "model is 'lab'"),
+        (tiny_llama(), "lab", "tokenizer is 'lab'"),
+        (tiny_tokenizer(), tiny_llama(), "which is no model"),
+    ):
+        with pytest.raises(UnlearnError, match=said):
+            unlearnlib.unlearn(model, tokenizer, forget=texts("forget"))
+
+
+def test_a_frozen_model_cannot_be_unlearned_and_a_half_one_is_said_to_become_float32(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    arguments: dict[str, Any] = {"method": "ga", "forget": texts("forget"), "updates": 1}
+    arguments |= {"execution": QUIET, "length": LENGTH}
+    frozen = tiny_llama(dtype=torch.float32).requires_grad_(False)
+    with pytest.raises(UnlearnError, match="every parameter of the model is frozen"):
+        unlearnlib.unlearn(frozen, tiny_tokenizer(), **arguments)
+    with caplog.at_level("WARNING"):
+        half, _ = unlearnlib.unlearn(tiny_llama().half(), tiny_tokenizer(), **arguments)
+    assert next(half.parameters()).dtype is torch.float32
+    assert "the model is torch.float16, which is not trained in" in caplog.text
+
+
+def test_a_folder_of_texts_is_not_passed_over_where_texts_are_invented(tmp_path: Path) -> None:
+    with pytest.raises(UnlearnError, match="'lab' are invented here: leave it out"):
+        load_domain("lab", "books", tmp_path)
 
 
 def error_of(**changes: Any) -> str:

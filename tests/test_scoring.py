@@ -18,6 +18,7 @@ from unlearnlib import objectives
 from unlearnlib.corpus.chunks import Chunk, cut
 from unlearnlib.corpus.documents import Document, Fact
 from unlearnlib.engine import Execution, Part, optimise
+from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import Descent
 from unlearnlib.metrics import cloze
 from unlearnlib.metrics.scores import TokenScores
@@ -161,6 +162,49 @@ def test_scoring_leaves_the_model_as_it_was(chunks: list[Chunk]) -> None:
         assert model.training is training
     assert all(torch.equal(tensor, reference[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Table(dict[str, list[str]]):
+    """As a data frame: Python goes through the names of its columns."""
+
+    columns = ("text",)
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        ("one text, not a list of letters", "text is one str"),
+        ({"a": "text"}, "text is one dict"),
+        (Table(text=["a text"]), "text is one Table"),
+        (None, "text is None"),
+        (3, "text is one int"),
+        (["a text", 4], "number 2 of text is int"),
+        ([b"bytes"], "number 1 of text is bytes"),
+        ([Document("a", "x"), Document("a", "y")], "the id 'a' occurs twice in text"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused(texts: Any, said: str) -> None:
+    with pytest.raises(UnlearnError, match=said):
+        as_documents(texts, "text")
+
+
+def test_texts_may_come_from_a_generator_or_an_array() -> None:
+    expected = as_documents(["a text", "another"], "text")
+    assert as_documents(iter(["a text", "another"]), "text") == expected
+    assert as_documents(np.array(["a text", "another"]), "text") == expected
+
+
+def test_score_wants_a_model_and_chunks_that_it_can_read(model: Any) -> None:
+    for given, said in (((model, "lab"), "tokenizer is 'lab'"), (("lab", None), "model is 'lab'")):
+        with pytest.raises(UnlearnError, match=said):
+            unlearnlib.score(*given, ["a text"])
+    with pytest.raises(UnlearnError, match="the model reads at most 128: give length=128"):
+        unlearnlib.score(model, tiny_tokenizer(), ["one two three " * 99], length=512)
+    small = tiny_llama()
+    small.resize_token_embeddings(20)
+    with pytest.raises(UnlearnError, match="the model knows 20 tokens: give the model's own"):
+        unlearnlib.score(small, tiny_tokenizer(), ["a short text of few words"])
+    assert len(unlearnlib.score(model, tiny_tokenizer(), ["a short text of few words"])) == 1
 
 
 def test_score_takes_texts_and_documents_alike(model: Any) -> None:

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -319,6 +320,30 @@ def test_what_tuning_decides_cannot_be_given(
     assert main([*own, *more, "--out", "out"]) == 2
     error = capsys.readouterr().err
     assert said in error and len(error.strip().splitlines()) == 1
+
+
+def test_where_there_is_nothing_to_forget_nothing_is_said_to_be_written(
+    own: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own[own.index("--forget") + 1] = "approximate.jsonl"
+    assert main([*own, "--out", "out", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert (values["runs"], values["best"], values["out"]) == (0, None, None)
+    assert not Path("out").exists()
+    assert main([*own, "--out", "out"]) == 0
+    assert "the model was left as it is, and out is not written" in capsys.readouterr().out
+
+
+def test_what_the_report_needs_is_asked_for_before_the_search(
+    own: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def searched(*_: object, **__: object) -> None:
+        pytest.fail("the search began")
+
+    monkeypatch.setitem(sys.modules, "markdown_it", None)  # as where it is not installed
+    monkeypatch.setattr("unlearnlib.tune.tune", searched)
+    assert main([*own, "--out", "out"]) == 2
+    assert "the report needs markdown_it" in capsys.readouterr().err
 
 
 def test_tuning_needs_texts_that_were_never_seen(

@@ -23,6 +23,11 @@ from unlearnlib.errors import UnlearnError
 
 MOST_LISTED = 50  # documents listed one by one; more are in record.json
 PAPER = "arXiv:2402.15159"
+NAMED = (
+    "Whoever has one of these texts can tell by its SHA-256 that it was to be forgotten. Where "
+    "that must not be known, take names and hashes out of here and out of `record.json` before "
+    "both are published."
+)
 
 SPLIT_ROLES = {
     "forget": "to be forgotten",
@@ -117,6 +122,8 @@ class CardFacts:
     versions    package -> version
     device      "cpu", or the accelerator's name
     diverged_at the update whose loss was not finite, or None
+    measured    set -> how many of its chunks were scored (of a large retain set not all are)
+    adapter     whether LoRA's adapter alone stands beside the model, in `adapter/`
     """
 
     source: str
@@ -133,6 +140,8 @@ class CardFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     diverged_at: int | None = None
+    measured: Mapping[str, int] = field(default_factory=dict)
+    adapter: bool = False
 
 
 # --- escaping ------------------------------------------------------------------------------------
@@ -256,13 +265,13 @@ def _forgotten(facts: CardFacts) -> str:
     if len(forgotten) > MOST_LISTED:
         return (
             f"{table}\n\nThe names of the {len(forgotten):,} documents to be forgotten, with the "
-            "SHA-256 of each text, are in `record.json`."
+            f"SHA-256 of each text, are in `record.json`. {NAMED}"
         )
     listed = _table(
         ["Forgotten document", "SHA-256 of its text"],
         [[escape(name), f"`{digest}`"] for name, digest in forgotten],
     )
-    return f"{table}\n\n{listed}"
+    return f"{table}\n\n{listed}\n\n{NAMED}"
 
 
 def _how(facts: CardFacts) -> str:
@@ -284,7 +293,7 @@ def _how(facts: CardFacts) -> str:
                 ("Label positions", spec["label_alignment"]),
                 ("Tokens per chunk", spec["length"]),
                 ("Precision", spec["precision"]),
-                ("Trained", _adapters(spec)),
+                ("Trained", _adapters(spec, facts.adapter)),
                 ("Seed", spec["seed"]),
                 ("Requests, one after another", spec.get("requests")),
                 ("Optimizer", spec.get("optimizer")),
@@ -298,15 +307,21 @@ def _how(facts: CardFacts) -> str:
     return "\n".join(lines)
 
 
-def _adapters(spec: Mapping[str, Any]) -> str | None:
-    """What was trained, where it was not everything."""
+def _adapters(spec: Mapping[str, Any], beside: bool) -> str | None:
+    """What was trained, where it was not everything, and whether it is `beside` the model too."""
     if not spec.get("lora_rank"):
         return None
     rank, alpha = spec["lora_rank"], spec.get("lora_alpha") or 2.0 * spec["lora_rank"]
-    return (
+    trained = (
         f"LoRA adapters of rank {rank} and alpha {alpha:g} beside the linear layers, and nothing "
-        "else; they are added to the weights here, and are alone in `adapter/`, to be loaded onto "
-        "the base model with peft (who has both can subtract them, which undoes the unlearning)"
+        "else; they are added to the weights here"
+    )
+    if not beside:
+        return trained
+    return (
+        f"{trained}, and are alone in `adapter/`, to be loaded onto the base model with peft. **Do "
+        "not publish `adapter/` with the model:** whoever has both can subtract it, which undoes "
+        "the unlearning"
     )
 
 
@@ -391,6 +406,20 @@ def _limits(facts: CardFacts) -> str:
         "- Whether the base model had seen the forgotten texts at all is not known; compare the "
         "scores before.",
     ]
+    lines += _shared(facts.splits)
+    spec = facts.spec
+    drawn = spec["updates"] * spec["batch_size"] * (spec.get("requests") or 1)
+    if drawn < chunks["forget"]:
+        lines.append(
+            f"- The updates drew {drawn:,} of the {_count(chunks['forget'], 'chunk')} to be "
+            "forgotten; the scores are of all of them."
+        )
+    scored = facts.measured.get("retain", 0)
+    if 0 < scored < chunks.get("retain", 0):
+        lines.append(
+            f"- The retain set was scored on its first {_count(scored, 'chunk')} of "
+            f"{chunks['retain']:,}."
+        )
     if "approximate" in chunks:
         lines.append(
             "- The target is an estimate, and only as good as the approximate set: those texts "
@@ -411,6 +440,22 @@ def _limits(facts: CardFacts) -> str:
         else "- Abilities other than predicting texts such as these were not measured."
     )
     return "\n".join(lines)
+
+
+def _shared(splits: Sequence[SplitFacts]) -> list[str]:
+    """A line for each set in which documents to be forgotten stand, too."""
+    forgotten = {digest for _, digest in splits[0].documents}
+    lines = []
+    for split in splits[1:]:
+        both = len(forgotten & {digest for _, digest in split.documents})
+        if both:
+            lines.append(
+                f"- {_count(both, 'text')} to be forgotten "
+                f"{'stands' if both == 1 else 'stand'} in the set “{split.name.replace('_', ' ')}” "
+                f"({SPLIT_ROLES.get(split.name, '')}) as well: "
+                "what is said of that set is not true of them."
+            )
+    return lines
 
 
 def _repeat(facts: CardFacts) -> str:

@@ -86,7 +86,11 @@ class Report:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. argparse's own errors exit with code 2."""
-    args = build_parser().parse_args(_with_negative_numbers(sys.argv[1:] if argv is None else argv))
+    words = _with_negative_numbers(sys.argv[1:] if argv is None else argv)
+    try:
+        args = build_parser().parse_args(words)
+    except UnlearnError as error:
+        return _complain(str(error), 2)
     if _processes() > 1 and args.run is not run_command:
         return _complain(
             f"{_processes()} processes were launched for a command that runs in one: start it "
@@ -177,6 +181,10 @@ def _what_remains(args: argparse.Namespace) -> str:
     """What an interrupted command leaves behind."""
     if args.command == "pretrain":
         return "finished models stay, and --missing goes on with the others"
+    if args.command == "tune":
+        return "finished runs of the search are remembered, the same command goes on"
+    if getattr(args, "save_every", 0):
+        return "the same command goes on after the last state that --save-every kept"
     store = _store_path(args) if args.command in ("run", "study") else None
     if store is None:
         return "nothing was saved, the same command starts again"
@@ -208,6 +216,24 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return number
+
+
+class _Once(argparse.Action):
+    """Take one value; of two, argparse alone would drop the first without a word."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            raise UnlearnError(
+                f"{option_string} is given twice ({getattr(namespace, self.dest)!r} and "
+                f"{values!r}): put the documents into one folder and give that."
+            )
+        setattr(namespace, self.dest, values)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -341,7 +367,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         ),
         strict=True,
     ):
-        parser.add_argument(f"--{name}", metavar="FILE", help=about)
+        parser.add_argument(f"--{name}", action=_Once, metavar="FILE", help=about)
     parser.add_argument("--column", help="the column that holds the text (default: text, ...)")
     _add_source(parser)
     parser.add_argument(
@@ -361,6 +387,12 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     for name in SHORTCUTS:
         flag = name.replace("_", "-")
         parser.add_argument(f"--{flag}", metavar="VALUE", help=f"the same as --set {name}=VALUE")
+    parser.add_argument(
+        "--adapter",
+        action="store_true",
+        help="with lora_rank: also write what was learnt alone, to adapter/ in --out (who has it "
+        "and the model can undo the unlearning)",
+    )
     _add_device(parser)
 
 
@@ -434,7 +466,10 @@ def _add_run(commands: Any) -> None:
 
 Without settings, a run of a profile takes the chosen ones (data/settings.json) where there are
 some. With --model or --limit a record is kept only in a --store that is named: it would mix with
-those of the whole profile. In --out stand names of documents, never their texts.""",
+those of the whole profile. In --out stand names of documents, never their texts.
+
+Without settings, documents of your own are unlearned as by `unlearnlib.unlearn`, at a rate that is
+low for a small model: `unlearn tune` finds one that reaches the target.""",
     )
     _add_task(parser)
     _add_abilities(parser)
@@ -734,21 +769,22 @@ def _columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def run_command(args: argparse.Namespace) -> Report:
     """One run: of a profile, of a profile's texts with another model, or of a user's documents."""
-    own = any(getattr(args, name) is not None for name in FILES)
+    own = _is_own(args)
     spec = _own_spec(args) if own else _profile_spec(args)
     limits = _limits(args)
     out = Path(args.out) if args.out is not None else None
     if out is not None:
+        _check_apart(out, args)
         check_out(out, args.force, args.model)
     device = _device(args.device)
     data = _own_documents(args, limits) if own else None
     _check_retain(args, spec, data)
-    _check_lora(spec)
+    _check_lora(args, spec)
     if args.plan:
         return _plan_report(args, spec, data, limits, device)
     tasks = _tasks(args)
 
-    from unlearnlib.run import execute, key_of, open_bench
+    from unlearnlib.run import execute, key_of, open_bench, warn_of_data
     from unlearnlib.store import Library, Store
     from unlearnlib.study import published_files
 
@@ -767,6 +803,8 @@ def run_command(args: argparse.Namespace) -> Report:
     )
     spec = _fit_length(bench, spec, own)
     bench.forgotten(spec)  # says so if there is nothing to forget
+    if own:
+        warn_of_data(bench, spec)
     if out is not None:
         _check_space(bench.model, out)
     where = _store_path(args)
@@ -803,7 +841,8 @@ def run_command(args: argparse.Namespace) -> Report:
 
         PartialState().destroy_process_group()
     if out is not None and _is_main():
-        save_unlearned(out, model, bench, record, card_facts(bench, spec, record, before))
+        facts = card_facts(bench, spec, record, before, args.adapter)
+        save_unlearned(out, model, bench, record, facts)
     return _run_report(args, record, computed=True, store=where, before=before, out=out)
 
 
@@ -963,7 +1002,7 @@ def _duration(seconds: float) -> str:
 
 def tune_command(args: argparse.Namespace) -> Report:
     """Search for the dose that reaches the target, and keep the model of the best run."""
-    own = any(getattr(args, name) is not None for name in FILES)
+    own = _is_own(args)
     given = _given_settings(args)
     for name, instead in (("learning_rate", "--start"), ("retain_weight", "nothing"), *_FIXED):
         if name in given:
@@ -984,16 +1023,20 @@ def tune_command(args: argparse.Namespace) -> Report:
     limits = _limits(args)
     out = Path(args.out) if args.out is not None else None
     if out is not None:
+        _check_apart(out, args)
         check_out(out, args.force, args.model)
     device = _device(args.device)
     data = _own_documents(args, limits) if own else None
     _check_retain(args, spec, data)
-    _check_lora(spec)
+    _check_lora(args, spec)
 
     from unlearnlib.models import cache_folder
-    from unlearnlib.report import report, trace_table
-    from unlearnlib.run import open_bench
+    from unlearnlib.report import check_extra, report, trace_table
+    from unlearnlib.run import open_bench, warn_of_data
     from unlearnlib.tune import tune
+
+    if out is not None:
+        check_extra()
 
     _hush_transformers()
     bench = open_bench(
@@ -1009,6 +1052,8 @@ def tune_command(args: argparse.Namespace) -> Report:
         base=spec.base,
     )
     spec = _fit_length(bench, spec, own)
+    if own:
+        warn_of_data(bench, spec)
     if out is not None:
         _check_space(bench.model, out)
 
@@ -1036,12 +1081,13 @@ def tune_command(args: argparse.Namespace) -> Report:
         "situation": dataclasses.asdict(found.situation),
         "steps": [dataclasses.asdict(step) for step in found.steps],
         "before": found.before,
-        "out": out and str(out),
+        "out": None,
     }
     rows = [row[:-1] for row in trace_table(found.steps, found.situation)]
     text = _columns(report_header(), rows) if rows else ""
     if found.record is None or found.best is None:
-        return Report(values, f"{found.ending}: the model was left as it is")
+        unwritten = "" if out is None else f", and {out} is not written"
+        return Report(values, f"{found.ending}: the model was left as it is{unwritten}")
     step = found.steps[found.best]
     values |= {
         "key": found.record.key,
@@ -1055,9 +1101,11 @@ def tune_command(args: argparse.Namespace) -> Report:
             provenance=found.record.provenance
             | {"command": repeat_command(args, spec.replace(**found.record.spec))},
         )
-        facts = card_facts(bench, spec.replace(**record.spec), record, found.before)
+        made = spec.replace(**record.spec)
+        facts = card_facts(bench, made, record, found.before, args.adapter)
         page = report(facts, found.steps, found.best, found.situation, found.ending)
         save_unlearned(out, found.model, bench, record, facts, {"report.html": page})
+        values["out"] = str(out)
         text += f"\n\nrun {found.best + 1} is saved in {out}, with report.html"
     else:
         text += f"\n\nrun {found.best + 1} is the best; give --out DIR to save its model"
@@ -1084,6 +1132,16 @@ def _claimed(store: Store | None, key: str | None) -> Iterator[None]:
                 "another --store."
             )
         yield
+
+
+def _is_own(args: argparse.Namespace) -> bool:
+    """Whether documents of one's own are given; `UnlearnError` for a word that is empty."""
+    for name in (*FILES, "out"):  # Path("") would be the working folder
+        if getattr(args, name) is not None and not getattr(args, name).strip():
+            raise UnlearnError(
+                f"--{name} is {getattr(args, name)!r}: give a name, or leave --{name} out."
+            )
+    return any(getattr(args, name) is not None for name in FILES)
 
 
 def _profile_spec(args: argparse.Namespace) -> RunSpec:
@@ -1181,8 +1239,15 @@ def _check_retain(args: argparse.Namespace, spec: RunSpec, data: DomainData | No
         )
 
 
-def _check_lora(spec: RunSpec) -> None:
-    """Whether the package for adapters is there, before any model is loaded."""
+def _check_lora(args: argparse.Namespace, spec: RunSpec) -> None:
+    """Whether the adapter asked for can be made and written, before any model is loaded."""
+    if args.adapter and not spec.lora_rank:
+        raise UnlearnError(
+            "--adapter is given and lora_rank is 0, so there is no adapter to write: give a rank "
+            "with --set lora_rank=16, or leave --adapter out."
+        )
+    if args.adapter and args.out is None and not getattr(args, "plan", False):
+        raise UnlearnError("--adapter is given without --out: name a folder with --out DIR.")
     if spec.lora_rank:
         from unlearnlib.lora import check_peft
 
@@ -1223,6 +1288,12 @@ def check_out(out: Path, force: bool, model: str | None = None) -> None:
             raise UnlearnError(
                 f"--out {str(out)!r} is the folder of the base model: give another folder."
             )
+        from unlearnlib.models import data_folder
+
+        if out.resolve().is_relative_to((data_folder() / "lab").resolve()):
+            raise UnlearnError(
+                f"--out {str(out)!r} is a folder of the lab's own models: give another folder."
+            )
         if not force and any(out.iterdir()):
             raise UnlearnError(
                 f"--out {str(out)!r} is not empty: give another folder, or --force to write into "
@@ -1237,6 +1308,19 @@ def check_out(out: Path, force: bool, model: str | None = None) -> None:
             f"--out {str(out)!r} cannot be written ({error.strerror}): check its permissions or "
             "give another folder."
         ) from None
+
+
+def _check_apart(out: Path, args: argparse.Namespace) -> None:
+    """Whether `out` is outside of the user's documents: there its files would be documents, too."""
+    for name in FILES:
+        given = getattr(args, name)
+        if given is None or not Path(given).is_dir():
+            continue
+        if out.resolve().is_relative_to(Path(given).resolve()):
+            raise UnlearnError(
+                f"--out {str(out)!r} lies in --{name} {given!r}, where the model card would be "
+                "read as a document: give a folder elsewhere."
+            )
 
 
 def _existing(path: Path) -> Path:
@@ -1296,6 +1380,8 @@ def repeat_command(args: argparse.Namespace, spec: RunSpec) -> str:
     for name, value in spec.as_dict().items():
         if name not in _NOT_BY_SET and (name in TUNED or value != getattr(default, name)):
             words += ["--set", f"{name}={'none' if value is None else value}"]
+    if args.adapter:
+        words += ["--adapter"]
     if args.out is not None:
         words += ["--out", _file_name(args.out)]
     return shell_join(words)
@@ -1314,9 +1400,13 @@ def term_in_words(term: Any) -> str:
 
 
 def card_facts(
-    bench: Bench, spec: RunSpec, record: Record, before: Mapping[str, float]
+    bench: Bench,
+    spec: RunSpec,
+    record: Record,
+    before: Mapping[str, float],
+    adapter: bool = False,
 ) -> CardFacts:
-    """What the model card of a run tells."""
+    """What the model card of a run tells; `adapter` says whether LoRA's stands beside it."""
     from unlearnlib.card import CardFacts, split_facts
     from unlearnlib.corpus.documents import SPLITS
     from unlearnlib.methods import get_method
@@ -1353,6 +1443,8 @@ def card_facts(
         versions=record.provenance["versions"],
         device=record.provenance["accelerator"] or record.provenance["device"],
         diverged_at=record.diverged_at,
+        measured={name: len(chunks) for name, chunks in bench.evaluated(spec).items()},
+        adapter=adapter,
     )
 
 
@@ -1366,8 +1458,9 @@ def save_unlearned(
 ) -> None:
     """Write model, tokenizer, record.json, README.md and `more` (name -> text) to `out`.
 
-    A model trained with LoRA comes with its adapter, in `out/adapter`. All are complete before any
-    appears.
+    A model trained with LoRA comes with its adapter, in `out/adapter`, only where the card says so.
+    All are complete before any appears. What an earlier model left in `out` goes: together the two
+    would be no model.
     """
     from unlearnlib.card import model_card
     from unlearnlib.lora import save_adapter
@@ -1380,31 +1473,38 @@ def save_unlearned(
         "before": _strict(card.before),
         "record": record.to_json(),
     }
+    # A folder that is there may be a link or a mount of another disk, or its parent not ours to
+    # write: what is complete can only be moved into it from inside.
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+    place, stale = (out, (out / "record.json").exists()) if out.exists() else (out.parent, False)
+    with tempfile.TemporaryDirectory(dir=place, prefix=".unlearn-") as scratch:
         staged = Path(scratch) / "model"
         save_model(model, bench.tokenizer, staged)
         (staged / "record.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
         (staged / "README.md").write_text(model_card(card), encoding="utf-8")
         for name, text in (more or {}).items():
             (staged / name).write_text(text, encoding="utf-8")
-        adapter = getattr(model, "lora_adapter", None)
-        if adapter is not None:
-            save_adapter(adapter, staged / ADAPTER, card.base_model)
+        if card.adapter:
+            save_adapter(model.lora_adapter, staged / ADAPTER, card.base_model)
         out.mkdir(exist_ok=True)
         written = sorted(item for item in staged.iterdir() if item.is_file())
         for name in ADAPTER_FILES:
-            if adapter is not None:
+            if card.adapter:
                 (out / ADAPTER).mkdir(exist_ok=True)
                 os.replace(staged / ADAPTER / name, out / ADAPTER / name)
             else:  # of an earlier model
                 (out / ADAPTER / name).unlink(missing_ok=True)
+        if not card.adapter:
+            with contextlib.suppress(OSError):  # there is none, or it holds files of the user's
+                (out / ADAPTER).rmdir()
         for item in written:
             os.replace(item, out / item.name)
     names = {item.name for item in written}
     for weights in (*out.glob("*.safetensors"), *out.glob("*.safetensors.index.json")):
-        if weights.name not in names:  # of an earlier model: together they would be no model
+        if weights.name not in names:
             weights.unlink()
+    if stale and "report.html" not in names:  # it tells how the earlier model was made
+        (out / "report.html").unlink(missing_ok=True)
     logger.info("saved the model, record.json and README.md in %s", out)
 
 
@@ -1860,8 +1960,9 @@ def score_command(args: argparse.Namespace) -> Report:
 def _read_all(paths: Sequence[str], column: str | None) -> tuple[Document, ...]:
     """The documents of several files; names get the path in front where there are several."""
     from unlearnlib.corpus.documents import Document
-    from unlearnlib.corpus.files import read_documents
+    from unlearnlib.corpus.files import check_column, read_documents
 
+    check_column(column, paths)
     if len(set(paths)) < len(paths):
         raise UnlearnError(f"a file is given twice among {', '.join(paths)}: give each once.")
     documents: list[Document] = []

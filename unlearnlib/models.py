@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial
 
-from unlearnlib.errors import UnlearnError
+from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.objectives import Head
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,8 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    if precision not in DTYPES:
+        raise unknown("precision", precision, DTYPES)
     folder = _resolve(source)
     if isinstance(folder, Path) and not list(folder.glob("*.safetensors")):
         raise UnlearnError(
@@ -128,6 +131,8 @@ def _first_line(error: BaseException) -> str:
 
 def _resolve(source: str | Path) -> Path | str:
     """A folder if the source is local (converted from GGUF if need be), else the hub id."""
+    if not isinstance(source, str | Path) or not str(source).strip():
+        raise UnlearnError(f"the model is {source!r}: give a folder, a hub id, or lab.")
     if str(source) == "lab":
         return lab_checkpoint()
     if isinstance(source, str) and source.startswith("lab/"):
@@ -255,6 +260,47 @@ def decoder_of(model: Any) -> nn.Module:
     return decoder
 
 
+def check_loaded(model: object, tokenizer: object) -> None:
+    """Whether these are a model and its tokenizer, and not their names or each other.
+
+    Raises `UnlearnError` where one is not.
+    """
+    if not isinstance(model, nn.Module):
+        raise UnlearnError(
+            f"model is {_short(model)}, which is no model: load one, as in load_model('lab')."
+        )
+    if not (callable(tokenizer) and hasattr(tokenizer, "all_special_ids")):
+        raise UnlearnError(
+            f"tokenizer is {_short(tokenizer)}, which is no tokenizer: load one, as in "
+            "load_tokenizer('lab')."
+        )
+
+
+def _short(value: object) -> str:
+    return repr(value) if value is None or isinstance(value, str) else f"a {type(value).__name__}"
+
+
+def check_reach(model: Any, tokens: Sequence[Sequence[int]]) -> None:
+    """Whether a model can read chunks with these tokens.
+
+    Raises `UnlearnError` for one that is too long, and for a token that the model does not have.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    largest = max((max(chunk, default=0) for chunk in tokens), default=0)
+    if largest >= rows:
+        raise UnlearnError(
+            f"the texts have the token {largest} and the model knows {rows} tokens: give the "
+            "model's own tokenizer."
+        )
+    most = getattr(model.config, "max_position_embeddings", None)
+    longest = max(map(len, tokens), default=0)
+    if most is not None and longest > most:
+        raise UnlearnError(
+            f"there is a chunk of {longest} tokens and the model reads at most {most}: give "
+            f"length={most} or less."
+        )
+
+
 def head_of(model: Any) -> Head:
     """The output head; `UnlearnError` where logits are not a linear map of hidden states."""
     layer = model.get_output_embeddings()
@@ -306,16 +352,6 @@ def check_head(model: Any) -> Any:
             "states: give a model whose logits are a linear map of its hidden states."
         )
     return model
-
-
-def check_length(model: Any, longest: int) -> None:
-    """`UnlearnError` if a chunk of `longest` tokens has more than the model reads."""
-    most = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(most, int) and longest > most:
-        raise UnlearnError(
-            f"a document has a chunk of {longest} tokens and the model reads at most {most}: give "
-            f"length={most} or less."
-        )
 
 
 def _whole(parameter: Any) -> Any:

@@ -53,6 +53,22 @@ HEADER = (
 )  # fmt: skip
 
 
+def check_extra() -> None:
+    """Whether the packages that a report needs are there; asked before the hours of a search.
+
+    `UnlearnError` without matplotlib or markdown-it-py, which the extra `book` brings.
+    """
+    try:
+        import markdown_it  # noqa: F401
+
+        import unlearnlib.figures  # noqa: F401
+    except ImportError as error:
+        raise UnlearnError(
+            f"the report needs {error.name}: install unlearnlib with its extra, as in "
+            "pip install 'unlearnlib[book]'."
+        ) from error
+
+
 def report(
     facts: CardFacts,
     steps: Sequence[Step],
@@ -60,19 +76,11 @@ def report(
     situation: Situation,
     ending: str,
 ) -> str:
-    """The report as HTML that needs no other file and no network.
+    """The report as HTML that needs no other file and no network; see `check_extra`."""
+    check_extra()
+    from markdown_it import MarkdownIt
 
-    `UnlearnError` without matplotlib or markdown-it-py, which the extra `book` brings.
-    """
-    try:
-        from markdown_it import MarkdownIt
-
-        from unlearnlib.figures import search, to_html
-    except ImportError as error:
-        raise UnlearnError(
-            f"the report needs {error.name}: install unlearnlib with its extra, as in "
-            "pip install 'unlearnlib[book]'."
-        ) from error
+    from unlearnlib.figures import search, to_html
 
     # The card's own front matter is for the hub; its words are escaped Markdown.
     card = model_card(facts).split("---\n", 2)[2]

@@ -21,7 +21,7 @@ from torch import nn
 
 from unlearnlib import cost, lora
 from unlearnlib.corpus.chunks import Chunk, cut, last_word
-from unlearnlib.corpus.documents import Document, DomainData, clip
+from unlearnlib.corpus.documents import Document, DomainData, clip, overlaps
 from unlearnlib.engine import (
     Checkpoint,
     Execution,
@@ -78,6 +78,11 @@ def load_domain(
         raise unknown("domain", domain, scale.domains)
     limits = {**dict(scale.limits), **(limits or {})} or None
     if corpus == "fictitious":
+        if folder is not None:
+            raise UnlearnError(
+                f"the folder {str(folder)!r} is given, and the texts of profile {profile!r} are "
+                "invented here: leave it out (--corpora), or name another profile."
+            )
         from unlearnlib.corpus.fictitious import generate
 
         return limited(generate(domain), limits)
@@ -422,6 +427,28 @@ def _several_processes() -> bool:
     return bool(PartialState().num_processes > 1)
 
 
+def warn_of_data(bench: Bench, spec: RunSpec) -> None:
+    """Log what of a user's data works against the run: texts in two sets, or never drawn."""
+    for split, names in overlaps(bench.data).items():
+        logger.warning(
+            "%d of %d documents to forget are in the %s set, too (first %s): take them out of one",
+            len(names),
+            len(bench.data.forget),
+            split.replace("_", " "),
+            names[0],
+        )
+    chunks, drawn = len(bench.forgotten(spec)), spec.updates * spec.batch_size * spec.requests
+    if 0 < drawn < chunks:
+        logger.warning(
+            "%d updates of %d forget chunks draw %d of the %d there are: give more updates or a "
+            "larger batch_size to draw all",
+            spec.updates * spec.requests,
+            spec.batch_size,
+            drawn,
+            chunks,
+        )
+
+
 def _requests(chunks: Sequence[Chunk], count: int) -> list[list[Chunk]]:
     """The chunks in `count` requests: documents in their order, divided as evenly as can be."""
     names = list(dict.fromkeys(chunk.document for chunk in chunks))
@@ -586,6 +613,8 @@ def sources(
     from unlearnlib.continued import continued_checkpoint
 
     scale = get_profile(profile)
+    if model is not None and not str(model).strip():
+        raise UnlearnError(f"the model is {model!r}: give a folder or a hub id, or leave it out.")
     if base == "published":
         if not scale.continued:
             raise UnlearnError(
@@ -677,13 +706,24 @@ def unlearn(
     oracle             an exactly retrained model, if there is one, to measure the distance to
     settings           any other field of `RunSpec` (schedule, warmup, max_grad_norm, ...); with
                        `lora_rank` the adapter alone is the attribute `lora_adapter` of the model
-                       that comes back
+                       that comes back; `precision` is by default the model's own, float32 where
+                       it cannot be trained in that
 
     Raises `UnlearnError` for bad input, before anything is changed.
     """
     from unlearnlib.corpus.files import split_general
-    from unlearnlib.models import check_head, check_length, disable_dropout
+    from unlearnlib.models import check_head, check_loaded, check_reach, disable_dropout
 
+    check_loaded(model, tokenizer)
+    for name, value, kind in (("oracle", oracle, nn.Module), ("execution", execution, Execution)):
+        if value is not None and not isinstance(value, kind):
+            what = "a loaded model" if kind is nn.Module else "an Execution"
+            raise UnlearnError(f"{name} is {value!r}: give {what}, or leave it out.")
+    for name in ("profile", "domain"):
+        if name in settings:
+            raise UnlearnError(f"{name} is given with texts of your own: leave it out.")
+    if length is None:
+        raise UnlearnError("length is None: give the number of tokens per chunk.")
     general_retain, general_evaluation = split_general(as_documents(general, "general"))
     data = DomainData(
         YOURS,
@@ -694,7 +734,10 @@ def unlearn(
         tuple(general_evaluation),
         source="texts",
     )
-    precision = {v: k for k, v in DTYPES.items()}.get(next(model.parameters()).dtype, "float32")
+    dtype = next(model.parameters()).dtype
+    precision = {v: k for k, v in DTYPES.items()}.get(dtype, "float32")
+    if dtype not in DTYPES.values() and "precision" not in settings:
+        logger.warning("the model is %s, which is not trained in: it becomes float32", dtype)
     spec = RunSpec().replace(
         domain=YOURS,
         method=method,
@@ -717,6 +760,12 @@ def unlearn(
     bench = Bench(
         disable_dropout(model), tokenizer, data, length, 32, oracle, execution or Execution()
     )
-    used = [*bench.evaluated(spec).values(), _retain(bench, spec, get_method(method))]
-    check_length(model, max(len(chunk.tokens) for chunks in used for chunk in chunks))
+    used = [*bench.evaluated(spec).values(), _retain(bench, spec, get_method(spec.method))]
+    check_reach(model, [chunk.tokens for chunks in used for chunk in chunks])
+    if not spec.lora_rank and not any(p.requires_grad for p in model.parameters()):
+        raise UnlearnError(
+            "every parameter of the model is frozen, so nothing can be unlearned: let some be "
+            "trained, as with model.requires_grad_(True)."
+        )
+    warn_of_data(bench, spec)
     return execute(bench, spec, in_place=True, command="unlearnlib.unlearn(...)")

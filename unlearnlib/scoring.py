@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from unlearnlib.corpus.documents import Document
 from unlearnlib.engine import Execution, hidden_states
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.scores import TokenScores
-from unlearnlib.models import check_head, check_length, head_of
+from unlearnlib.models import check_head, check_loaded, check_reach, head_of
 from unlearnlib.objectives import Head, positions_per_chunk
 
 
@@ -159,19 +159,41 @@ def score(
     length: int = 1024,
     execution: Execution | None = None,
 ) -> TokenScores:
-    """Scores of texts (or `Document`s) under a causal LM, cut into chunks of `length` tokens."""
+    """Scores of texts (or `Document`s) under a causal LM, cut into chunks of `length` tokens.
+
+    Raises `UnlearnError` for texts that are none, and for chunks longer than the model reads.
+    """
+    check_loaded(model, tokenizer)
     chunks = cut(as_documents(texts, "text"), tokenizer, length)
     check_head(model)
-    check_length(model, max((len(chunk.tokens) for chunk in chunks), default=0))
+    check_reach(model, [chunk.tokens for chunk in chunks])
     return score_chunks(model, chunks, execution=execution)
 
 
 def as_documents(texts: Iterable[str | Document], prefix: str) -> tuple[Document, ...]:
-    """Texts as documents named PREFIX-0001 and so on; documents stay as they are."""
-    return tuple(
-        text if isinstance(text, Document) else Document(f"{prefix}-{number:04d}", text)
-        for number, text in enumerate(texts, 1)
-    )
+    """Texts as documents named PREFIX-0001 and so on; documents stay as they are.
+
+    Raises:
+        UnlearnError: `texts` is one text, a table or a dictionary, of which Python would take the
+            letters or the names; an item is no text; two documents have one id.
+    """
+    wrong = isinstance(texts, str | bytes | Document | Mapping) or hasattr(texts, "columns")
+    if wrong or not isinstance(texts, Iterable):
+        what = "None" if texts is None else f"one {type(texts).__name__}"
+        raise UnlearnError(f"{prefix} is {what}: give a list of texts, as in [text, ...].")
+    documents: dict[str, Document] = {}
+    for number, text in enumerate(texts, 1):
+        if not isinstance(text, str | Document):
+            raise UnlearnError(
+                f"number {number} of {prefix} is {type(text).__name__}, not a text: give strings."
+            )
+        made = text if isinstance(text, Document) else Document(f"{prefix}-{number:04d}", text)
+        if made.id in documents:
+            raise UnlearnError(
+                f"the id {made.id!r} occurs twice in {prefix}: give each document an id of its own."
+            )
+        documents[made.id] = made
+    return tuple(documents.values())
 
 
 def cloze_chunks(documents: Iterable[Document], tokenizer: Any) -> tuple[list[Chunk], np.ndarray]:

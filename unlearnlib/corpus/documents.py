@@ -84,6 +84,19 @@ class DomainData:
         return digest.hexdigest()
 
 
+def overlaps(data: DomainData) -> dict[str, tuple[str, ...]]:
+    """Split -> ids of the documents to forget whose whole text stands in that split, too.
+
+    Splits that share none are left out. Outer whitespace makes no other text.
+    """
+    found = {}
+    for name in SPLITS:
+        texts = {d.text.strip() for d in data.split(name)} if name != "forget" else set()
+        if both := tuple(d.id for d in data.forget if d.text.strip() in texts):
+            found[name] = both
+    return found
+
+
 def clip(data: DomainData, tokenizer: Any, length: int) -> DomainData:
     """Every document cut after the last character of its first `length` tokens.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,10 @@ _TABLES = {
     ".csv": "save the table as Parquet or JSON Lines",
     ".tsv": "save the table as Parquet or JSON Lines",
     ".json": "write one JSON object per line to a .jsonl file",
+    ".ndjson": "rename it to .jsonl",
 }
+_ROWS = (".jsonl", ".parquet")  # the files that have rows, and so columns
+_OTHER_UNICODE = (b"\xff\xfe", b"\xfe\xff")  # how a file in UTF-16, or UTF-32, begins
 
 # (row number from 1, id or None, text): a row before it gets its final id.
 _Row = tuple[int, str | None, str]
@@ -69,8 +72,9 @@ def read_documents(
 
     A text file (any extension) is one document; a `.jsonl` or `.parquet` file is one document
     per row; a folder is all its files in the order of their paths, recursively, hidden ones and
-    binary ones left out. Ids are those of the "id" column where there is one, and else the file's
-    stem and the row number ("notes-0001"); files of one folder that share a stem are numbered on.
+    binary ones left out (a text in UTF-16 is not binary, and is refused). Ids are those of the "id"
+    column where there is one, and else the file's stem and the row number ("notes-0001"); files of
+    one folder that share a stem are numbered on.
 
     Args:
         path: the file or folder.
@@ -85,6 +89,8 @@ def read_documents(
         UnlearnError: `path` is missing, empty, not UTF-8, has no text column, is malformed,
             repeats an id, or holds no document.
     """
+    if not str(path).strip():  # Path("") would be the working folder
+        raise UnlearnError(f"the path of the documents is {str(path)!r}: give a file or folder.")
     path = Path(path)
     if limit is not None:
         _check_limit(limit, "limit")
@@ -138,14 +144,15 @@ def user_domain(
         UnlearnError: see `read_documents` and `checked_limits`.
     """
     limits = checked_limits(limits)
-    paths = {
+    paths: dict[str, str | Path | None] = {
         "forget": forget,
         "retain": retain,
         "approximate": approximate,
         "general_retain": general_retain,
         "general_evaluation": general_evaluation,
     }
-    given = {split: Path(path) for split, path in paths.items() if path is not None}
+    given = {split: path for split, path in paths.items() if path is not None}
+    check_column(column, given.values())
     shared_general = "general_retain" in given and "general_evaluation" not in given
     splits: dict[str, Any] = {
         split: read_documents(
@@ -162,8 +169,26 @@ def user_domain(
     return DomainData(
         domain="yours",
         source="files",
-        extra={split: path.name for split, path in given.items()},
+        extra={split: Path(path).name for split, path in given.items()},
         **{split: documents[: limits.get(split)] for split, documents in splits.items()},
+    )
+
+
+def check_column(column: str | None, paths: Iterable[str | Path]) -> None:
+    """Whether there is a file that could have a column, where one is named.
+
+    Raises:
+        UnlearnError: a column is named, and no file has rows.
+    """
+    if column is None:
+        return
+    for path in map(Path, paths):
+        found = path.rglob("*") if path.is_dir() else (path,)
+        if any(file.suffix.lower() in _ROWS for file in found):
+            return
+    raise UnlearnError(
+        f"the column {column!r} is named, and no file is {' or '.join(_ROWS)}: leave out "
+        "column=... (--column), or give files with rows."
     )
 
 
@@ -178,7 +203,14 @@ def _files(path: Path) -> Iterator[Path]:
         yield path
         return
     # Sorted as strings with forward slashes: the same order on every platform.
-    for relative in sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()):
+    found = list(path.rglob("*"))
+    for link in sorted(p for p in found if p.is_symlink() and not p.is_file()):
+        logger.warning(
+            "%s: skipped %s, a link that leads to no file (links to folders are not followed)",
+            path,
+            link.relative_to(path),
+        )
+    for relative in sorted(p.relative_to(path).as_posix() for p in found if p.is_file()):
         file = path / relative
         if any(part.startswith(".") for part in Path(relative).parts):
             continue
@@ -196,18 +228,26 @@ def _is_binary(file: Path) -> bool:
     """Whether a file found in a folder is no text at all.
 
     Only a file that has a NUL byte *and* is not UTF-8: NUL alone is a legal character, and bad
-    UTF-8 alone is a text in another encoding, which the user should hear about.
+    UTF-8 alone, or UTF-16, is a text in another encoding, which the user should hear about.
     """
     if file.suffix.lower() == ".parquet":
         return False
     raw = _bytes(file)
-    if b"\0" not in raw:
+    if b"\0" not in raw or _is_utf16(raw):
         return False
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError:
         return True
     return False
+
+
+def _is_utf16(raw: bytes) -> bool:
+    """Whether bytes begin with the mark of UTF-16, or have its NUL beside every Latin letter."""
+    if raw.startswith(_OTHER_UNICODE):
+        return True
+    low, high = sorted(half.count(b"\0") for half in (raw[::2], raw[1::2]))
+    return low == 0 and len(raw) >= 16 and 4 * high > len(raw)
 
 
 def _rows(file: Path, column: str | None) -> Iterator[_Row]:
@@ -231,8 +271,11 @@ def _bytes(file: Path) -> bytes:
 
 def _text(file: Path) -> str:
     """The whole file as text, newlines untouched."""
+    raw = _bytes(file)
+    if b"\0" in raw and _is_utf16(raw):  # may well be UTF-8 too, with a NUL after every letter
+        raise UnlearnError(f"{file} is UTF-16 or UTF-32, not UTF-8: convert it to UTF-8 first.")
     try:
-        return _bytes(file).decode("utf-8")
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UnlearnError(
             f"{file} is not UTF-8 (byte {error.start}): convert it to UTF-8 first."
