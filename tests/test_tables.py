@@ -57,6 +57,9 @@ class Words(tuple):
         (-math.inf, "−∞"),
         (math.nan, "–"),
         (2e-5, "2.0 × 10⁻⁵"),
+        (0.9998, "1.00"),
+        (9.998, "10.0"),
+        (999_999.0, "1.0 × 10⁶"),
     ],
 )
 def test_a_number_is_written_with_three_significant_digits(x: float, text: str) -> None:
@@ -145,7 +148,27 @@ def test_the_closest_method_has_the_least_divergence_from_the_oracle() -> None:
     ]
     found = tables.findings(runs, BASELINES)
     assert {found[f"{d}.closest"] for d in DOMAINS} == {"GA + KL, general"}
-    assert "GA + KL, general, at 0.00100" in tables.in_words(found)
+    assert "the nearest is GA + KL, general, at 0.00100" in tables.in_words(found)
+
+
+@pytest.mark.parametrize(
+    ("divergences", "said"),
+    [
+        ((0.5, 0.6), "No method ends nearer"),
+        ((0.5, 0.1), "1 method ends nearer"),
+        ((0.2, 0.1), "2 methods end nearer"),
+    ],
+)
+def test_words_say_whether_anything_ends_nearer_to_the_oracle_than_doing_nothing(
+    divergences: tuple[float, float], said: str
+) -> None:
+    vanilla, oracle = (r for r in BASELINES if r.spec["domain"] == "books")
+    pair = [changed(vanilla, oracle_kl__forget=0.5), oracle]
+    runs = [
+        changed(synthetic.run("books", method), oracle_kl__forget=x)
+        for method, x in zip(("ga", "ga_kl_general"), divergences, strict=True)
+    ]
+    assert f"{said} to the oracle" in tables.in_words(tables.findings(runs, pair))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +214,20 @@ def test_words_set_a_distance_beside_what_training_twice_costs() -> None:
 def test_words_count_the_methods_that_went_past_one_half(auc: float, said: str) -> None:
     run = changed(synthetic.run("books", "ga"), membership__min_k_40__auc=auc)
     words = tables.membership_in_words(tables.findings([run], BASELINES))
-    assert said in words
+    assert said in words and "By Min-40 %, vanilla’s" in words
+    assert "By other attacks" not in words
+
+
+def test_words_name_the_methods_that_only_another_attack_finds_below_one_half() -> None:
+    run = changed(
+        synthetic.run("books", "ga"),
+        membership__min_k_40__auc=0.6,
+        membership__min_k_20__auc=0.4,
+        membership__zlib__auc=0.3,
+    )
+    words = tables.membership_in_words(tables.findings([run], BASELINES))
+    assert "No method ends below 0.5" in words
+    assert "some do: GA (zlib, Min-20 %)." in words
 
 
 def test_words_do_not_fail_on_a_study_that_went_wrong() -> None:
@@ -250,7 +286,18 @@ def test_domains_without_a_retrained_model_have_no_measured_ratio() -> None:
 def test_the_accounted_ratio_halves_when_as_much_is_retained() -> None:
     accounts = tables.release_accounts()
     for domain in tables.RELEASE_BATCH:
-        assert accounts[domain, 1].ratio == pytest.approx(2 * accounts[domain, 2].ratio)
+        alone, both, kl = (accounts[domain, kind].ratio for kind in tables.KINDS)
+        assert alone == pytest.approx(2 * both) == pytest.approx(kl * 7 / 3)
+
+
+def test_words_say_how_far_apart_the_times_of_equal_retrainings_are() -> None:
+    again = {
+        "books": tables.Retraining(1e6, 300.0, 1.2e6),
+        "arxiv": tables.Retraining(1.01e6, 900.0, 1.2e6),
+    }
+    words = tables.cost_in_words(MAIN, again)
+    assert "2 retrainings took 300 to 900 of them" in words and "by 1.0 %" in words
+    assert "coarse" not in tables.cost_in_words(MAIN, {"books": again["books"]})
 
 
 # --- differences from the release

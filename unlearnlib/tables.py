@@ -46,12 +46,23 @@ BASELINE_TITLES = {
     "oracle": "Oracle (truth)",
 }
 ATTACK = "min_k_40"  # the attack that is shown where only one is
+ATTACK_TITLES = {
+    "loss": "Loss",
+    "zlib": "zlib",
+    "min_k_20": "Min-20 %",
+    "min_k_40": "Min-40 %",
+    "min_k_pp_20": "Min-20 %++",
+    "min_k_pp_40": "Min-40 %++",
+}
 CLAIMED_RATIO = 1e5  # the paper's abstract: more than so many times cheaper than retraining
 NEAR = 1.5  # a perplexity counts as near the target if it is within this factor of it
 TOLERANCE = 1.05  # general perplexity may rise by this factor before a setting is unusable
 # Chunks of 4,096 tokens in one update of the authors' release: its effective batch.
 RELEASE_BATCH = {"arxiv": 480, "github": 680}
 RELEASE_LENGTH = 4096
+# What an update takes, in passes forward and backward over its forget chunks: as many retain chunks
+# are another pass, and the original model's forward pass over these, for KL, a third of one.
+KINDS = {"forget alone": 1.0, "forget + descent": 2.0, "forget + KL": 2.0 + 1 / 3}
 
 
 @dataclass(frozen=True)
@@ -188,7 +199,8 @@ def number(x: float, digits: int = 3) -> str:
         return "∞" if x > 0 else "−∞"
     if abs(x) < 1e-9:  # a divergence of a model from itself, but for rounding
         return "0"
-    exponent = math.floor(math.log10(abs(x)) + 1e-12)
+    # Of the rounded value: 0.9998 is "1.00", not "1.000".
+    exponent = int(f"{abs(x):.{digits - 1}e}".partition("e")[2])
     if exponent >= 6 or exponent < -3:
         mantissa = f"{x / 10.0**exponent:.{max(0, digits - 2)}f}"
         return f"{mantissa} × 10{str(exponent).translate(SUPERSCRIPTS)}".replace("-", "−")
@@ -278,14 +290,7 @@ def membership_table(
     attacks: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """One `measure` ("auc", "tpr_at_5_fpr", ...) of several attacks, laid out as the main table."""
-    names = attacks or {
-        "loss": "Loss",
-        "zlib": "zlib",
-        "min_k_20": "Min-20 %",
-        "min_k_40": "Min-40 %",
-        "min_k_pp_20": "Min-20 %++",
-        "min_k_pp_40": "Min-40 %++",
-    }
+    names = attacks or ATTACK_TITLES
     titles = {
         "auc": "AUC",
         "tpr_at_5_fpr": "TPR at 5 % FPR",
@@ -316,11 +321,13 @@ def findings(records: Iterable[Record], baselines: Iterable[Record]) -> dict[str
     D.kl.floor                        vanilla's on approximate, which neither model was trained on:
                                       what training twice differs by
     D.closest, D.closest_kl           the method with the least of these, and its value
+    D.nearer                          number of methods with less than vanilla
     D.nearest_target                  the method whose forget perplexity is nearest the target
     D.gd_against_ga                   "closer", "farther" or "no clear difference": is ascent +
                                       in-distribution descent closer to the oracle than ascent?
                                       A difference is clear if it has one sign for every seed.
     D.below_half                      number of methods whose mean AUC is below 0.5
+    D.below_elsewhere                 the same by the other attacks of `ATTACK_TITLES`, in words
     """
     records, baselines = list(records), list(baselines)
     out: dict[str, Finding] = {
@@ -359,10 +366,30 @@ def findings(records: Iterable[Record], baselines: Iterable[Record]) -> dict[str
         closest, nearest = _least(distance), _least(gap)
         out[f"{domain}.closest"] = method_title(closest) if closest else "none"
         out[f"{domain}.closest_kl"] = distance[closest] if closest else math.nan
+        out[f"{domain}.nearer"] = sum(
+            x < float(out[f"{domain}.kl.vanilla"]) for x in distance.values()
+        )
         out[f"{domain}.nearest_target"] = method_title(nearest) if nearest else "none"
         out[f"{domain}.gd_against_ga"] = _compare(records, domain, "ga_gd_in_dist", "ga")
         out[f"{domain}.below_half"] = sum(x < 0.5 for x in aucs.values())
+        out[f"{domain}.below_elsewhere"] = _below_elsewhere(records, domain)
     return out
+
+
+def _below_elsewhere(records: Sequence[Record], domain: str) -> str:
+    """ "GA + GD, in-dist. (Min-20 %, Min-20 %++)": below 0.5 by attacks other than `ATTACK`."""
+    found = []
+    for method in methods_of(select(records, domain)):
+        attacks = [
+            title
+            for attack, title in ATTACK_TITLES.items()
+            if attack != ATTACK
+            and mean_and_spread(seed_values(records, domain, method, f"membership/{attack}/auc"))[0]
+            < 0.5
+        ]
+        if attacks:
+            found.append(f"{method_title(method)} ({', '.join(attacks)})")
+    return " and ".join(found)
 
 
 def _log_gap(x: float, target: float) -> float:
@@ -406,18 +433,19 @@ def in_words(found: Mapping[str, Finding]) -> str:
         closest_kl = float(found[f"{domain}.closest_kl"])
         if not math.isnan(closest_kl):
             before, floor = (float(found[f"{domain}.kl.{x}"]) for x in ("vanilla", "floor"))
-            side = "less" if closest_kl < before else "not less"
+            nearer = int(found[f"{domain}.nearer"])
             lines[-1] += (
-                f" Closest to the oracle on the forget set: {found[f'{domain}.closest']}, at "
-                f"{number(closest_kl)} nats per token, {side} than vanilla’s {number(before)}"
+                f" {nearer or 'No'} {'method ends' if nearer < 2 else 'methods end'} nearer to the "
+                f"oracle on the forget set than vanilla was, {number(before)} nats per token"
             )
-            lines[-1] += "." if math.isnan(floor) else f" ({number(floor)} on unseen documents)."
+            lines[-1] += "" if math.isnan(floor) else f" ({number(floor)} on unseen documents)"
+            lines[-1] += f"; the nearest is {found[f'{domain}.closest']}, at {number(closest_kl)}."
         verdict = found[f"{domain}.gd_against_ga"]
         if verdict != "unknown":
             how = {
-                "closer": "closer to the oracle than GA, for every seed",
-                "farther": "farther from the oracle than GA, for every seed",
-            }.get(str(verdict), "neither closer nor farther than GA for every seed")
+                "closer": "nearer to it than GA, for every seed",
+                "farther": "farther from it than GA, for every seed",
+            }.get(str(verdict), "neither nearer nor farther than GA for every seed")
             lines[-1] += f" {METHOD_TITLES['ga_gd_in_dist'].rstrip('.')}. is {how}."
     return "\n".join(lines)
 
@@ -462,8 +490,10 @@ def membership_in_words(found: Mapping[str, Finding]) -> str:
             else "No method ends below 0.5, where the forget set would look less like training "
             "data than text the model never saw."
         )
+        if elsewhere := found[f"{domain}.below_elsewhere"]:
+            count += f" By other attacks of the table below some do: {elsewhere}."
         lines.append(
-            f"- **{domain_title(domain)}.** Vanilla’s AUC is "
+            f"- **{domain_title(domain)}.** By {ATTACK_TITLES[ATTACK]}, vanilla’s AUC is "
             f"{number(float(found[f'{domain}.vanilla_auc']))}, the oracle’s "
             f"{number(float(found[f'{domain}.oracle_auc']))}. {count}"
         )
@@ -728,17 +758,17 @@ def _mean(values: Iterable[float | None]) -> float:
     return fmean(known) if known else math.nan
 
 
-def release_accounts() -> dict[tuple[str, int], Account]:
-    """(domain, parts) -> the account of ONE update of the authors' release on Yi-6B.
+def release_accounts() -> dict[tuple[str, str], Account]:
+    """(domain, kind) -> the account of ONE update of the authors' release on Yi-6B.
 
-    Parts: 1 for the forget data alone, 2 with as many retain chunks.
+    Kinds: those of `KINDS`; with a retain term there are as many retain chunks as forget chunks.
     """
     return {
-        (domain, parts): Account(
-            YI_6B.active_parameters(), chunks, RELEASE_LENGTH, parts, YI_6B_TOKENS
+        (domain, kind): Account(
+            YI_6B.active_parameters(), chunks, RELEASE_LENGTH, passes, YI_6B_TOKENS
         )
         for domain, chunks in RELEASE_BATCH.items()
-        for parts in (1, 2)
+        for kind, passes in KINDS.items()
     }
 
 
@@ -747,11 +777,11 @@ def account_table() -> pd.DataFrame:
     import pandas as pd
 
     rows, index = [], []
-    for (domain, parts), account in release_accounts().items():
-        index.append((domain_title(domain), "forget only" if parts == 1 else "forget + retain"))
+    for (domain, kind), account in release_accounts().items():
+        index.append((domain_title(domain), kind))
         rows.append(
             [
-                f"{account.chunks} × {account.length:,}" + (" × 2" if parts == 2 else ""),
+                f"{account.chunks} × {account.length:,}" + " × 2" * (account.parts >= 2),
                 number(account.unlearning_flops),
                 number(account.retraining_flops),
                 number(account.ratio),
@@ -781,9 +811,17 @@ def cost_in_words(records: Iterable[Record], retraining: Mapping[str, Retraining
     if flops and seconds:
         measured = (
             f"At this profile unlearning took {number(min(flops))} to {number(max(flops))} times "
-            f"fewer operations than retraining, and {number(min(seconds))} to "
+            f"fewer operations than retraining, as counted, and {number(min(seconds))} to "
             f"{number(max(seconds))} times fewer seconds. "
         )
+        again = list(retraining.values())
+        if len(again) > 1:
+            tokens, took = ([getattr(r, x) for r in again] for x in ("tokens", "seconds"))
+            measured += (
+                f"Seconds are coarse: the {len(again)} retrainings took {number(min(took))} to "
+                f"{number(max(took))} of them, for numbers of tokens that differ by "
+                f"{100 * (max(tokens) / min(tokens) - 1):.1f} %. "
+            )
     return measured + (
         f"By account, one update of the authors’ release on Yi-6B is {number(min(accounts))} to "
         f"{number(max(accounts))} times cheaper than its pre-training; the paper’s 10⁵ holds "
