@@ -218,6 +218,17 @@ def test_words_count_the_methods_that_went_past_one_half(auc: float, said: str) 
     assert "By other attacks" not in words
 
 
+def test_words_give_the_interval_of_the_oracle_s_auc_where_documents_have_scores() -> None:
+    run = synthetic.run("books", "ga")
+    words = tables.membership_in_words(tables.findings([run], BASELINES))
+    oracle = tables.baseline_record(BASELINES, "books", "oracle")
+    assert oracle is not None
+    low, high = tables.auc_interval(oracle)
+    assert 0 <= low < high <= 1 and f"(95 % {tables.number(low)} to" in words
+    bare = [replace(b, documents={}) for b in BASELINES]
+    assert "95 %" not in tables.membership_in_words(tables.findings([run], bare))
+
+
 def test_words_name_the_methods_that_only_another_attack_finds_below_one_half() -> None:
     run = changed(
         synthetic.run("books", "ga"),
@@ -268,6 +279,16 @@ def test_passing_the_target_is_the_first_update_at_or_above_it() -> None:
     passed = table.loc[("Books", "GA"), ("Passing the target", "update")]
     reached = math.ceil(target)
     assert passed == (str(reached) if reached <= UPDATES else "never")
+
+
+def test_words_count_the_runs_that_do_not_slow_down() -> None:
+    def went(*path: float) -> Record:
+        rows = [{"update": i, "forget/perplexity": x} for i, x in enumerate(path)]
+        return replace(synthetic.run("books", "ga", probe_every=1), trajectory=rows)
+
+    runs = [went(1.0, 2.0, 8.0), went(1.0, 4.0, 8.0), went(1.0, math.inf, math.nan)]
+    assert "In 1 of 2 runs" in tables.pace_in_words(runs)
+    assert tables.pace_in_words([went(1.0, 2.0)]) == ""
 
 
 def test_the_measured_ratio_is_one_of_tokens() -> None:

@@ -9,6 +9,7 @@ tables, so that prose can never claim what the records do not show.
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import math
 from collections import Counter
@@ -317,6 +318,7 @@ def findings(records: Iterable[Record], baselines: Iterable[Record]) -> dict[str
                                       of the oracle on forget
     D.target_over_truth               the paper's target as a multiple of the truth
     D.vanilla_auc, D.oracle_auc       membership AUC, Min-40 %
+    D.oracle_auc_low, _high           the latter's 95 % interval, by bootstrap over documents
     D.kl.vanilla, D.kl.METHOD         mean KL to the oracle on forget, nats per token
     D.kl.floor                        vanilla's on approximate, which neither model was trained on:
                                       what training twice differs by
@@ -349,6 +351,9 @@ def findings(records: Iterable[Record], baselines: Iterable[Record]) -> dict[str
         out[f"{domain}.target_over_truth"] = target / truth if truth else math.nan
         out[f"{domain}.vanilla_auc"] = base("vanilla", auc)
         out[f"{domain}.oracle_auc"] = base("oracle", auc)
+        oracle = baseline_record(baselines, domain, "oracle", records)
+        low, high = (math.nan, math.nan) if oracle is None else auc_interval(oracle)
+        out |= {f"{domain}.oracle_auc_low": low, f"{domain}.oracle_auc_high": high}
         out[f"{domain}.kl.vanilla"] = base("vanilla", "oracle_kl/forget")
         out[f"{domain}.kl.floor"] = base("vanilla", "oracle_kl/approximate")
         distance: dict[str, float] = {}
@@ -374,6 +379,26 @@ def findings(records: Iterable[Record], baselines: Iterable[Record]) -> dict[str
         out[f"{domain}.below_half"] = sum(x < 0.5 for x in aucs.values())
         out[f"{domain}.below_elsewhere"] = _below_elsewhere(records, domain)
     return out
+
+
+def auc_interval(record: Record, attack: str = ATTACK) -> tuple[float, float]:
+    """(low, high): 95 % bootstrap interval of an AUC over documents; NaN without their scores.
+
+    The scores of a document's chunks are averaged first: they are alike.
+    """
+    from unlearnlib.metrics.membership import bootstrap_auc
+
+    sides = []
+    for split in ("forget", "approximate"):
+        part = record.documents.get(split, {})
+        owned: dict[str, list[float]] = {}
+        for name, score in zip(part.get("id", ()), part.get(attack, ()), strict=False):
+            owned.setdefault(str(name).rpartition("#")[0] or str(name), []).append(score)
+        sides.append(np.array([fmean(scores) for scores in owned.values()]))
+    if not all(len(side) and np.isfinite(side).all() for side in sides):
+        return math.nan, math.nan
+    members, others = sides
+    return bootstrap_auc(members, others)
 
 
 def _below_elsewhere(records: Sequence[Record], domain: str) -> str:
@@ -492,10 +517,12 @@ def membership_in_words(found: Mapping[str, Finding]) -> str:
         )
         if elsewhere := found[f"{domain}.below_elsewhere"]:
             count += f" By other attacks of the table below some do: {elsewhere}."
+        low, high = (float(found[f"{domain}.oracle_auc_{side}"]) for side in ("low", "high"))
+        spread = "" if math.isnan(low) else f" (95 % {number(low)} to {number(high)})"
         lines.append(
             f"- **{domain_title(domain)}.** By {ATTACK_TITLES[ATTACK]}, vanilla’s AUC is "
             f"{number(float(found[f'{domain}.vanilla_auc']))}, the oracle’s "
-            f"{number(float(found[f'{domain}.oracle_auc']))}. {count}"
+            f"{number(float(found[f'{domain}.oracle_auc']))}{spread}. {count}"
         )
     return "\n".join(lines)
 
@@ -646,6 +673,26 @@ def trajectory_table(trajectory: Iterable[Record], baselines: Iterable[Record]) 
         rows,
         index=pd.MultiIndex.from_tuples(index, names=["domain", "method"]),
         columns=pd.MultiIndex.from_tuples(columns),
+    )
+
+
+def pace_in_words(trajectory: Iterable[Record]) -> str:
+    """Whether runs slow down by themselves: is any update larger than the last? Markdown."""
+    paths = [
+        [float(row["forget/perplexity"]) for row in run.trajectory if "forget/perplexity" in row]
+        for run in trajectory
+    ]
+    steps = [
+        [math.log(b / a) for a, b in itertools.pairwise(path)]
+        for path in paths
+        if len(path) > 2 and all(0 < x < math.inf for x in path)
+    ]
+    if not steps:
+        return ""
+    fastest = sum(step[-1] == max(step) for step in steps)
+    return (
+        f"In {fastest} of {len(steps)} runs the last update moves the logarithm of forget "
+        "perplexity at least as much as any before it: these do not stop by themselves."
     )
 
 
