@@ -291,6 +291,18 @@ def test_words_count_the_runs_that_do_not_slow_down() -> None:
     assert tables.pace_in_words([went(1.0, 2.0)]) == ""
 
 
+def test_words_say_where_along_a_run_the_oracle_is_nearest() -> None:
+    def went(*path: float) -> Record:
+        rows = [{"update": i, "oracle_kl/forget": x} for i, x in enumerate(path)]
+        return replace(synthetic.run("books", "ga", probe_every=1), trajectory=rows)
+
+    words = tables.turn_in_words([went(2.0, 1.0, 3.0), went(2.0, 3.0, 4.0)])
+    assert "after 0 to 1 of 2 updates, at 0.500 to 1.00 times" in words
+    assert "2 of 2 runs end farther" in words
+    assert "0 of 1 runs end farther" in tables.turn_in_words([went(2.0, 3.0, 1.0)])
+    assert tables.turn_in_words([went(2.0)]) == ""
+
+
 def test_the_measured_ratio_is_one_of_tokens() -> None:
     run = synthetic.run("books", "ga")
     again = {"books": tables.Retraining(10 * run.extra["tokens"], 100.0, 1.2e6)}

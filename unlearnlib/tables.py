@@ -471,7 +471,7 @@ def in_words(found: Mapping[str, Finding]) -> str:
                 "closer": "nearer to it than GA, for every seed",
                 "farther": "farther from it than GA, for every seed",
             }.get(str(verdict), "neither nearer nor farther than GA for every seed")
-            lines[-1] += f" {METHOD_TITLES['ga_gd_in_dist'].rstrip('.')}. is {how}."
+            lines[-1] += f" At their chosen rates {METHOD_TITLES['ga_gd_in_dist']} ends {how}."
     return "\n".join(lines)
 
 
@@ -693,6 +693,25 @@ def pace_in_words(trajectory: Iterable[Record]) -> str:
     return (
         f"In {fastest} of {len(steps)} runs the last update moves the logarithm of forget "
         "perplexity at least as much as any before it: these do not stop by themselves."
+    )
+
+
+def turn_in_words(trajectory: Iterable[Record]) -> str:
+    """Where along a run the oracle is nearest, by KL on the forget set, in a Markdown sentence."""
+    name = "oracle_kl/forget"
+    paths = [[row for row in run.trajectory if name in row] for run in trajectory]
+    paths = [path for path in paths if len(path) > 1 and path[0][name] > 0]
+    if not paths:
+        return ""
+    turns = [min(path, key=lambda row: float(row[name])) for path in paths]
+    shares = [turn[name] / path[0][name] for turn, path in zip(turns, paths, strict=True)]
+    updates = [int(turn["update"]) for turn in turns]
+    last = max(int(path[-1]["update"]) for path in paths)
+    farther = sum(path[-1][name] > path[0][name] for path in paths)
+    return (
+        f"A run is nearest to the oracle on the forget set after {min(updates)} to {max(updates)} "
+        f"of {last} updates, at {number(min(shares))} to {number(max(shares))} times the distance "
+        f"that vanilla has (KL). {farther} of {len(paths)} runs end farther from it than vanilla is."
     )
 
 
