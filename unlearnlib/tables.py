@@ -711,7 +711,8 @@ def turn_in_words(trajectory: Iterable[Record]) -> str:
     return (
         f"A run is nearest to the oracle on the forget set after {min(updates)} to {max(updates)} "
         f"of {last} updates, at {number(min(shares))} to {number(max(shares))} times the distance "
-        f"that vanilla has (KL). {farther} of {len(paths)} runs end farther from it than vanilla is."
+        f"that vanilla has (KL). {farther} of {len(paths)} runs end farther from it than vanilla "
+        "is."
     )
 
 
