@@ -170,9 +170,9 @@ def test_words_count_in_how_many_cases_a_method_has_more_usable_settings() -> No
     ours = probed(2.0, oracle, oracle)
     alone = replace(probed(2.0, oracle, 9 * oracle), spec={**ours.spec, "method": "ga"})
     words = sweeps.seeds_in_words([ours, alone], BASELINES, TOLERANCE)
-    assert "in 1 of 1 cases (in 0 as many)" in words
+    assert "in 1 of 1 cases, as many in 0, fewer in 0" in words
     same = replace(ours, spec={**ours.spec, "method": "ga"})
-    assert "in 0 of 1 cases (in 1 as many)" in sweeps.seeds_in_words(
+    assert "in 0 of 1 cases, as many in 1, fewer in 0" in sweeps.seeds_in_words(
         [ours, same], BASELINES, TOLERANCE
     )
     assert sweeps.seeds_in_words([ours], BASELINES, TOLERANCE) == ""

@@ -188,7 +188,13 @@ def test_a_difference_between_methods_is_clear_only_if_every_seed_agrees(
         changed(synthetic.run("books", "ga_gd_in_dist", s), oracle_kl__forget=x)
         for s, x in enumerate(divergences)
     ]
-    assert tables.findings(runs, BASELINES)["books.gd_against_ga"] == verdict
+    found = tables.findings(runs, BASELINES)
+    assert found["books.gd_against_ga"] == verdict
+    assert "with the one seed" not in tables.in_words(found)
+    alone = tables.in_words(tables.findings([runs[0], runs[3]], BASELINES))
+    assert "for every seed" not in alone and ("with the one seed" in alone) == (
+        verdict != "unknown"
+    )
 
 
 def test_words_follow_the_side_on_which_the_target_lies() -> None:

@@ -1,7 +1,8 @@
 """The paper's five claims, the test of each, and what the records say.
 
-A test was written before the runs that decide it, so that it could fail; where the numbers had
-been seen first, the claim says so. A verdict is a pure function of records.
+The tests of C3 and C4 were written before the runs that decide them. Those of C1, C2 and C5 were
+written when their numbers had been seen, as each claim says. A verdict is a pure function of
+records.
 """
 
 from __future__ import annotations

@@ -352,7 +352,8 @@ def seeds_in_words(
                 same += ours == theirs
         if of:
             sentences.append(
-                f"within a factor {near:g} of the truth in {more} of {of} cases (in {same} as many)"
+                f"within a factor {near:g} of the truth in {more} of {of} cases, as many in "
+                f"{same}, fewer in {of - more - same}"
             )
     if not sentences:
         return ""

@@ -467,10 +467,11 @@ def in_words(found: Mapping[str, Finding]) -> str:
             lines[-1] += f"; the nearest is {found[f'{domain}.closest']}, at {number(closest_kl)}."
         verdict = found[f"{domain}.gd_against_ga"]
         if verdict != "unknown":
+            seeds = "for every seed" if int(found["seeds"]) > 1 else "with the one seed there is"
             how = {
-                "closer": "nearer to it than GA, for every seed",
-                "farther": "farther from it than GA, for every seed",
-            }.get(str(verdict), "neither nearer nor farther than GA for every seed")
+                "closer": f"nearer to it than GA, {seeds}",
+                "farther": f"farther from it than GA, {seeds}",
+            }.get(str(verdict), f"neither nearer nor farther than GA {seeds}")
             lines[-1] += f" At their chosen rates {METHOD_TITLES['ga_gd_in_dist']} ends {how}."
     return "\n".join(lines)
 
