@@ -133,7 +133,7 @@ def test_cheapness_follows_the_account_and_could_fail(monkeypatch: pytest.Monkey
 def test_what_the_lab_measured_stands_beside_the_account() -> None:
     again = {d: tables.Retraining(5e6, 600.0, 1.2e6) for d in DOMAINS}
     found = verdict("C2", retraining=again)
-    assert "were measured" in found.sentence and "measured_least" in found.numbers
+    assert "are counted" in found.sentence and "measured_least" in found.numbers
     assert "measured_least" not in verdict("C2").numbers
 
 
@@ -154,7 +154,16 @@ def test_robustness_needs_more_usable_settings_than_ascent_in_every_domain(
     found = verdict("C3", region=records)
     assert found.verdict == expected
     assert found.numbers["wider"] == wins
-    assert f"More in {wins} of 3 domains" in found.sentence
+    assert f"More in {wins} of 3 domains, fewer in 0, as many in {3 - wins}" in found.sentence
+
+
+def test_robustness_also_counts_the_domains_where_ascent_has_more_usable_settings() -> None:
+    records = []
+    for domain, ours in zip(DOMAINS, (5, 4, 3), strict=True):
+        records += region(domain, "ga", 4) + region(domain, "ga_gd_in_dist", ours)
+    found = verdict("C3", region=records)
+    assert "More in 1 of 3 domains, fewer in 1, as many in 1" in found.sentence
+    assert (found.numbers["wider"], found.numbers["fewer"]) == (1, 1)
 
 
 def test_robustness_is_undecided_while_settings_are_missing() -> None:

@@ -87,6 +87,16 @@ def test_words_and_tables_name_every_run() -> None:
     assert "No search" in guidelines.in_words([])
 
 
+@pytest.mark.parametrize(("general", "harmed"), [(1.04, 0), (1.06, 1)])
+def test_words_count_the_searches_that_did_more_harm_than_is_tolerated(
+    general: float, harmed: int
+) -> None:
+    before = {"general/perplexity": 5.0}
+    search = dataclasses.replace(SEARCH, before=before, after={"general/perplexity": 5.0 * general})
+    words = guidelines.in_words([judged(search=search)])
+    assert f"{harmed} with general perplexity up by more than is tolerated" in words
+
+
 def test_searches_are_read_back_as_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

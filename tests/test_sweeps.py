@@ -170,9 +170,9 @@ def test_words_count_in_how_many_cases_a_method_has_more_usable_settings() -> No
     ours = probed(2.0, oracle, oracle)
     alone = replace(probed(2.0, oracle, 9 * oracle), spec={**ours.spec, "method": "ga"})
     words = sweeps.seeds_in_words([ours, alone], BASELINES, TOLERANCE)
-    assert "in 1 of 1 cases (in 0 as many)" in words
+    assert "in 1 of 1 cases, as many in 0, fewer in 0" in words
     same = replace(ours, spec={**ours.spec, "method": "ga"})
-    assert "in 0 of 1 cases (in 1 as many)" in sweeps.seeds_in_words(
+    assert "in 0 of 1 cases, as many in 1, fewer in 0" in sweeps.seeds_in_words(
         [ours, same], BASELINES, TOLERANCE
     )
     assert sweeps.seeds_in_words([ours], BASELINES, TOLERANCE) == ""
@@ -193,6 +193,46 @@ def test_an_interval_holds_its_share_and_lies_in_zero_to_one(counts: tuple[int, 
     share = sweeps.Share(*counts)
     low, high = share.interval
     assert 0 <= low <= share.share + 1e-12 and share.share <= high + 1e-12 and high <= 1
+
+
+# --- at equal forgetting
+
+
+def arriving(method: str, kl: tuple[float, ...], general: float = 1.0, seed: int = 0) -> Record:
+    """A run on books that passes the truth halfway, in the logarithm, between updates 3 and 6."""
+    truth = base("oracle")
+    run = probed(truth / 4, truth / 2, 2 * truth, general=general, step=3)
+    rows = [{**row, sweeps.KL: x} for row, x in zip(run.trajectory, kl, strict=True)]
+    return replace(run, trajectory=rows, spec={**run.spec, "method": method, "seed": seed})
+
+
+def test_runs_are_compared_where_their_forget_perplexity_is_the_oracle_s() -> None:
+    (found,) = sweeps.arrivals([arriving("ga", (0.7, 0.8, 1.0), general=1.1)], BASELINES)
+    assert found.update == pytest.approx(4.5)
+    assert found.distance == pytest.approx(0.9)
+    assert found.general == pytest.approx(1.1)
+
+
+def test_a_run_that_never_reaches_the_truth_is_not_compared() -> None:
+    short = probed(base("vanilla"), base("oracle") * 0.99)
+    assert sweeps.arrivals([short], BASELINES) == []
+    table = sweeps.arrivals_table([short], BASELINES)
+    assert table.loc[("Books", "GA + GD, in-dist.")].tolist() == ["never", "–", "–"]
+    assert sweeps.arrivals_in_words([short], BASELINES) == ""
+
+
+def test_words_name_the_nearest_and_the_least_harmful_at_equal_forgetting() -> None:
+    runs = [
+        arriving("ga", (0.7, 0.8, 1.0), general=1.1),
+        arriving("ga_gd_in_dist", (0.7, 0.7, 0.9), general=1.2),
+        arriving("ga_gd_in_dist", (0.7, 0.7, 0.9), general=1.2, seed=1),
+    ]
+    words = sweeps.arrivals_in_words(runs, BASELINES)
+    assert "nearest to the oracle: GA + GD, in-dist., 0.800 nats" in words
+    assert "least harm: GA, general perplexity ×1.10" in words
+    assert "nearer than GA (0.800 against 0.900), with more harm (×1.20 against ×1.10)" in words
+    table = sweeps.arrivals_table(runs, BASELINES)
+    assert table.loc[("Books", "GA + GD, in-dist."), "KL to oracle, nats"] == "0.800 ± 0.000"
 
 
 # --- sweeps of one setting

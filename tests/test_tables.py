@@ -57,6 +57,9 @@ class Words(tuple):
         (-math.inf, "−∞"),
         (math.nan, "–"),
         (2e-5, "2.0 × 10⁻⁵"),
+        (0.9998, "1.00"),
+        (9.998, "10.0"),
+        (999_999.0, "1.0 × 10⁶"),
     ],
 )
 def test_a_number_is_written_with_three_significant_digits(x: float, text: str) -> None:
@@ -145,7 +148,27 @@ def test_the_closest_method_has_the_least_divergence_from_the_oracle() -> None:
     ]
     found = tables.findings(runs, BASELINES)
     assert {found[f"{d}.closest"] for d in DOMAINS} == {"GA + KL, general"}
-    assert "GA + KL, general, at 0.00100" in tables.in_words(found)
+    assert "the nearest is GA + KL, general, at 0.00100" in tables.in_words(found)
+
+
+@pytest.mark.parametrize(
+    ("divergences", "said"),
+    [
+        ((0.5, 0.6), "No method ends nearer"),
+        ((0.5, 0.1), "1 method ends nearer"),
+        ((0.2, 0.1), "2 methods end nearer"),
+    ],
+)
+def test_words_say_whether_anything_ends_nearer_to_the_oracle_than_doing_nothing(
+    divergences: tuple[float, float], said: str
+) -> None:
+    vanilla, oracle = (r for r in BASELINES if r.spec["domain"] == "books")
+    pair = [changed(vanilla, oracle_kl__forget=0.5), oracle]
+    runs = [
+        changed(synthetic.run("books", method), oracle_kl__forget=x)
+        for method, x in zip(("ga", "ga_kl_general"), divergences, strict=True)
+    ]
+    assert f"{said} to the oracle" in tables.in_words(tables.findings(runs, pair))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +188,13 @@ def test_a_difference_between_methods_is_clear_only_if_every_seed_agrees(
         changed(synthetic.run("books", "ga_gd_in_dist", s), oracle_kl__forget=x)
         for s, x in enumerate(divergences)
     ]
-    assert tables.findings(runs, BASELINES)["books.gd_against_ga"] == verdict
+    found = tables.findings(runs, BASELINES)
+    assert found["books.gd_against_ga"] == verdict
+    assert "with the one seed" not in tables.in_words(found)
+    alone = tables.in_words(tables.findings([runs[0], runs[3]], BASELINES))
+    assert "for every seed" not in alone and ("with the one seed" in alone) == (
+        verdict != "unknown"
+    )
 
 
 def test_words_follow_the_side_on_which_the_target_lies() -> None:
@@ -191,7 +220,31 @@ def test_words_set_a_distance_beside_what_training_twice_costs() -> None:
 def test_words_count_the_methods_that_went_past_one_half(auc: float, said: str) -> None:
     run = changed(synthetic.run("books", "ga"), membership__min_k_40__auc=auc)
     words = tables.membership_in_words(tables.findings([run], BASELINES))
-    assert said in words
+    assert said in words and "By Min-40 %, vanilla’s" in words
+    assert "By other attacks" not in words
+
+
+def test_words_give_the_interval_of_the_oracle_s_auc_where_documents_have_scores() -> None:
+    run = synthetic.run("books", "ga")
+    words = tables.membership_in_words(tables.findings([run], BASELINES))
+    oracle = tables.baseline_record(BASELINES, "books", "oracle")
+    assert oracle is not None
+    low, high = tables.auc_interval(oracle)
+    assert 0 <= low < high <= 1 and f"(95 % {tables.number(low)} to" in words
+    bare = [replace(b, documents={}) for b in BASELINES]
+    assert "95 %" not in tables.membership_in_words(tables.findings([run], bare))
+
+
+def test_words_name_the_methods_that_only_another_attack_finds_below_one_half() -> None:
+    run = changed(
+        synthetic.run("books", "ga"),
+        membership__min_k_40__auc=0.6,
+        membership__min_k_20__auc=0.4,
+        membership__zlib__auc=0.3,
+    )
+    words = tables.membership_in_words(tables.findings([run], BASELINES))
+    assert "No method ends below 0.5" in words
+    assert "some do: GA (zlib, Min-20 %)." in words
 
 
 def test_words_do_not_fail_on_a_study_that_went_wrong() -> None:
@@ -234,6 +287,28 @@ def test_passing_the_target_is_the_first_update_at_or_above_it() -> None:
     assert passed == (str(reached) if reached <= UPDATES else "never")
 
 
+def test_words_count_the_runs_that_do_not_slow_down() -> None:
+    def went(*path: float) -> Record:
+        rows = [{"update": i, "forget/perplexity": x} for i, x in enumerate(path)]
+        return replace(synthetic.run("books", "ga", probe_every=1), trajectory=rows)
+
+    runs = [went(1.0, 2.0, 8.0), went(1.0, 4.0, 8.0), went(1.0, math.inf, math.nan)]
+    assert "In 1 of 2 runs" in tables.pace_in_words(runs)
+    assert tables.pace_in_words([went(1.0, 2.0)]) == ""
+
+
+def test_words_say_where_along_a_run_the_oracle_is_nearest() -> None:
+    def went(*path: float) -> Record:
+        rows = [{"update": i, "oracle_kl/forget": x} for i, x in enumerate(path)]
+        return replace(synthetic.run("books", "ga", probe_every=1), trajectory=rows)
+
+    words = tables.turn_in_words([went(2.0, 1.0, 3.0), went(2.0, 3.0, 4.0)])
+    assert "after 0 to 1 of 2 updates, at 0.500 to 1.00 times" in words
+    assert "2 of 2 runs end farther" in words
+    assert "0 of 1 runs end farther" in tables.turn_in_words([went(2.0, 3.0, 1.0)])
+    assert tables.turn_in_words([went(2.0)]) == ""
+
+
 def test_the_measured_ratio_is_one_of_tokens() -> None:
     run = synthetic.run("books", "ga")
     again = {"books": tables.Retraining(10 * run.extra["tokens"], 100.0, 1.2e6)}
@@ -250,7 +325,18 @@ def test_domains_without_a_retrained_model_have_no_measured_ratio() -> None:
 def test_the_accounted_ratio_halves_when_as_much_is_retained() -> None:
     accounts = tables.release_accounts()
     for domain in tables.RELEASE_BATCH:
-        assert accounts[domain, 1].ratio == pytest.approx(2 * accounts[domain, 2].ratio)
+        alone, both, kl = (accounts[domain, kind].ratio for kind in tables.KINDS)
+        assert alone == pytest.approx(2 * both) == pytest.approx(kl * 7 / 3)
+
+
+def test_words_say_how_far_apart_the_times_of_equal_retrainings_are() -> None:
+    again = {
+        "books": tables.Retraining(1e6, 300.0, 1.2e6),
+        "arxiv": tables.Retraining(1.01e6, 900.0, 1.2e6),
+    }
+    words = tables.cost_in_words(MAIN, again)
+    assert "2 retrainings took 300 to 900 of them" in words and "by 1.0 %" in words
+    assert "coarse" not in tables.cost_in_words(MAIN, {"books": again["books"]})
 
 
 # --- differences from the release

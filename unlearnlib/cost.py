@@ -90,13 +90,14 @@ class Account:
     """Both sides of the ratio, each term shown.
 
     Unlearning touches `chunks` chunks of `length` tokens once per part (forget, and retain where
-    the method has it); retraining touches `pretraining_tokens`.
+    the method has it; a forward pass alone is a third of a part); retraining touches
+    `pretraining_tokens`.
     """
 
     parameters: float
     chunks: int
     length: int
-    parts: int
+    parts: float
     pretraining_tokens: float
 
     def __post_init__(self) -> None:

@@ -1596,8 +1596,7 @@ def cost_ratio(ratios: Mapping[str, Ratios], *, narrow: bool = False) -> Plate:
     """How many times cheaper than retraining: measured at this profile, and by account on Yi-6B."""
     layout = Layout(narrow)
     accounts = {
-        f"Yi-6B, {domain_title(d)}, {'forget' if parts == 1 else 'forget + retain'}": a.ratio
-        for (d, parts), a in release_accounts().items()
+        f"Yi-6B, {domain_title(d)}, {kind}": a.ratio for (d, kind), a in release_accounts().items()
     }
     order = [m for m in METHOD_TITLES if m in ratios] + sorted(set(ratios) - set(METHOD_TITLES))
     names = [method_title(m) for m in order] + list(accounts)
@@ -1630,7 +1629,7 @@ def cost_ratio(ratios: Mapping[str, Ratios], *, narrow: bool = False) -> Plate:
     ax.set_xlabel("times cheaper than retraining")
     dot: dict[str, Any] = {"linestyle": "", "marker": "o", "color": "#57606a"}
     handles = [
-        Line2D([], [], label="operations, measured", **dot),
+        Line2D([], [], label="operations, counted", **dot),
         Line2D([], [], label="seconds, measured", markerfacecolor="white", **dot),
         Line2D([], [], label="by account, one update", linestyle="", marker="D", color="#57606a"),
         Line2D([], [], label="the paper’s claim", linestyle=(0, (5, 2)), color="#22272e"),

@@ -209,18 +209,26 @@ def in_words(rows: Iterable[Judged]) -> str:
     beaten = sum(row.tuned <= row.best_grid * (1 + 1e-12) for row in rows)
     lucky = sum(row.tuned < row.random for row in rows)
     near = sum(row.tuned <= NEAR for row in rows)
+    harmed = sum(_rise(row.search) > HARM for row in rows)
     runs = [row.runs for row in rows]
     return (
         f"{len(rows)} {'search' if len(rows) == 1 else 'searches'} on domains and seeds that the "
         "design did not see took "
         f"{min(runs)} to {max(runs)} runs each, against {rows[0].points} points of the grid. "
-        f"{near} of them end with a shortfall of at most {number(NEAR)}; {beaten} end at or below "
+        f"{near} of them end with a shortfall of at most {number(NEAR)}; {harmed} with general "
+        f"perplexity up by more than is tolerated; {beaten} end at or below "
         f"the best grid point’s; {lucky} end below what random search with as many runs would "
         f"reach in half of the cases. Their shortfalls are "
         f"{number(min(r.tuned for r in rows))} to {number(max(r.tuned for r in rows))}, "
         f"{number(min(r.excess for r in rows))} to {number(max(r.excess for r in rows))} times the "
         "best grid point’s."
     )
+
+
+def _rise(search: Search) -> float:
+    """The log-rise of general perplexity of the chosen run; 0 if none was made."""
+    name = "general/perplexity"
+    return math.log(search.after[name] / search.before[name]) if search.after else 0.0
 
 
 def trace(search: Search) -> pd.DataFrame:

@@ -8,13 +8,16 @@ From records alone, as `tables`. Three ideas:
   probed run (`points`).
 - The target can be held against the truth for requests of any size, from the scores of single
   documents (`target_ratios`), and along a run: when would either have stopped it (`stops`).
+
+And runs that end at different points can be compared where they have forgotten alike (`arrivals`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +26,7 @@ from unlearnlib.errors import UnlearnError
 from unlearnlib.spec import RunSpec
 from unlearnlib.store import Record
 from unlearnlib.tables import (
+    BASELINE_TITLES,
     baseline_record,
     baseline_value,
     domain_title,
@@ -32,6 +36,7 @@ from unlearnlib.tables import (
     number,
     select,
     value,
+    with_spread,
 )
 
 if TYPE_CHECKING:
@@ -347,7 +352,8 @@ def seeds_in_words(
                 same += ours == theirs
         if of:
             sentences.append(
-                f"within a factor {near:g} of the truth in {more} of {of} cases (in {same} as many)"
+                f"within a factor {near:g} of the truth in {more} of {of} cases, as many in "
+                f"{same}, fewer in {of - more - same}"
             )
     if not sentences:
         return ""
@@ -356,6 +362,132 @@ def seeds_in_words(
         f"{method_title(other)} {'; '.join(sentences)}. General perplexity may rise by at most "
         f"{100 * (tolerance.harmless - 1):.0f} % in both."
     )
+
+
+# --- at equal forgetting -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A probed run where its forget perplexity first reaches the oracle's, between two probes.
+
+    update    where that is
+    general   general perplexity there, as a multiple of vanilla's
+    distance  KL to the oracle on the forget set there, nats per token
+    """
+
+    domain: str
+    method: str
+    seed: int
+    update: float
+    general: float
+    distance: float
+
+
+def arrivals(records: Iterable[Record], baselines: Iterable[Record]) -> list[Arrival]:
+    """Every probed run at the truth, in the book's order; those that never reach it are left out.
+
+    A run that has gone less far is nearer to vanilla in everything, so ends can only be compared
+    as doses. Here all have forgotten alike. Between probes the logarithms of the perplexities and
+    the divergence are interpolated over the update, as in `crossing`.
+    """
+    records, baselines = list(records), list(baselines)
+    out = []
+    for domain in domains_of(records):
+        truth = baseline_value(baselines, domain, "oracle", FORGET, records)
+        vanilla = baseline_value(baselines, domain, "vanilla", GENERAL, records)
+        for method in methods_of(select(records, domain)):
+            for run in select(records, domain, method):
+                update = crossing(run, truth)
+                if not math.isfinite(update) or update <= 0:
+                    continue
+                rows = _probes(run)
+                after = next(i for i, row in enumerate(rows) if row["update"] >= update)
+                a, b = rows[max(after - 1, 0)], rows[after]
+                width = b["update"] - a["update"]
+                share = (update - a["update"]) / width if width else 1.0
+
+                def at(name: str, of: Callable[[float], float], a: Any = a, b: Any = b) -> float:
+                    ends = [of(float(row.get(name, math.nan))) for row in (a, b)]
+                    return ends[0] + share * (ends[1] - ends[0])  # noqa: B023
+
+                out.append(
+                    Arrival(
+                        domain,
+                        method,
+                        int(run.spec["seed"]),
+                        update,
+                        math.exp(at(GENERAL, math.log)) / vanilla,
+                        at(KL, float),
+                    )
+                )
+    return out
+
+
+def arrivals_table(records: Iterable[Record], baselines: Iterable[Record]) -> pd.DataFrame:
+    """Per domain and method, at the truth: update, harm, distance; mean ± std over seeds."""
+    import pandas as pd
+
+    records, baselines = list(records), list(baselines)
+    found = arrivals(records, baselines)
+    index, rows = [], []
+    for domain in domains_of(records):
+        before = baseline_value(baselines, domain, "vanilla", KL, records)
+        index.append((domain_title(domain), BASELINE_TITLES["vanilla"]))
+        rows.append(["0", "1", number(before)])
+        for method in methods_of(select(records, domain)):
+            ours = [a for a in found if (a.domain, a.method) == (domain, method)]
+            index.append((domain_title(domain), method_title(method)))
+            values = ([getattr(a, x) for a in ours] for x in ("update", "general", "distance"))
+            rows.append([with_spread(x) for x in values] if ours else ["never", "–", "–"])
+    return pd.DataFrame(
+        rows,
+        index=_index(index),
+        columns=["at update", "general, × vanilla", "KL to oracle, nats"],
+    )
+
+
+def arrivals_in_words(
+    records: Iterable[Record],
+    baselines: Iterable[Record],
+    one: str = "ga_gd_in_dist",
+    other: str = "ga",
+) -> str:
+    """Who is nearest to the oracle at the truth, and who does least harm, as a Markdown list."""
+    records, baselines = list(records), list(baselines)
+    found = arrivals(records, baselines)
+    lines = []
+    for domain in domains_of(records):
+        means = {
+            m: tuple(
+                fmean(getattr(a, x) for a in found if (a.domain, a.method) == (domain, m))
+                for x in ("distance", "general")
+            )
+            for m in dict.fromkeys(a.method for a in found if a.domain == domain)
+        }
+        known = {m: x for m, x in means.items() if not any(map(math.isnan, x))}
+        if not known:
+            continue
+        parts = []
+        for place, what, unit in (
+            (0, "nearest to the oracle", "{} nats per token"),
+            (1, "least harm", "general perplexity ×{}"),
+        ):
+            best = min(known, key=lambda m, place=place: known[m][place])  # type: ignore[misc]
+            parts.append(f"{what}: {method_title(best)}, {unit.format(number(known[best][place]))}")
+        line = f"- **{domain_title(domain)}.** At equal forgetting, {'; '.join(parts)}."
+        if one in known and other in known:
+            sides = [
+                ("nearer", "farther")[known[one][0] > known[other][0]],
+                ("less", "more")[known[one][1] > known[other][1]],
+            ]
+            line += (
+                f" {method_title(one)} is {sides[0]} than {method_title(other)} "
+                f"({number(known[one][0])} against {number(known[other][0])}), with {sides[1]} "
+                f"harm (×{number(known[one][1])} against ×{number(known[other][1])})."
+            )
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def _index(labels: Sequence[tuple[str, str]], second: str = "method") -> pd.MultiIndex:

@@ -9,6 +9,7 @@ tables, so that prose can never claim what the records do not show.
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import math
 from collections import Counter
@@ -46,12 +47,23 @@ BASELINE_TITLES = {
     "oracle": "Oracle (truth)",
 }
 ATTACK = "min_k_40"  # the attack that is shown where only one is
+ATTACK_TITLES = {
+    "loss": "Loss",
+    "zlib": "zlib",
+    "min_k_20": "Min-20 %",
+    "min_k_40": "Min-40 %",
+    "min_k_pp_20": "Min-20 %++",
+    "min_k_pp_40": "Min-40 %++",
+}
 CLAIMED_RATIO = 1e5  # the paper's abstract: more than so many times cheaper than retraining
 NEAR = 1.5  # a perplexity counts as near the target if it is within this factor of it
 TOLERANCE = 1.05  # general perplexity may rise by this factor before a setting is unusable
 # Chunks of 4,096 tokens in one update of the authors' release: its effective batch.
 RELEASE_BATCH = {"arxiv": 480, "github": 680}
 RELEASE_LENGTH = 4096
+# What an update takes, in passes forward and backward over its forget chunks: as many retain chunks
+# are another pass, and the original model's forward pass over these, for KL, a third of one.
+KINDS = {"forget alone": 1.0, "forget + descent": 2.0, "forget + KL": 2.0 + 1 / 3}
 
 
 @dataclass(frozen=True)
@@ -188,7 +200,8 @@ def number(x: float, digits: int = 3) -> str:
         return "∞" if x > 0 else "−∞"
     if abs(x) < 1e-9:  # a divergence of a model from itself, but for rounding
         return "0"
-    exponent = math.floor(math.log10(abs(x)) + 1e-12)
+    # Of the rounded value: 0.9998 is "1.00", not "1.000".
+    exponent = int(f"{abs(x):.{digits - 1}e}".partition("e")[2])
     if exponent >= 6 or exponent < -3:
         mantissa = f"{x / 10.0**exponent:.{max(0, digits - 2)}f}"
         return f"{mantissa} × 10{str(exponent).translate(SUPERSCRIPTS)}".replace("-", "−")
@@ -278,14 +291,7 @@ def membership_table(
     attacks: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """One `measure` ("auc", "tpr_at_5_fpr", ...) of several attacks, laid out as the main table."""
-    names = attacks or {
-        "loss": "Loss",
-        "zlib": "zlib",
-        "min_k_20": "Min-20 %",
-        "min_k_40": "Min-40 %",
-        "min_k_pp_20": "Min-20 %++",
-        "min_k_pp_40": "Min-40 %++",
-    }
+    names = attacks or ATTACK_TITLES
     titles = {
         "auc": "AUC",
         "tpr_at_5_fpr": "TPR at 5 % FPR",
@@ -312,15 +318,18 @@ def findings(records: Iterable[Record], baselines: Iterable[Record]) -> dict[str
                                       of the oracle on forget
     D.target_over_truth               the paper's target as a multiple of the truth
     D.vanilla_auc, D.oracle_auc       membership AUC, Min-40 %
+    D.oracle_auc_low, _high           the latter's 95 % interval, by bootstrap over documents
     D.kl.vanilla, D.kl.METHOD         mean KL to the oracle on forget, nats per token
     D.kl.floor                        vanilla's on approximate, which neither model was trained on:
                                       what training twice differs by
     D.closest, D.closest_kl           the method with the least of these, and its value
+    D.nearer                          number of methods with less than vanilla
     D.nearest_target                  the method whose forget perplexity is nearest the target
     D.gd_against_ga                   "closer", "farther" or "no clear difference": is ascent +
                                       in-distribution descent closer to the oracle than ascent?
                                       A difference is clear if it has one sign for every seed.
     D.below_half                      number of methods whose mean AUC is below 0.5
+    D.below_elsewhere                 the same by the other attacks of `ATTACK_TITLES`, in words
     """
     records, baselines = list(records), list(baselines)
     out: dict[str, Finding] = {
@@ -342,6 +351,9 @@ def findings(records: Iterable[Record], baselines: Iterable[Record]) -> dict[str
         out[f"{domain}.target_over_truth"] = target / truth if truth else math.nan
         out[f"{domain}.vanilla_auc"] = base("vanilla", auc)
         out[f"{domain}.oracle_auc"] = base("oracle", auc)
+        oracle = baseline_record(baselines, domain, "oracle", records)
+        low, high = (math.nan, math.nan) if oracle is None else auc_interval(oracle)
+        out |= {f"{domain}.oracle_auc_low": low, f"{domain}.oracle_auc_high": high}
         out[f"{domain}.kl.vanilla"] = base("vanilla", "oracle_kl/forget")
         out[f"{domain}.kl.floor"] = base("vanilla", "oracle_kl/approximate")
         distance: dict[str, float] = {}
@@ -359,10 +371,50 @@ def findings(records: Iterable[Record], baselines: Iterable[Record]) -> dict[str
         closest, nearest = _least(distance), _least(gap)
         out[f"{domain}.closest"] = method_title(closest) if closest else "none"
         out[f"{domain}.closest_kl"] = distance[closest] if closest else math.nan
+        out[f"{domain}.nearer"] = sum(
+            x < float(out[f"{domain}.kl.vanilla"]) for x in distance.values()
+        )
         out[f"{domain}.nearest_target"] = method_title(nearest) if nearest else "none"
         out[f"{domain}.gd_against_ga"] = _compare(records, domain, "ga_gd_in_dist", "ga")
         out[f"{domain}.below_half"] = sum(x < 0.5 for x in aucs.values())
+        out[f"{domain}.below_elsewhere"] = _below_elsewhere(records, domain)
     return out
+
+
+def auc_interval(record: Record, attack: str = ATTACK) -> tuple[float, float]:
+    """(low, high): 95 % bootstrap interval of an AUC over documents; NaN without their scores.
+
+    The scores of a document's chunks are averaged first: they are alike.
+    """
+    from unlearnlib.metrics.membership import bootstrap_auc
+
+    sides = []
+    for split in ("forget", "approximate"):
+        part = record.documents.get(split, {})
+        owned: dict[str, list[float]] = {}
+        for name, score in zip(part.get("id", ()), part.get(attack, ()), strict=False):
+            owned.setdefault(str(name).rpartition("#")[0] or str(name), []).append(score)
+        sides.append(np.array([fmean(scores) for scores in owned.values()]))
+    if not all(len(side) and np.isfinite(side).all() for side in sides):
+        return math.nan, math.nan
+    members, others = sides
+    return bootstrap_auc(members, others)
+
+
+def _below_elsewhere(records: Sequence[Record], domain: str) -> str:
+    """ "GA + GD, in-dist. (Min-20 %, Min-20 %++)": below 0.5 by attacks other than `ATTACK`."""
+    found = []
+    for method in methods_of(select(records, domain)):
+        attacks = [
+            title
+            for attack, title in ATTACK_TITLES.items()
+            if attack != ATTACK
+            and mean_and_spread(seed_values(records, domain, method, f"membership/{attack}/auc"))[0]
+            < 0.5
+        ]
+        if attacks:
+            found.append(f"{method_title(method)} ({', '.join(attacks)})")
+    return " and ".join(found)
 
 
 def _log_gap(x: float, target: float) -> float:
@@ -406,19 +458,21 @@ def in_words(found: Mapping[str, Finding]) -> str:
         closest_kl = float(found[f"{domain}.closest_kl"])
         if not math.isnan(closest_kl):
             before, floor = (float(found[f"{domain}.kl.{x}"]) for x in ("vanilla", "floor"))
-            side = "less" if closest_kl < before else "not less"
+            nearer = int(found[f"{domain}.nearer"])
             lines[-1] += (
-                f" Closest to the oracle on the forget set: {found[f'{domain}.closest']}, at "
-                f"{number(closest_kl)} nats per token, {side} than vanilla’s {number(before)}"
+                f" {nearer or 'No'} {'method ends' if nearer < 2 else 'methods end'} nearer to the "
+                f"oracle on the forget set than vanilla was, {number(before)} nats per token"
             )
-            lines[-1] += "." if math.isnan(floor) else f" ({number(floor)} on unseen documents)."
+            lines[-1] += "" if math.isnan(floor) else f" ({number(floor)} on unseen documents)"
+            lines[-1] += f"; the nearest is {found[f'{domain}.closest']}, at {number(closest_kl)}."
         verdict = found[f"{domain}.gd_against_ga"]
         if verdict != "unknown":
+            seeds = "for every seed" if int(found["seeds"]) > 1 else "with the one seed there is"
             how = {
-                "closer": "closer to the oracle than GA, for every seed",
-                "farther": "farther from the oracle than GA, for every seed",
-            }.get(str(verdict), "neither closer nor farther than GA for every seed")
-            lines[-1] += f" {METHOD_TITLES['ga_gd_in_dist'].rstrip('.')}. is {how}."
+                "closer": f"nearer to it than GA, {seeds}",
+                "farther": f"farther from it than GA, {seeds}",
+            }.get(str(verdict), f"neither nearer nor farther than GA {seeds}")
+            lines[-1] += f" At their chosen rates {METHOD_TITLES['ga_gd_in_dist']} ends {how}."
     return "\n".join(lines)
 
 
@@ -462,10 +516,14 @@ def membership_in_words(found: Mapping[str, Finding]) -> str:
             else "No method ends below 0.5, where the forget set would look less like training "
             "data than text the model never saw."
         )
+        if elsewhere := found[f"{domain}.below_elsewhere"]:
+            count += f" By other attacks of the table below some do: {elsewhere}."
+        low, high = (float(found[f"{domain}.oracle_auc_{side}"]) for side in ("low", "high"))
+        spread = "" if math.isnan(low) else f" (95 % {number(low)} to {number(high)})"
         lines.append(
-            f"- **{domain_title(domain)}.** Vanilla’s AUC is "
+            f"- **{domain_title(domain)}.** By {ATTACK_TITLES[ATTACK]}, vanilla’s AUC is "
             f"{number(float(found[f'{domain}.vanilla_auc']))}, the oracle’s "
-            f"{number(float(found[f'{domain}.oracle_auc']))}. {count}"
+            f"{number(float(found[f'{domain}.oracle_auc']))}{spread}. {count}"
         )
     return "\n".join(lines)
 
@@ -619,6 +677,46 @@ def trajectory_table(trajectory: Iterable[Record], baselines: Iterable[Record]) 
     )
 
 
+def pace_in_words(trajectory: Iterable[Record]) -> str:
+    """Whether runs slow down by themselves: is any update larger than the last? Markdown."""
+    paths = [
+        [float(row["forget/perplexity"]) for row in run.trajectory if "forget/perplexity" in row]
+        for run in trajectory
+    ]
+    steps = [
+        [math.log(b / a) for a, b in itertools.pairwise(path)]
+        for path in paths
+        if len(path) > 2 and all(0 < x < math.inf for x in path)
+    ]
+    if not steps:
+        return ""
+    fastest = sum(step[-1] == max(step) for step in steps)
+    return (
+        f"In {fastest} of {len(steps)} runs the last update moves the logarithm of forget "
+        "perplexity at least as much as any before it: these do not stop by themselves."
+    )
+
+
+def turn_in_words(trajectory: Iterable[Record]) -> str:
+    """Where along a run the oracle is nearest, by KL on the forget set, in a Markdown sentence."""
+    name = "oracle_kl/forget"
+    paths = [[row for row in run.trajectory if name in row] for run in trajectory]
+    paths = [path for path in paths if len(path) > 1 and path[0][name] > 0]
+    if not paths:
+        return ""
+    turns = [min(path, key=lambda row: float(row[name])) for path in paths]
+    shares = [turn[name] / path[0][name] for turn, path in zip(turns, paths, strict=True)]
+    updates = [int(turn["update"]) for turn in turns]
+    last = max(int(path[-1]["update"]) for path in paths)
+    farther = sum(path[-1][name] > path[0][name] for path in paths)
+    return (
+        f"A run is nearest to the oracle on the forget set after {min(updates)} to {max(updates)} "
+        f"of {last} updates, at {number(min(shares))} to {number(max(shares))} times the distance "
+        f"that vanilla has (KL). {farther} of {len(paths)} runs end farther from it than vanilla "
+        "is."
+    )
+
+
 def _ratio(row: Mapping[str, Any], general: float) -> str:
     return number(row.get("general/perplexity", math.nan) / general)
 
@@ -728,17 +826,17 @@ def _mean(values: Iterable[float | None]) -> float:
     return fmean(known) if known else math.nan
 
 
-def release_accounts() -> dict[tuple[str, int], Account]:
-    """(domain, parts) -> the account of ONE update of the authors' release on Yi-6B.
+def release_accounts() -> dict[tuple[str, str], Account]:
+    """(domain, kind) -> the account of ONE update of the authors' release on Yi-6B.
 
-    Parts: 1 for the forget data alone, 2 with as many retain chunks.
+    Kinds: those of `KINDS`; with a retain term there are as many retain chunks as forget chunks.
     """
     return {
-        (domain, parts): Account(
-            YI_6B.active_parameters(), chunks, RELEASE_LENGTH, parts, YI_6B_TOKENS
+        (domain, kind): Account(
+            YI_6B.active_parameters(), chunks, RELEASE_LENGTH, passes, YI_6B_TOKENS
         )
         for domain, chunks in RELEASE_BATCH.items()
-        for parts in (1, 2)
+        for kind, passes in KINDS.items()
     }
 
 
@@ -747,11 +845,11 @@ def account_table() -> pd.DataFrame:
     import pandas as pd
 
     rows, index = [], []
-    for (domain, parts), account in release_accounts().items():
-        index.append((domain_title(domain), "forget only" if parts == 1 else "forget + retain"))
+    for (domain, kind), account in release_accounts().items():
+        index.append((domain_title(domain), kind))
         rows.append(
             [
-                f"{account.chunks} × {account.length:,}" + (" × 2" if parts == 2 else ""),
+                f"{account.chunks} × {account.length:,}" + " × 2" * (account.parts >= 2),
                 number(account.unlearning_flops),
                 number(account.retraining_flops),
                 number(account.ratio),
@@ -781,9 +879,17 @@ def cost_in_words(records: Iterable[Record], retraining: Mapping[str, Retraining
     if flops and seconds:
         measured = (
             f"At this profile unlearning took {number(min(flops))} to {number(max(flops))} times "
-            f"fewer operations than retraining, and {number(min(seconds))} to "
+            f"fewer operations than retraining, as counted, and {number(min(seconds))} to "
             f"{number(max(seconds))} times fewer seconds. "
         )
+        again = list(retraining.values())
+        if len(again) > 1:
+            tokens, took = ([getattr(r, x) for r in again] for x in ("tokens", "seconds"))
+            measured += (
+                f"Seconds are coarse: the {len(again)} retrainings took {number(min(took))} to "
+                f"{number(max(took))} of them, for numbers of tokens that differ by "
+                f"{100 * (max(tokens) / min(tokens) - 1):.1f} %. "
+            )
     return measured + (
         f"By account, one update of the authors’ release on Yi-6B is {number(min(accounts))} to "
         f"{number(max(accounts))} times cheaper than its pre-training; the paper’s 10⁵ holds "
