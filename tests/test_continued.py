@@ -153,7 +153,11 @@ def test_a_vanilla_of_another_machine_is_verified_against_one_made_here(
     assert not verified(far).agrees
     # In bfloat16 the bench has another hash than what was trained, and is known all the same.
     rough = run.open_bench(PROFILE, "books", precision="bfloat16", execution=QUIET)
-    half = dataclasses.replace(theirs, spec=theirs.spec | {"precision": "bfloat16"})
+    rough_spec = theirs.spec | {"precision": "bfloat16"}
+    rough_key = run_key(rough_spec, theirs.data_hash, theirs.model_hash)
+    half = dataclasses.replace(theirs, spec=rough_spec, key=rough_key)
+    misfiled = dataclasses.replace(theirs, spec=rough_spec)
+    assert "key does not follow" in not_remade(misfiled, rough)
     assert rough.model_hash != bench.model_hash and not_remade(half, rough) == ""
     # Its own records are still held to the strict tolerance.
     assert verified(ours).agrees and not verified(ours).base
