@@ -32,7 +32,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "$(PYTHON) is missing or older than Python 3.11: name a newer one, as in" \
 	            "make PYTHON=python3.12" >&2; exit 1; }
-	@test -x $(BIN)/python || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@# Where Python lacks ensurepip (Debian without python3-venv) a first try leaves one without pip.
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 \
+	  || { echo "Creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing the locked requirements into $(VENV) (a few minutes the first time)"
 	@$(BIN)/python -m pip install $(PIP_QUIET) --disable-pip-version-check $(PIP_ARGS) -r requirements.lock
 	@# The lock brings setuptools, so building the package in place needs nothing else.

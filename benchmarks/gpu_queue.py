@@ -25,11 +25,14 @@ import argparse
 import contextlib
 import dataclasses
 import fnmatch
+import importlib.util
 import json
 import os
 import sys
 import tempfile
 import time
+import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -86,8 +89,9 @@ SECONDS = {
 class Desk:
     """The store, what was resumed, the models and the benches of one call.
 
-    state      what OUT's `state.json` holds: "continued" (name -> training record), "settings",
-               "tuning" (lines), "verify" (rows)
+    state      what OUT's `state.json` holds: "continued" (name -> training record), "starts" (hash
+               that runs start from -> what "continued" was then), "settings", "tuning" (lines),
+               "verify" (rows)
     same_bits  whether the models here are those that resumed records started from
     """
 
@@ -231,6 +235,9 @@ class Desk:
                 execution=Execution(micro_tokens=16384, progress=False),
                 base=base,
             )
+            if base == "vanilla":  # which training the records of that model belong to
+                start = self.benches[domain, base].model_hash
+                self.state.setdefault("starts", {})[start] = self.state["continued"]
         return self.benches[domain, base]
 
     def has(self, spec: dict[str, Any], domain: str, base: str) -> bool:
@@ -639,11 +646,16 @@ def verify_job(domain: str, sample: int = 2) -> Job:
         from unlearnlib.verify import as_row, pick, verify
 
         specs = [s.as_dict() for s in get_study("main").runs(desk.profile, domain)]
-        found = [r for r in desk.records.values() if r.kind == "run" and r.spec in specs]
-        if not found:
-            raise UnlearnError(f"the study main on {domain} has no record to verify.")
+        bench = desk.bench(domain)
+        found = [
+            r
+            for r in desk.records.values()
+            if r.kind == "run" and r.spec in specs and r.model_hash == bench.model_hash
+        ]
+        if not found:  # of another model none can be repeated here
+            raise UnlearnError(f"the study main on {domain} has no record of this model to verify.")
         picked = pick(sorted(found, key=lambda r: r.key), sample, 0)
-        rows = [as_row(c) for c in verify(picked, lambda _: desk.bench(domain), progress=False)]
+        rows = [as_row(c) for c in verify(picked, lambda _: bench, progress=False)]
         desk.state["verify"] = json.loads(json.dumps(rows))
         return {"verify": rows}
 
@@ -788,7 +800,12 @@ def publish(folder: Path, profile: str) -> dict[str, Any]:
     records = read_parquet(folder / RECORDS)
     for domain, chosen in state.get("settings", {}).items():
         write_settings(profile, domain, chosen)
-    for name, record in state.get("continued", {}).items():
+    # The trainings of the model that most runs are of: it need not be that of the last call.
+    runs = [r for r in records if r.kind == "run" and r.spec.get("base", "vanilla") == "vanilla"]
+    most = [start for start, _ in Counter(r.model_hash for r in runs).most_common(1)]
+    found = [state.get("starts", {}).get(start) for start in most]
+    trainings = next(filter(None, found), state.get("continued", {}))
+    for name, record in trainings.items():
         text = (json.dumps(record, indent=1) + "\n").encode("utf-8")
         write_file(record_path(profile, name), text, replace=True)
     counts = publish_records(profile, records)
@@ -803,7 +820,31 @@ def publish(folder: Path, profile: str) -> dict[str, Any]:
 
 
 def work(desk: Desk, seconds: float, only: str) -> int:
-    """Do what fits; one JSON line per job. Returns how many jobs failed."""
+    """Do what fits; one JSON line per job. Returns how many jobs failed.
+
+    What was done is saved whatever ends the call.
+    """
+    try:
+        return _work(desk, seconds, only)
+    finally:
+        desk.save(now=True)
+
+
+def attempt(job: Job, desk: Desk) -> tuple[dict[str, Any], str]:
+    """What a job tells, and why it failed, if it did: one's fault is not the others'.
+
+    A library that is missing or another than expected may raise anything. The frames that an error
+    holds, with the models in them, are gone when this returns, so that their memory can be freed.
+    """
+    try:
+        return job.run(desk), ""
+    except Exception as error:
+        if not isinstance(error, UnlearnError):
+            traceback.print_exc()
+        return {}, (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _work(desk: Desk, seconds: float, only: str) -> int:
     end = time.monotonic() + seconds
     failed = did = left = 0
     for piece in stages(desk.profile, desk.tiny):
@@ -816,18 +857,16 @@ def work(desk: Desk, seconds: float, only: str) -> int:
                 left += 1
                 continue
             started = time.monotonic()
-            try:
-                told = job.run(desk)
-            except (UnlearnError, RuntimeError) as error:  # one out of memory is not the others'
+            told, error = attempt(job, desk)
+            if error:
                 failed += 1
-                told = {"error": str(error).splitlines()[0]}
+                told = {"error": error}
                 empty_cache()
             did += 1
             took = round(time.monotonic() - started, 2)
             line = {"job": job.name, "took": took, "estimate": job.seconds, **told}
             print(json.dumps(line), flush=True)
             desk.save()
-    desk.save(now=True)
     print(
         json.dumps(
             {
@@ -872,6 +911,8 @@ def main() -> int:
             if arguments.publish:
                 print(json.dumps(publish(arguments.publish, profile)))
                 return 0
+            if importlib.util.find_spec("pyarrow") is None:  # found out only after a job, else
+                raise UnlearnError("OUT is written with the package pyarrow: install it first.")
             store = arguments.store or scratch / "store"
             stack.enter_context(data_at(store.resolve() / "data"))
             desk = Desk(

@@ -4,7 +4,8 @@ Every template `notebooks/NAME.ipynb` is run by papermill, with its own default 
 the repository's root as working directory, into `book/_run/NAME.ipynb`; Jupyter Book then makes
 HTML of the chapters and of those results, and a warning is an error. A notebook is run again
 only when something that it can depend on has changed: its template, the library, the published
-data or the locked requirements. Their hash is kept beside each result.
+data, the records of the local store or the locked requirements. Their hash is kept beside each
+result.
 
     python book/build.py [--force] [--only NAME] [--no-html | --single-page | --pdf]
 
@@ -54,9 +55,21 @@ def shared_inputs() -> Iterator[Path]:
                 yield path
 
 
-def fingerprint(paths: Iterable[Path]) -> str:
-    """SHA-256 (hex) over the names and contents of `paths`."""
+def local_records() -> list[str]:
+    """The names of the records in the local store: a chapter shows those that no study published.
+
+    A record's name is the hash of what it is of, and it is never rewritten. See
+    `study.default_store`; the notebooks run in the repository's root.
+    """
+    store = ROOT / os.environ.get("UNLEARN_STORE", "runs")
+    return sorted(path.name for path in store.glob("records/??/*.json"))
+
+
+def fingerprint(paths: Iterable[Path], records: Iterable[str] = ()) -> str:
+    """SHA-256 (hex) over the names and contents of `paths`, and the names of `records`."""
     digest = hashlib.sha256()
+    for name in records:
+        digest.update(f"{name}\0".encode())
     for path in paths:
         digest.update(f"{path.relative_to(ROOT).as_posix()}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
@@ -84,11 +97,11 @@ def execute_changed(templates: list[Path], *, force: bool) -> None:
     from papermill.exceptions import PapermillExecutionError
 
     RESULTS.mkdir(parents=True, exist_ok=True)
-    shared = list(shared_inputs())
+    shared, records = list(shared_inputs()), local_records()
     for number, template in enumerate(templates, start=1):
         result = RESULTS / template.name
         stamp = RESULTS / f"{template.stem}.sha256"
-        inputs = fingerprint([template, *shared])
+        inputs = fingerprint([template, *shared], records)
         line = f"[{number}/{len(templates)}] {template.stem}"
         if not force and result.is_file() and stamp.is_file() and stamp.read_text() == inputs:
             print(f"{line}: unchanged", flush=True)

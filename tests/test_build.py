@@ -12,7 +12,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import synthetic
 from books import small_book
+
+from unlearnlib.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -110,6 +113,32 @@ def test_on_the_single_page_links_lead_to_the_chapter_that_was_meant(page: str) 
     meant = {words: under(anchor) for anchor, words in targets.items()}
     assert meant == {"further": "Of one; ", "last": "Of two."}
     assert 'href="#figure-x"' in page[page.index('class="exhibits') :]
+
+
+# --- what is run again
+
+
+def test_a_notebook_is_run_again_when_the_local_store_has_other_records(
+    build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+
+    def execute(template: Path, result: Path) -> None:
+        ran.append(template.stem)
+        result.write_text("{}")
+
+    monkeypatch.setattr(build, "execute", execute)
+    monkeypatch.setattr(build, "shared_inputs", lambda: iter(()))
+    monkeypatch.setattr(build, "RESULTS", tmp_path / "results")
+    monkeypatch.setenv("UNLEARN_STORE", str(tmp_path / "a store"))
+    templates = [ROOT / "notebooks" / "index.ipynb"]
+    for runs in (1, 1):
+        build.execute_changed(templates, force=False)
+        assert len(ran) == runs
+    Store(tmp_path / "a store").put(synthetic.run("books", "ga"))  # as `unlearn study` does
+    for runs in (2, 2):
+        build.execute_changed(templates, force=False)
+        assert len(ran) == runs
 
 
 # --- the PDF

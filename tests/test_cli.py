@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from unlearnlib.models import load_model, load_tokenizer, model_hash, save_model
 from unlearnlib.report import verification
 from unlearnlib.spec import PROFILES
 from unlearnlib.store import Record, Store, read_parquet, run_key, write_parquet
-from unlearnlib.verify import Comparison, Tolerance, compare, numbers, pick
+from unlearnlib.verify import Comparison, Tolerance, compare, numbers, pick, runs_to_verify
 
 COMMANDS = ("run", "study", "pretrain", "score", "verify", "data", "methods", "profiles")
 LIMITS = [
@@ -870,6 +871,29 @@ def test_another_status_key_or_update_is_a_difference() -> None:
     assert not compare(a_record(), diverged).agrees
     assert not compare(diverged, a_record(status="diverged", diverged_at=4)).agrees
     assert not compare(a_record(), a_record(key="0" * 64)).agrees
+
+
+def test_another_document_or_any_other_text_is_a_difference() -> None:
+    for forget in ({"id": ["y#0"]}, {"note": ["all is well"]}, {"sure": [True]}, {"gone": [None]}):
+        documents = {"forget": {"id": ["x#0"], "nll": [3.25]} | forget}
+        for one, other in permutations((a_record(), a_record(documents=documents))):
+            result = compare(one, other)
+            assert not result.agrees and "1 text is not" in result.reason
+            assert all(difference.agrees for difference in result.differences)
+
+
+def test_a_metric_cannot_hide_under_the_name_of_another_number() -> None:
+    record = a_record()
+    hidden = a_record(metrics=record.metrics | {"documents/forget/nll/0": 99.0})
+    assert not compare(hidden, record).agrees and not compare(record, hidden).agrees
+
+
+def test_a_run_that_two_studies_share_is_verified_once_unless_its_copies_differ() -> None:
+    record = a_record()
+    copies = [record, a_record(provenance={"seconds": 99.0})]
+    assert runs_to_verify(copies, "lab") == [record]
+    changed = a_record(metrics=record.metrics | {"a": 1.0})
+    assert runs_to_verify([*copies, changed], "lab") == [record, changed]
 
 
 def test_a_metric_that_came_later_is_no_difference_where_the_published_record_lacks_it() -> None:

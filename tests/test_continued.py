@@ -92,6 +92,21 @@ def test_an_oracle_before_vanilla_is_refused(base: Path) -> None:
         train("oracle-books", base)
 
 
+def test_weights_without_the_record_of_their_training_count_as_missing(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a full disk leaves them: the oracle must not take the published vanilla's epochs."""
+    vanilla = train("vanilla", base)
+    command = ["pretrain", "--profile", PROFILE, "--model", str(base), "--only", "vanilla"]
+    command += ["--missing", "--quiet", "--json"]
+    assert main(command) == 0 and json.loads(capsys.readouterr().out)["models"] == []
+    (continued_checkpoint(PROFILE, "vanilla") / TRAINING).unlink()
+    assert read_record(PROFILE, "vanilla") == vanilla
+    assert main(command) == 0
+    (made,) = json.loads(capsys.readouterr().out)["models"]
+    assert made_here(PROFILE, "vanilla")["model_hash"] == made["model_hash"]
+
+
 def test_a_model_that_is_not_there_is_named_with_the_command(base: Path) -> None:
     with pytest.raises(UnlearnError, match="unlearn pretrain --profile open_cpu"):
         continued_checkpoint(PROFILE, "vanilla", needed=True)
@@ -153,7 +168,11 @@ def test_a_vanilla_of_another_machine_is_verified_against_one_made_here(
     assert not verified(far).agrees
     # In bfloat16 the bench has another hash than what was trained, and is known all the same.
     rough = run.open_bench(PROFILE, "books", precision="bfloat16", execution=QUIET)
-    half = dataclasses.replace(theirs, spec=theirs.spec | {"precision": "bfloat16"})
+    rough_spec = theirs.spec | {"precision": "bfloat16"}
+    rough_key = run_key(rough_spec, theirs.data_hash, theirs.model_hash)
+    half = dataclasses.replace(theirs, spec=rough_spec, key=rough_key)
+    misfiled = dataclasses.replace(theirs, spec=rough_spec)
+    assert "key does not follow" in not_remade(misfiled, rough)
     assert rough.model_hash != bench.model_hash and not_remade(half, rough) == ""
     # Its own records are still held to the strict tolerance.
     assert verified(ours).agrees and not verified(ours).base

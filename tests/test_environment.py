@@ -4,6 +4,8 @@ environment.yml."""
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -115,6 +117,27 @@ def test_torch_is_locked_without_a_local_suffix(lock: dict[str, Version]) -> Non
 
 def test_the_lock_names_no_host_and_no_path(lock_text: str) -> None:
     assert not re.findall(r"://|\s@\s|^-|file:|/(?:home|root|tmp|opt|usr)/", lock_text, re.M)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_mends_an_environment_that_was_left_without_pip(tmp_path: Path) -> None:
+    """As `python3 -m venv` leaves it where ensurepip is missing; the path has a blank."""
+    place = tmp_path / "a place"
+    (place / ".venv" / "bin").mkdir(parents=True)
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, place)
+    script = place / ".venv" / "bin" / "python"
+    script.write_text("#!/bin/sh\ntest -e pip || exit 1\n")  # whatever is asked, without pip
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\ncase "$2" in venv) touch pip;; esac\n')
+    for file in (script, python):
+        file.chmod(0o755)
+    words = ["make", "setup", f"PYTHON={python}"]
+    done = subprocess.run(words, cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Creating .venv" in done.stdout and (place / "pip").exists()
+    again = subprocess.run(words, cwd=place, capture_output=True, text=True)
+    assert again.returncode == 0 and "Creating" not in again.stdout
 
 
 def test_the_citation_has_the_version_and_licence_of_the_package(project: dict) -> None:

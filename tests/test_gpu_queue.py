@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import synthetic
 
 from unlearnlib import continued, study
 from unlearnlib.continued import Continuation
@@ -143,6 +146,61 @@ def test_a_job_that_does_not_fit_is_not_begun(queue: Any, tmp_path: Path) -> Non
     assert not desk.records and lines[-1]["did"] == 0 and lines[-1]["no_time_for"] > 0
 
 
+@pytest.mark.parametrize(
+    "error", [ModuleNotFoundError("No module named 'x'"), RuntimeError(), TypeError("\ntwo\nlines")]
+)
+def test_whatever_a_job_raises_the_others_are_done_and_kept(
+    queue: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(desk: Any) -> dict[str, Any]:
+        raise error
+
+    record = synthetic.run("books", "ga")
+    work = [
+        queue.Job("first", "first", 0.0, fails, lambda desk: False),
+        queue.Job("then", "then", 0.0, lambda desk: desk.put(record) or {}, lambda desk: False),
+    ]
+    monkeypatch.setattr(queue, "stages", lambda *_: [lambda: work])
+    _, lines, out = Machine(queue, tmp_path).call()
+    assert jobs(lines) == ["first", "then"] and lines[-1]["failed"] == 1
+    assert lines[0]["error"] in ("No module named 'x'", "RuntimeError", "two")
+    assert read_parquet(out / "records.parquet") == [record]
+
+
+def test_an_interrupted_call_keeps_what_was_done(
+    queue: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(desk: Any) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    record = synthetic.run("books", "ga")
+    work = [
+        queue.Job("first", "first", 0.0, lambda desk: desk.put(record) or {}, lambda desk: False),
+        queue.Job("then", "then", 0.0, interrupted, lambda desk: False),
+    ]
+    monkeypatch.setattr(queue, "stages", lambda *_: [lambda: work])
+    monkeypatch.setattr(queue, "SAVE_SECONDS", 1e9)
+    with pytest.raises(KeyboardInterrupt):
+        Machine(queue, tmp_path).call()
+    assert read_parquet(tmp_path / "out" / "records.parquet") == [record]
+
+
+def test_memory_of_a_job_that_failed_can_be_freed(queue: Any) -> None:
+    class Model:
+        pass
+
+    gone: list[Any] = []
+
+    def fails(desk: Any) -> dict[str, Any]:
+        model = Model()
+        gone.append(weakref.ref(model))
+        raise RuntimeError("out of memory")
+
+    job = queue.Job("first", "first", 0.0, fails, lambda desk: False)
+    assert queue.attempt(job, None) == ({}, "out of memory")
+    assert gone[0]() is None
+
+
 def test_what_a_call_left_is_published_by_study(
     queue: Any, whole: tuple[Any, Any, Path], tmp_path: Path
 ) -> None:
@@ -157,6 +215,23 @@ def test_what_a_call_left_is_published_by_study(
         assert alone.spec["base"] == "published" and "oracle_kl/forget" not in alone.metrics
         assert continued.read_record("tiny", "vanilla")["epochs"] >= 1
         assert (data_folder() / "results" / "tiny-tuning.jsonl").read_text().count("\n") == 1
+
+
+def test_the_training_that_is_published_is_that_of_the_records(
+    queue: Any, whole: tuple[Any, Any, Path], tmp_path: Path
+) -> None:
+    state = json.loads((whole[2] / "state.json").read_text())
+    made = state["continued"]
+    # As if a later call had trained another vanilla, and done little with it.
+    state["continued"] = {name: record | {"epochs": 99} for name, record in made.items()}
+    state["starts"]["f" * 64] = state["continued"]
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "state.json").write_text(json.dumps(state))
+    shutil.copy(whole[2] / "records.parquet", out)
+    with queue.data_at(tmp_path / "data"):
+        queue.publish(out, "tiny")
+        assert {name: continued.read_record("tiny", name) for name in made} == made
 
 
 def test_the_list_gives_an_estimate_of_the_whole(queue: Any) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 from books import small_book
 
@@ -59,6 +61,36 @@ def test_the_first_cell_fetches_the_repository_of_the_configuration() -> None:
     folder = URL.rsplit("/", 1)[1]
     assert re.findall(r"git clone .* (https://\S+)", cell) == [URL]
     assert f"%cd {folder}" in cell  # what git names the clone
+
+
+@pytest.mark.parametrize(
+    ("installed", "fetched", "ends_in"),
+    [
+        (False, False, "companion"),  # on Colab
+        (True, True, "companion"),  # there, in a kernel that was started again after pip
+        (False, True, "companion"),  # there, where pip was interrupted
+        (True, False, "."),  # in a checkout: its data folder is found beside the package
+    ],
+)
+def test_after_the_first_cell_the_published_records_are_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool, fetched: bool, ends_in: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
+
+    def shell(line: str) -> None:
+        if line.startswith("git clone"):
+            Path("companion/data").mkdir(parents=True, exist_ok=True)
+
+    if fetched:
+        shell("git clone")
+    cell = first_cell(TEMPLATES[0])
+    for magic, call in (("!", "shell"), ("%pip ", "shell"), ("%cd ", "chdir")):
+        cell = re.sub(
+            rf"^( *){magic}(.*)$", lambda m, c=call: f"{m[1]}{c}({m[2]!r})", cell, flags=re.M
+        )
+    exec(cell, {"shell": shell, "chdir": monkeypatch.chdir})
+    assert Path.cwd() == (tmp_path / ends_in).resolve()
 
 
 def test_the_first_cell_installs_extras_that_there_are() -> None:

@@ -462,6 +462,25 @@ def test_a_full_disk_or_read_only_folder_is_one_sentence_and_loses_nothing(
     assert store.put(make_record(1)) is True
 
 
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_that_cannot_sync_folders_keeps_records_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    sync = os.fsync
+
+    def of_files_only(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(code, os.strerror(code))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", of_files_only)
+    store = Store(tmp_path / "store")
+    assert store.put(make_record(1)) is True
+    assert store.get(make_record(1).key) == make_record(1)
+    with store.claim(make_record(2).key) as mine:
+        assert mine
+
+
 def test_a_root_that_is_a_file_is_one_sentence(tmp_path: Path) -> None:
     root = tmp_path / "file"
     root.write_text("not a folder")

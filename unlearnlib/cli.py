@@ -1820,6 +1820,7 @@ def _train_further(args: argparse.Namespace) -> Report:
         continued_checkpoint,
         continued_names,
         is_made,
+        made_here,
         train_further,
     )
     from unlearnlib.engine import Execution
@@ -1834,7 +1835,9 @@ def _train_further(args: argparse.Namespace) -> Report:
             raise unknown("model", name, every)
     names = [name for name in every if not args.only or name in args.only]
     if args.missing:
-        names = [name for name in names if not is_made(args.profile, name)]
+        # Weights without the record of their training say nothing of how they were made, and the
+        # oracles would take another machine's number of epochs.
+        names = [n for n in names if not (is_made(args.profile, n) and made_here(args.profile, n))]
     device = _device(args.device)
     _hush_transformers()
     records = [

@@ -321,12 +321,16 @@ def _cannot(verb: str, path: Path, error: OSError) -> UnlearnError:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable; where folders cannot be opened there is no need to."""
+    """Make the names in `folder` durable, as far as its file system knows how to."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        # Some (of network shares and virtual machines) sync files and no folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
     finally:
         os.close(handle)
 

@@ -13,7 +13,8 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -616,11 +617,14 @@ def publish_records(profile: str, records: Iterable[Record]) -> dict[str, int]:
     models: set[str] = set()
     for name, study in STUDIES.items():
         chosen: list[Record] = []
+        grid: Specs = []
         for domain in get_profile(profile).domains:
             try:
-                specs = [spec.as_dict() for spec in study.runs(profile, domain)]
+                wanted = study.runs(profile, domain)
             except UnlearnError:
                 continue  # its settings have not been chosen
+            grid += wanted
+            specs = [spec.as_dict() for spec in wanted]
             found = [r for r in records if r.kind == "run" and r.spec in specs]
             hashes = [r.model_hash for r in found]
             most = max(hashes, key=hashes.count, default="")
@@ -633,7 +637,7 @@ def publish_records(profile: str, records: Iterable[Record]) -> dict[str, int]:
         if chosen:
             counts[name] = len(chosen)
             models |= {r.model_hash for r in chosen}
-            _merge(folder / f"{profile}-{name}.parquet", chosen)
+            _merge(folder / f"{profile}-{name}.parquet", chosen, grid)
     baselines = [
         r
         for r in records
@@ -650,25 +654,52 @@ def publish(name: str, profile: str, result: StudyResult) -> Path:
     folder = data_folder() / "results"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{profile}-{name}.parquet"
-    _merge(path, result.records)
+    domains = list(dict.fromkeys(record.spec["domain"] for record in result.records))
+    _merge(path, result.records, _specs(name, profile, domains))
     _merge(folder / f"{profile}-baselines.parquet", result.baselines)
     return path
 
 
-def _merge(path: Path, records: Sequence[Record]) -> None:
-    """Add records to a published file; those of other domains stay, equal specs are replaced.
+def _merge(path: Path, records: Sequence[Record], grid: Iterable[RunSpec] = ()) -> None:
+    """Add records to a published file; those of other domains stay, equal ones are replaced.
 
-    Scores of vanilla and oracle stay for every starting model: studies may differ in theirs.
+    The runs of a domain are of one starting model: those of another go when the new ones are at
+    least as many of the `grid`. Of fewer, both stay: a part is no reason to lose the whole, and who
+    reads the file takes the runs of the model that has most (`_matching`). Scores of vanilla and
+    oracle stay for every starting model: studies may differ in theirs.
     """
     kept = {_place(r): r for r in read_parquet(path)} if path.exists() else {}
     kept.update({_place(r): r for r in records})
+    wanted = {_text(spec.as_dict()) for spec in grid}
+    for domain in {r.spec["domain"] for r in records if r.kind == "run"}:
+        count: Counter[str] = Counter()
+        for (spec, model), r in kept.items():
+            if r.kind == "run" and r.spec["domain"] == domain:
+                count[model] += spec in wanted  # 0 for a model of whose runs none is wanted
+        new = {r.model_hash for r in records if r.kind == "run" and r.spec["domain"] == domain}
+        most = max(count[model] for model in new)
+        old = {model for model in count if model not in new and count[model] <= most}
+        if more := sorted(set(count) - new - old):
+            logger.warning(
+                "%s: on %s another model (%s) has %d runs, more than the %d of the new one: both "
+                "stay, and its runs are shown",
+                path.name, domain, more[0][:12], count[more[0]], most,
+            )  # fmt: skip
+        kept = {
+            place: r
+            for place, r in kept.items()
+            if r.kind != "run" or r.spec["domain"] != domain or r.model_hash not in old
+        }
     write_parquet(kept.values(), path)
 
 
 def _place(record: Record) -> tuple[str, str]:
-    """What a record replaces in a published file."""
-    start = record.model_hash if record.kind == "score" else ""
-    return json.dumps(record.spec, sort_keys=True), start
+    """What a record replaces in a published file: the one of the same spec and starting model."""
+    return _text(record.spec), record.model_hash
+
+
+def _text(spec: Mapping[str, Any]) -> str:
+    return json.dumps(spec, sort_keys=True)
 
 
 def mean_over_seeds(records: Iterable[Record], metric: str) -> dict[tuple[str, str], list[float]]:

@@ -2,8 +2,9 @@
 
 Comparing is a pure function of two records (`compare`); only `verify` runs a model. What must
 come out equal is what a run's key determines: every number of the record but its provenance, the
-status, and the update at which it diverged. Machines add floating-point numbers in different
-orders, so numbers are compared within a tolerance; NaN agrees with NaN and with nothing else.
+ids of its documents, the status, and the update at which it diverged. Machines add floating-point
+numbers in different orders, so numbers are compared within a tolerance; NaN agrees with NaN and
+with nothing else.
 
 Where vanilla is a published model trained further, that training too comes out with other bits on
 another kind of machine, and so its hash is another and no key is the same. What can be said then
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-3
+PARTS = ("trajectory", "documents", "extra")  # of a record, beside its metrics
 REMADE = (0.05, 0.025)  # relative, and absolute: one document of 48 may change sides
 
 
@@ -121,22 +123,43 @@ def numbers(record: Record) -> dict[str, float]:
     Metrics go by their own names, the rest by their place: "trajectory/3/forget",
     "documents/forget/nll/17", "extra/tokens".
     """
-    found = dict(record.metrics)
-    for part in ("trajectory", "documents", "extra"):
-        found.update(_leaves(getattr(record, part), part))
+    # A metric that bears the name of a place would hide there, or hide what is there.
+    found = {
+        f"metrics/{name}" if name.partition("/")[0] in PARTS else name: value
+        for name, value in record.metrics.items()
+    }
+    found.update((name, float(x)) for name, x in _leaves(record) if _is_number(x))
     return found
 
 
-def _leaves(value: Any, name: str) -> Iterator[tuple[str, float]]:
-    """(name, number) of every number inside lists and dictionaries."""
+def words(record: Record) -> dict[str, Any]:
+    """What a repetition must reproduce to the letter, by its place: ids of documents and the like.
+
+    That is every text, truth value and null of the record but those of its spec, which the key
+    covers, and of its provenance.
+    """
+    return {name: value for name, value in _leaves(record) if not _is_number(value)}
+
+
+def _leaves(record: Record) -> Iterator[tuple[str, Any]]:
+    """(place, value) of everything in a record's `PARTS` that is no list and no dictionary."""
+    for part in PARTS:
+        yield from _inside(getattr(record, part), part)
+
+
+def _inside(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from _leaves(item, f"{name}/{key}")
+            yield from _inside(item, f"{name}/{key}")
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _leaves(item, f"{name}/{index}")
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield name, float(value)
+            yield from _inside(item, f"{name}/{index}")
+    else:
+        yield name, value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def compare(
@@ -170,6 +193,12 @@ def compare(
         )
         if before != after
     ]
+    if not remade:
+        told, again = words(published), words(repeated)
+        if other := [n for n in sorted({*told, *again}) if told.get(n, ()) != again.get(n, ())]:
+            # The text itself is not repeated here: it may be of whoever changed the record.
+            count = "1 text is" if len(other) == 1 else f"{len(other)} texts are"
+            reasons.append(f"{count} not the same, first {other[0]}")
     base = repeated.model_hash if remade else ""
     return Comparison(published, tuple(differences), "; ".join(reasons), repeated, base)
 
@@ -177,18 +206,28 @@ def compare(
 def runs_to_verify(
     records: Iterable[Record], profile: str, domains: Sequence[str] = DOMAINS
 ) -> list[Record]:
-    """The runs among `records` that a profile can repeat, by key: others need a user's files."""
-    found = [
-        r
-        for r in records
-        if r.kind == "run" and r.spec.get("profile") == profile and r.spec.get("domain") in domains
-    ]
+    """The runs among `records` that a profile can repeat, by key: others need a user's files.
+
+    A run that several studies share is published with each, and is one run here. Copies that are
+    not equal stay: each of them says something, and one of them may be wrong.
+    """
+    found: dict[str, list[Record]] = {}
+    for r in records:
+        if (
+            r.kind != "run"
+            or r.spec.get("profile") != profile
+            or r.spec.get("domain") not in domains
+        ):
+            continue
+        same = found.setdefault(r.key, [])
+        if not any(r.comparable() == other.comparable() for other in same):
+            same.append(r)
     if not found:
         raise UnlearnError(
             f"there is no record of a run at profile {profile!r} to verify: run "
             f"`unlearn study main --profile {profile}` first, or name another study or store."
         )
-    return sorted(found, key=lambda r: r.key)
+    return [r for key in sorted(found) for r in found[key]]
 
 
 def pick(records: Sequence[Record], count: int, seed: int = 0) -> list[Record]:
@@ -250,6 +289,11 @@ def _foreign(record: Record, bench: Bench) -> str:
     ):
         if theirs != ours:
             return f"it is of another {what} ({theirs[:12]}, here {ours[:12]})"
+    return _misfiled(record)
+
+
+def _misfiled(record: Record) -> str:
+    """That a record's key is not the one of its spec, data and model, or nothing if it is."""
     if record.key != run_key(record.spec, record.data_hash, record.model_hash):
         return "its key does not follow from its spec, data and model"
     return ""
@@ -264,6 +308,8 @@ def not_remade(record: Record, bench: Bench) -> str:
     from unlearnlib.continued import continued_checkpoint, made_here, read_record
     from unlearnlib.models import load_model, model_hash
 
+    if misfiled := _misfiled(record):
+        return misfiled
     profile = record.spec["profile"]
     if record.data_hash != bench.data_hash:
         return _foreign(dataclasses.replace(record, model_hash=bench.model_hash), bench)
