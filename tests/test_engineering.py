@@ -123,8 +123,18 @@ def test_the_nearest_run_is_found_and_measured_against_vanilla() -> None:
 
 def test_opposite_rankings_correlate_negatively() -> None:
     one = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 9.0}
-    assert real.rank_correlation(one, {"a": 3.0, "b": 2.0, "c": 1.0}) == pytest.approx(-1)
-    assert math.isnan(real.rank_correlation(one, {"a": 1.0, "b": 2.0}))
+    # Of the 6 orders of three, one runs along and one runs against.
+    assert real.rank_correlation(one, {"a": 3.0, "b": 2.0, "c": 1.0}) == pytest.approx((-1, 2 / 6))
+    assert all(map(math.isnan, real.rank_correlation(one, {"a": 1.0, "b": 2.0})))
+
+
+def test_chance_is_the_share_of_orders_that_correlate_as_much() -> None:
+    one = {name: float(place) for place, name in enumerate("abcde")}
+    other = {"a": 1.0, "b": 0.0, "c": 2.0, "d": 3.0, "e": 4.0}
+    rho, chance = real.rank_correlation(one, other)
+    assert rho == pytest.approx(0.9)
+    assert chance == pytest.approx(2 * (1 + 4) / 120)  # itself, four neighbours, and the reverses
+    assert all(map(math.isnan, real.rank_correlation(one, dict.fromkeys(one, 1.0))))
 
 
 def test_the_history_of_training_further_is_told_from_its_record() -> None:
@@ -164,10 +174,10 @@ def scored(method: str | None, forget: list[float], approximate: list[float]) ->
 def test_the_interval_of_the_auc_counts_documents_and_not_their_chunks() -> None:
     forget, others = [0.1, 0.2, 0.9, 1.4], [0.0, 0.3, 0.8, 1.0]
     members, rest = np.array(forget), np.array(others)
-    found = real.auc_with_interval(scored("ga", forget, others))
+    found = tables.auc_with_interval(scored("ga", forget, others), "loss")
     assert found == pytest.approx((auc(members, rest), *bootstrap_auc(members, rest)))
-    assert all(map(math.isnan, real.auc_with_interval(scored("ga", [math.nan], others))))
-    assert all(map(math.isnan, real.auc_with_interval(scored("ga", forget, []))))
+    assert all(map(math.isnan, tables.auc_with_interval(scored("ga", [math.nan], others), "loss")))
+    assert all(map(math.isnan, tables.auc_with_interval(scored("ga", forget, []), "loss")))
 
 
 def test_what_the_protocol_says_of_a_published_model() -> None:

@@ -229,7 +229,7 @@ def test_words_give_the_interval_of_the_oracle_s_auc_where_documents_have_scores
     words = tables.membership_in_words(tables.findings([run], BASELINES))
     oracle = tables.baseline_record(BASELINES, "books", "oracle")
     assert oracle is not None
-    low, high = tables.auc_interval(oracle)
+    _, low, high = tables.auc_with_interval(oracle)
     assert 0 <= low < high <= 1 and f"(95 % {tables.number(low)} to" in words
     bare = [replace(b, documents={}) for b in BASELINES]
     assert "95 %" not in tables.membership_in_words(tables.findings([run], bare))

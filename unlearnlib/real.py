@@ -5,6 +5,7 @@ And the published model alone, where nobody outside knows what it was trained on
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,13 +16,14 @@ import pandas as pd
 from unlearnlib import claims, guidelines
 from unlearnlib.cost import SMOLLM2_135M, SMOLLM2_135M_TOKENS, training_flops
 from unlearnlib.guidelines import Judged
-from unlearnlib.metrics.membership import auc, bootstrap_auc
 from unlearnlib.spec import get_profile
 from unlearnlib.store import Record
 from unlearnlib.study import StudyResult
 from unlearnlib.sweeps import FORGET, GENERAL, KL, is_usable, region_cells
 from unlearnlib.tables import (
     BASELINE_TITLES,
+    NEAR,
+    auc_with_interval,
     baseline_record,
     baseline_value,
     domain_title,
@@ -103,13 +105,21 @@ def relative(
     return {method: x for method, x in found.items() if not math.isnan(x)}
 
 
-def rank_correlation(one: Mapping[str, float], other: Mapping[str, float]) -> float:
-    """Spearman's, over the methods that both have; NaN for fewer than three."""
+def rank_correlation(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, float]:
+    """(Spearman's ρ, p) over the methods that both have, at most eight; NaN for fewer than three.
+
+    p is the share of all orders of the methods whose ρ is at least as far from 0.
+    """
     shared = [m for m in one if m in other]
     if len(shared) < 3:
-        return math.nan
-    ranks = pd.DataFrame({"a": one, "b": other}).loc[shared].rank()
-    return float(ranks["a"].corr(ranks["b"]))
+        return math.nan, math.nan
+    ranks = pd.DataFrame({"a": one, "b": other}).loc[shared].rank().to_numpy()
+    a, b = (column - column.mean() for column in ranks.T)
+    orders = np.array(list(itertools.permutations(b)))
+    with np.errstate(invalid="ignore"):  # all alike: there is no order to correlate
+        every = orders @ a / math.sqrt(float(a @ a) * float(b @ b) or math.nan)
+    rho = float(every[0])
+    return rho, math.nan if math.isnan(rho) else float(np.mean(np.abs(every) >= abs(rho) - 1e-12))
 
 
 def compared(
@@ -145,12 +155,15 @@ def compared_in_words(
     """Do the rankings agree, how good is the target, does any method end nearer the oracle."""
     sentences = []
     for metric, shown in ((GENERAL, "general perplexity"), (KL, "KL to the oracle")):
-        rho = rank_correlation(
+        rho, chance = rank_correlation(
             relative(lab, lab_baselines, domain, metric),
             relative(real, real_baselines, domain, metric),
         )
         if math.isfinite(rho):
-            sentences.append(f"by {shown} the rankings correlate with ρ = {number(rho, 2)}")
+            sentences.append(
+                f"by {shown} the rankings correlate with ρ = {number(rho, 2)} (so far from 0 in "
+                f"{chance:.0%} of all orders)"
+            )
     text = (
         f"**{domain_title(domain)}, the lab's and real ones: {'; '.join(sentences)}.** "
         if sentences
@@ -171,7 +184,8 @@ def compared_in_words(
         ]
         text += (
             f"{title} the target is {number(target / truth)} times the truth, "
-            f"{len(good)} of {len(methods_of(records))} methods have a usable run, and "
+            f"{len(good)} of {len(methods_of(records))} methods have a run within a factor "
+            f"{NEAR:g} of the target that does little harm, and "
             + (
                 f"{len(nearer)} end nearer to the oracle than vanilla "
                 f"({', '.join(method_title(m) for m in nearer)}). "
@@ -291,8 +305,9 @@ def claims_here(
 def cheaper_than_pretraining(records: Iterable[Record]) -> claims.Verdict:
     """C2 on SmolLM2: the operations of the runs against those of its own pre-training.
 
-    The runs count what they computed (padding and the original model's forward passes included);
-    pre-training is 6 N D with the tokens that its model card names.
+    Both are 6 per parameter and token, padding left out; of a run, what a term computes of the
+    original model once before the first update is left out too. The tokens of the pre-training are
+    those that its model card names.
     """
     spent = [float(r.extra["flops"]) for r in records if r.extra.get("flops")]
     if not spent:
@@ -330,25 +345,6 @@ def claims_table(
 
 
 # --- the model as it was published: membership unknown, no oracle --------------------------------
-
-
-def auc_with_interval(record: Record, attack: str = "loss") -> tuple[float, float, float]:
-    """(AUC, low, high): forget against approximate documents, 95 % by bootstrap over documents.
-
-    The scores of a document's chunks are averaged first: they are alike. NaN where the record has
-    no such scores, or some that are no numbers.
-    """
-    sides = []
-    for split in ("forget", "approximate"):
-        part = record.documents.get(split, {})
-        owned: dict[str, list[float]] = {}
-        for name, score in zip(part.get("id", ()), part.get(attack, ()), strict=False):
-            owned.setdefault(name.rpartition("#")[0], []).append(score)
-        sides.append(np.array([float(np.mean(scores)) for scores in owned.values()]))
-    if not all(len(side) and np.isfinite(side).all() for side in sides):
-        return math.nan, math.nan, math.nan
-    members, others = sides
-    return (auc(members, others), *bootstrap_auc(members, others))
 
 
 def published_table(

@@ -1,11 +1,11 @@
 """The guidelines as a search: which run to make next, decided from the runs so far.
 
-What is fixed: the method (ascent with descent on in-distribution data, the most robust one), a
-constant learning rate, batches of 16. What is searched: the dose, learning rate times updates,
-because forget perplexity follows it and little else; and only where the dose that reaches the
-target does too much harm, the weight of the retain term. What it is judged by is what anyone has:
-forget perplexity against the paper's target, vanilla's perplexity on the approximate set, and the
-rise of general perplexity. An oracle has no say.
+What is fixed: the method (ascent with descent on in-distribution data, which the paper calls
+robust), a constant learning rate, batches of 16. What is searched: the dose, learning rate times
+updates, because forget perplexity follows it and little else; and only where the dose that reaches
+the target does too much harm, the weight of the retain term. What it is judged by is what anyone
+has: forget perplexity against the paper's target, vanilla's perplexity on the approximate set, and
+the rise of general perplexity. An oracle has no say.
 
 Nothing here runs a model (`tune.py` does), so the search can be tested against any answer that a
 model might give, and an interrupted one goes on from its trace.

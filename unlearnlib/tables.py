@@ -352,7 +352,7 @@ def findings(records: Iterable[Record], baselines: Iterable[Record]) -> dict[str
         out[f"{domain}.vanilla_auc"] = base("vanilla", auc)
         out[f"{domain}.oracle_auc"] = base("oracle", auc)
         oracle = baseline_record(baselines, domain, "oracle", records)
-        low, high = (math.nan, math.nan) if oracle is None else auc_interval(oracle)
+        low, high = (math.nan,) * 2 if oracle is None else auc_with_interval(oracle)[1:]
         out |= {f"{domain}.oracle_auc_low": low, f"{domain}.oracle_auc_high": high}
         out[f"{domain}.kl.vanilla"] = base("vanilla", "oracle_kl/forget")
         out[f"{domain}.kl.floor"] = base("vanilla", "oracle_kl/approximate")
@@ -381,12 +381,13 @@ def findings(records: Iterable[Record], baselines: Iterable[Record]) -> dict[str
     return out
 
 
-def auc_interval(record: Record, attack: str = ATTACK) -> tuple[float, float]:
-    """(low, high): 95 % bootstrap interval of an AUC over documents; NaN without their scores.
+def auc_with_interval(record: Record, attack: str = ATTACK) -> tuple[float, float, float]:
+    """(AUC, low, high): forget against approximate documents, 95 % by bootstrap over documents.
 
-    The scores of a document's chunks are averaged first: they are alike.
+    The scores of a document's chunks are averaged first: they are alike. NaN where the record has
+    no such scores, or some that are no numbers.
     """
-    from unlearnlib.metrics.membership import bootstrap_auc
+    from unlearnlib.metrics.membership import auc, bootstrap_auc
 
     sides = []
     for split in ("forget", "approximate"):
@@ -396,9 +397,9 @@ def auc_interval(record: Record, attack: str = ATTACK) -> tuple[float, float]:
             owned.setdefault(str(name).rpartition("#")[0] or str(name), []).append(score)
         sides.append(np.array([fmean(scores) for scores in owned.values()]))
     if not all(len(side) and np.isfinite(side).all() for side in sides):
-        return math.nan, math.nan
+        return math.nan, math.nan, math.nan
     members, others = sides
-    return bootstrap_auc(members, others)
+    return (auc(members, others), *bootstrap_auc(members, others))
 
 
 def _below_elsewhere(records: Sequence[Record], domain: str) -> str:
