@@ -159,7 +159,7 @@ def test_a_vanilla_of_another_machine_is_verified_against_one_made_here(
     command = ["verify", "--profile", PROFILE, "--store", str(store.root), "--quiet"]
     assert main([*command, "--remade"]) == 0
     shown = capsys.readouterr().out
-    assert "agree (remade)" in shown and "within 0.025 + 0.05 x" in shown
+    assert "agree (remade)" in shown and "within 0.025 + 0.01 x" in shown
     assert "THE BASE DIFFERS in 1 of them" in shown
     assert other_hash[:12] in shown and bench.model_hash[:12] in shown
     assert main(command) == 1

@@ -570,7 +570,7 @@ def _add_verify(commands: Any) -> None:
         action="store_true",
         help="open: repeat records of a vanilla that another machine trained on the one trained "
         "here by the same recipe (`unlearn pretrain --keep-record`); only metrics are compared, by "
-        "default within 0.025 + 0.05 |a|",
+        "default within 0.025 + 0.01 |a|",
     )
     parser.add_argument("--store", metavar="DIR", help="verify a run store's records instead")
     parser.add_argument("--report", metavar="FILE.html", help="also write every number, as a page")
