@@ -19,7 +19,7 @@ from unlearnlib import continued, study
 from unlearnlib.continued import Continuation
 from unlearnlib.models import data_folder
 from unlearnlib.spec import PROFILES
-from unlearnlib.store import Store, read_parquet
+from unlearnlib.store import Store, read_parquet, write_parquet
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -207,6 +207,15 @@ def test_what_a_call_left_is_published_by_study(
     with queue.data_at(tmp_path):
         told = queue.publish(whole[2], "tiny")
         assert told["throughput"] == 4 and told["published"]["main"] == 7
+        part = tmp_path / "part"  # a call that had no time for the other timings
+        part.mkdir()
+        (part / "state.json").write_text("{}")
+        records = read_parquet(whole[2] / "records.parquet")
+        write_parquet(
+            [next(r for r in records if r.kind == "throughput")], part / "records.parquet"
+        )
+        assert queue.publish(part, "tiny")["throughput"] == 1
+        assert len(read_parquet(data_folder() / "results" / "tiny-throughput.parquet")) == 4
         main = study.load_study("main", "tiny", ("books",), Store(tmp_path / "none"))
         assert len(main.records) == main.wanted == 7
         assert {b.spec["baseline"] for b in main.baselines} == {"vanilla", "oracle"}

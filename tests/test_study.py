@@ -7,6 +7,8 @@ starting model, and a study must not mix them with those that are published.
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 import synthetic
 
 from unlearnlib import study
+from unlearnlib.errors import UnlearnError
 from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record, Store, read_parquet, write_parquet
 
@@ -109,6 +112,31 @@ def test_runs_of_one_model_that_are_partly_published_are_put_together(
     found = study.load_study("main", "lab", ("books",), store)
     assert [r.spec["method"] for r in found.records] == list(METHODS[:4])
     assert starts(found.records) == {THERE}
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+def test_settings_are_written_whole_or_not_at_all(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = study.settings_path().read_text()
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UnlearnError, match="free some space"):
+            study.write_settings("lab", "books", {"ga": {"learning_rate": 1.0}})
+    assert study.settings_path().read_text() == before
+
+
+def test_settings_that_were_cut_off_are_named_and_not_overwritten(data: Path) -> None:
+    study.settings_path().write_text('{"lab": {"bo')
+    with pytest.raises(UnlearnError, match=r"settings\.json cannot be read.*restore"):
+        study.write_settings("lab", "books", {"ga": {"learning_rate": 1.0}})
+    assert study.settings_path().read_text() == '{"lab": {"bo'
 
 
 # --- publishing ----------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from unlearnlib.store import (
     provenance,
     read_parquet,
     run_key,
+    write_file,
     write_parquet,
 )
 
@@ -302,9 +303,16 @@ def shortfall(record: Record, vanilla: Record) -> float:
 def write_settings(profile: str, domain: str, chosen: dict[str, dict[str, Any]]) -> None:
     """Merge the choice for one domain into `settings_path()`."""
     path = settings_path()
-    table = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UnlearnError(
+            f"the settings in {path} cannot be read ({type(error).__name__}): restore the file "
+            "from the repository, or delete it and choose all settings anew."
+        ) from error
     table.setdefault(profile, {})[domain] = chosen
-    path.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n")
+    text = json.dumps(table, indent=1, sort_keys=True) + "\n"
+    write_file(path, text.encode("utf-8"), replace=True)
 
 
 # --- running -------------------------------------------------------------------------------------
