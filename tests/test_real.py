@@ -141,3 +141,24 @@ def test_words_name_the_usable_rates_and_a_vanilla_that_was_trained_anew() -> No
     told = real.region_in_words(anew, result(MAIN), "books")
     assert "trained anew" in told and "another make" in told
     assert real.number(1.5 * level("vanilla"), 5) in told and math.isfinite(level("vanilla"))
+
+
+def test_methods_are_compared_where_they_have_forgotten_alike() -> None:
+    ends = {"ga": (0.5, 0.8, 1.25, 9.0), "ga_gd_in_dist": (0.5, 0.6, 0.7, 0.9)}
+    records = [
+        at(run, near, general=near**0.5)
+        for method, shares in ends.items()
+        for run, near in zip(region({method: 4}), shares, strict=True)
+    ]
+    found = real.doses(result(records), "books")
+    assert set(found) == {"ga"}  # the other never gets there
+    # Half of the way in the logarithm, from one rate to the next.
+    assert found["ga"].learning_rate == pytest.approx(math.sqrt(GRID.rates[1] * GRID.rates[2]))
+    assert found["ga"].general == pytest.approx(1.0)
+    ends_of = [r.metrics["oracle_kl/forget"] for r in records[1:3]]
+    assert found["ga"].distance == pytest.approx(sum(ends_of) / 2)
+    words = real.doses_in_words(result(records), "books")
+    assert f"{method_title('ga')} at a rate of" in words
+    broken = [dataclasses.replace(r, status="diverged", diverged_at=1) for r in records]
+    assert real.doses(result(broken), "books") == {}
+    assert real.doses_in_words(result(broken), "books") == ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,9 @@ from unlearnlib.tables import (
     methods_of,
     number,
     seed_values,
+    select,
     usable,
+    value,
 )
 
 SPLITS = {
@@ -270,6 +273,66 @@ def region_in_words(region: StudyResult, main: StudyResult, domain: str) -> str:
             f"{number(levels[1], 5)}."
         )
     return said
+
+
+@dataclass(frozen=True)
+class Dose:
+    """The learning rate at which a method's forget perplexity ends at the oracle's.
+
+    general    general perplexity there, as a multiple of vanilla's
+    distance   KL to the oracle on the forget set there, nats per token
+    """
+
+    learning_rate: float
+    general: float
+    distance: float
+
+
+def doses(region: StudyResult, domain: str) -> dict[str, Dose]:
+    """Method -> its dose; methods that no two neighbouring rates bring past the oracle have none.
+
+    Ends of runs compare doses as much as methods; here all have forgotten alike. Between two rates
+    the logarithms of rate and perplexities, and the divergence, are interpolated over the logarithm
+    of forget perplexity.
+    """
+    truth = baseline_value(region.baselines, domain, "oracle", FORGET, region.records)
+    vanilla = baseline_value(region.baselines, domain, "vanilla", GENERAL, region.records)
+    out: dict[str, Dose] = {}
+    for method in methods_of(region.records):
+        runs = sorted(select(region.records, domain, method), key=lambda r: r.spec["learning_rate"])
+        for low, high in itertools.pairwise(r for r in runs if r.status == "done"):
+            ends = [value(r, FORGET) for r in (low, high)]
+            if not 0 < ends[0] < truth <= ends[1] < math.inf:
+                continue
+            share = math.log(truth / ends[0]) / math.log(ends[1] / ends[0])
+
+            def between(a: float, b: float, share: float = share) -> float:
+                return a + share * (b - a)
+
+            out[method] = Dose(
+                math.exp(between(*(math.log(r.spec["learning_rate"]) for r in (low, high)))),
+                math.exp(between(*(math.log(value(r, GENERAL)) for r in (low, high)))) / vanilla,
+                between(*(value(r, KL) for r in (low, high))),
+            )
+            break
+    return out
+
+
+def doses_in_words(region: StudyResult, domain: str) -> str:
+    """What each method costs where it has forgotten as much as the oracle, as Markdown."""
+    found = doses(region, domain)
+    if not found:
+        return ""
+    parts = [
+        f"{method_title(method)} at a rate of {number(dose.learning_rate, 2)}: general perplexity "
+        f"×{number(dose.general)}, {number(dose.distance)} nats per token from the oracle"
+        for method, dose in found.items()
+    ]
+    start = baseline_value(region.baselines, domain, "vanilla", KL, region.records)
+    return (
+        "At equal forgetting, where forget perplexity is the oracle's, interpolated between rates: "
+        f"{'; '.join(parts)}. Vanilla is {number(start)} from it."
+    )
 
 
 # --- the paper's claims, as far as one domain reaches --------------------------------------------
