@@ -452,6 +452,23 @@ def test_a_checkpoint_that_cannot_be_used_is_set_aside(
     assert "cannot be used" in caplog.text and "run.safetensors" in caplog.text
 
 
+def test_a_damaged_checkpoint_is_set_aside_by_whichever_process_is_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.safetensors"
+    path.write_bytes(b"")
+    replaced = Path.replace
+
+    def too_late(self: Path, target: Path) -> Path:
+        if self == path:
+            replaced(self, target)  # the other process's
+        return replaced(self, target)
+
+    monkeypatch.setattr(Path, "replace", too_late)
+    _, outcome = resumed(path)
+    assert len(outcome.trajectory) == 7
+
+
 @pytest.mark.parametrize("method", ["ga", "adversarial", "ga_gd_in_dist", "ga_kl_general"])
 def test_in_float32_the_micro_batch_changes_rounding_only(method: str) -> None:
     whole = trained(method, torch.float32)

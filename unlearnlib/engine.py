@@ -14,6 +14,7 @@ many updates and be taken up again there (`Checkpoint`).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -515,7 +516,8 @@ def _take_up(
             raise ValueError("it lacks parameters")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         aside = path.with_name(path.name + ".damaged")
-        path.replace(aside)
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            path.replace(aside)
         logger.warning(
             "the checkpoint %s cannot be used (%s): it is set aside as %s, and the run begins anew",
             path,
