@@ -426,7 +426,7 @@ def test_a_model_in_an_adapters_wrapping_is_an_error() -> None:
 
 def test_two_documents_of_one_name_to_forget_are_an_error() -> None:
     twice = [Document("a letter", text) for text in texts("forget", 2)]
-    assert "2 documents to forget have the id 'a letter'" in error_of(forget=twice, forget_size=1)
+    assert "the id 'a letter' occurs twice in forget" in error_of(forget=twice, forget_size=1)
 
 
 def test_facts_of_unequally_many_options_are_an_error_before_the_run() -> None:

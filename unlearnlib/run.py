@@ -8,7 +8,6 @@ import functools
 import logging
 import shlex
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -749,11 +748,6 @@ def unlearn(
         length=length,
         **{"precision": precision, **settings},
     )
-    name, times = Counter(d.id for d in data.forget).most_common(1)[0] if data.forget else ("", 0)
-    if times > 1:
-        raise UnlearnError(
-            f"{times} documents to forget have the id {name!r}: give each an id of its own."
-        )
     check_head(model)
     if not in_place:
         model = copy.deepcopy(model)
