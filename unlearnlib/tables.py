@@ -462,7 +462,7 @@ def in_words(found: Mapping[str, Finding]) -> str:
             nearer = int(found[f"{domain}.nearer"])
             lines[-1] += (
                 f" {nearer or 'No'} {'method ends' if nearer < 2 else 'methods end'} nearer to the "
-                f"oracle on the forget set than vanilla was, {number(before)} nats per token"
+                f"oracle on the forget set than vanilla is, at {number(before)} nats per token"
             )
             lines[-1] += "" if math.isnan(floor) else f" ({number(floor)} on unseen documents)"
             lines[-1] += f"; the nearest is {found[f'{domain}.closest']}, at {number(closest_kl)}."
