@@ -137,9 +137,14 @@ def test_words_name_the_usable_rates_and_a_vanilla_that_was_trained_anew() -> No
         place = {**record.provenance, "processor": "another make"}
         return dataclasses.replace(record, model_hash="f" * 64, metrics=metrics, provenance=place)
 
+    full = region({"ga": 4, "ga_gd_in_dist": 0})
+    words = real.region_in_words(result(full), result([]), "books")
+    assert f"{method_title('ga')} 4 of 4 (all, so that its limits" in words
     anew = result([moved(r) for r in records], [moved(b) for b in BASELINES])
     told = real.region_in_words(anew, result(MAIN), "books")
-    assert "trained anew" in told and "another make" in told
+    assert "trained anew" in told and "another make" in told and "had been run" not in told
+    told = real.region_in_words(anew, result(records), "books")
+    assert f"{len(records)} of the settings had been run" in told and "by at most 50 %" in told
     assert real.number(1.5 * level("vanilla"), 5) in told and math.isfinite(level("vanilla"))
 
 

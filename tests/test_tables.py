@@ -60,6 +60,7 @@ class Words(tuple):
         (0.9998, "1.00"),
         (9.998, "10.0"),
         (999_999.0, "1.0 × 10⁶"),
+        (9.97e-5, "1.0 × 10⁻⁴"),
     ],
 )
 def test_a_number_is_written_with_three_significant_digits(x: float, text: str) -> None:

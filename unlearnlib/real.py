@@ -6,6 +6,7 @@ And the published model alone, where nobody outside knows what it was trained on
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -239,11 +240,11 @@ def cost_in_words(records: Iterable[Record]) -> str:
 # --- the robust region, on one domain ------------------------------------------------------------
 
 
-def region_in_words(region: StudyResult, main: StudyResult, domain: str) -> str:
+def region_in_words(region: StudyResult, earlier: StudyResult, domain: str) -> str:
     """Which learning rates are usable, per method, as Markdown.
 
-    And, where vanilla was trained again for this study, that it was, and how far its own scores
-    are from those of the study `main`.
+    And, where vanilla was trained again for this study, that it was, and how far its scores and
+    the settings that were run before (`earlier`) came out from where they were.
     """
     truth = baseline_value(region.baselines, domain, "oracle", FORGET, region.records)
     vanilla = baseline_value(region.baselines, domain, "vanilla", GENERAL, region.records)
@@ -253,24 +254,45 @@ def region_in_words(region: StudyResult, main: StudyResult, domain: str) -> str:
         ours = sorted((c for c in cells if c.method == method), key=lambda c: c.learning_rate)
         good = [c for c in ours if is_usable(c, claims.USABLE, truth, vanilla)]
         rates = ", ".join(f"{c.learning_rate:g}" for c in good)
+        if good and len(good) == len(ours):
+            rates = "all, so that its limits lie beyond these rates"
         parts.append(
             f"{method_title(method)} {len(good)} of {len(ours)}" + (f" ({rates})" if good else "")
         )
-    said = f"**Usable rates on {domain_title(domain)}: {'; '.join(parts)}.**"
-    here, there = ({r.model_hash for r in s.records} for s in (region, main))
-    if here and there and here != there:
-        places = [
-            "/".join(sorted({str(r.provenance.get("processor", "unknown")) for r in s.records}))
-            for s in (region, main)
-        ]
-        levels = [
-            baseline_value(s.baselines, domain, "vanilla", FORGET, s.records)
-            for s in (region, main)
-        ]
+    return f"**Usable rates on {domain_title(domain)}: {'; '.join(parts)}.**" + _anew(
+        region, earlier, domain
+    )
+
+
+def _anew(region: StudyResult, earlier: StudyResult, domain: str) -> str:
+    """That a study has a vanilla of its own, if it has, and what difference that made."""
+    if {r.model_hash for r in region.records} <= {r.model_hash for r in earlier.records}:
+        return ""
+    if not earlier.records:
+        return ""
+    here, there = (
+        "/".join(sorted({str(r.provenance.get("processor", "unknown")) for r in s.records}))
+        for s in (region, earlier)
+    )
+    levels = [
+        baseline_value(s.baselines, domain, "vanilla", FORGET, s.records) for s in (region, earlier)
+    ]
+    said = (
+        f" Vanilla was trained anew for these runs ({here}; before: {there}): the same recipe, "
+        f"other last bits, a forget perplexity of {number(levels[0], 5)} against "
+        f"{number(levels[1], 5)}."
+    )
+    before = {json.dumps(r.spec, sort_keys=True): r for r in earlier.records}
+    apart = [
+        abs(r.metrics[name] / old.metrics[name] - 1)
+        for r in region.records
+        if (old := before.get(json.dumps(r.spec, sort_keys=True))) is not None
+        for name in (FORGET, GENERAL, "approximate/perplexity", "retain/perplexity")
+    ]
+    if apart:
         said += (
-            f" Vanilla was trained anew for these runs ({places[0]}; main study: {places[1]}): the "
-            f"same recipe, other last bits, a forget perplexity of {number(levels[0], 5)} against "
-            f"{number(levels[1], 5)}."
+            f" {len(apart) // 4} of the settings had been run from the earlier one; their "
+            f"perplexities on all four sets differ by at most {100 * max(apart):.2g} %."
         )
     return said
 
@@ -324,7 +346,7 @@ def doses_in_words(region: StudyResult, domain: str) -> str:
     if not found:
         return ""
     parts = [
-        f"{method_title(method)} at a rate of {number(dose.learning_rate, 2)}: general perplexity "
+        f"{method_title(method)} at a rate of {dose.learning_rate:.2g}: general perplexity "
         f"×{number(dose.general)}, {number(dose.distance)} nats per token from the oracle"
         for method, dose in found.items()
     ]

@@ -203,8 +203,9 @@ def number(x: float, digits: int = 3) -> str:
     # Of the rounded value: 0.9998 is "1.00", not "1.000".
     exponent = int(f"{abs(x):.{digits - 1}e}".partition("e")[2])
     if exponent >= 6 or exponent < -3:
-        mantissa = f"{x / 10.0**exponent:.{max(0, digits - 2)}f}"
-        return f"{mantissa} × 10{str(exponent).translate(SUPERSCRIPTS)}".replace("-", "−")
+        # One digit fewer, and rounding to that may carry over again.
+        mantissa, _, power = f"{x:.{max(0, digits - 2)}e}".partition("e")
+        return f"{mantissa} × 10{str(int(power)).translate(SUPERSCRIPTS)}".replace("-", "−")
     return f"{x:,.{max(0, digits - 1 - exponent)}f}".replace("-", "−")
 
 
