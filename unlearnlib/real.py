@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from unlearnlib import claims, guidelines
+from unlearnlib import claims, guidelines, study
 from unlearnlib.cost import SMOLLM2_135M, SMOLLM2_135M_TOKENS, training_flops
 from unlearnlib.guidelines import Judged
 from unlearnlib.spec import get_profile
@@ -385,6 +385,14 @@ def claims_here(
         settings=scale.region.settings,
     )
     return found | {"C2": cheaper_than_pretraining(main.records), "C3": robust["C3"]}
+
+
+def claims_at_hand(profile: str = "open_cpu", domain: str = "books") -> dict[str, claims.Verdict]:
+    """`claims_here` from the records that are published or in the local store."""
+    main, region = (study.at_hand(name, profile, (domain,)) for name in ("main", "robust_region"))
+    searches = [s for s in guidelines.load_searches(profile) if s.domain == domain]
+    judged = guidelines.judged(searches, region.records)
+    return claims_here(main, region, judged, profile, domain)
 
 
 def cheaper_than_pretraining(records: Iterable[Record]) -> claims.Verdict:
