@@ -75,6 +75,8 @@ class Profile:
     tuning_seed of that study
     precision   of the studies' runs
     region      the grid of the study `robust_region`
+    settings_of (profile, domain) whose chosen settings the studies take, so that nothing is chosen
+                from the runs that are reported; None: each domain's own, which `rates` chooses
     """
 
     name: str
@@ -93,7 +95,38 @@ class Profile:
     precision: str = "float32"
     tuning_seed: int = 100  # the settings are chosen on a seed that the main study does not use
     region: Region = Region()
+    settings_of: tuple[str, str] | None = None
 
+
+_OPEN_CPU = Profile(
+    "open_cpu",
+    "HuggingFaceTB/SmolLM2-135M",
+    "public",
+    256,
+    64,
+    "the same for two CPU cores and an hour: one domain, short documents, one seed",
+    continued=True,
+    domains=("books",),
+    limits=(
+        ("forget", 48),
+        ("retain", 192),
+        ("approximate", 48),
+        ("general_retain", 96),
+        ("general_evaluation", 48),
+    ),
+    clipped=True,
+    seeds=(0,),
+    updates=6,
+    rates=(4e-5, 6e-5),
+    tuning_seed=0,  # the main study is then the better runs of this one, and costs no more
+    # In steps of a factor 1.5, through the rates of the study `rates`: four runs are shared.
+    region=Region(
+        (2.7e-5, 4e-5, 6e-5, 9e-5),
+        updates=6,
+        every=0,
+        methods=COMPARED,
+    ),
+)
 
 PROFILES: dict[str, Profile] = {
     "lab": Profile(
@@ -116,35 +149,18 @@ PROFILES: dict[str, Profile] = {
         # A run is then seconds on one GPU, and all studies fit into half an hour.
         precision="bfloat16",
     ),
-    "open_cpu": Profile(
-        "open_cpu",
-        "HuggingFaceTB/SmolLM2-135M",
-        "public",
-        256,
-        64,
-        "the same for two CPU cores and an hour: one domain, short documents, one seed",
-        continued=True,
-        domains=("books",),
-        limits=(
-            ("forget", 48),
-            ("retain", 192),
-            ("approximate", 48),
-            ("general_retain", 96),
-            ("general_evaluation", 48),
-        ),
-        clipped=True,
-        seeds=(0,),
-        updates=6,
-        rates=(4e-5, 6e-5),
-        tuning_seed=0,  # the main study is then the better runs of this one, and costs no more
-        # In steps of a factor 1.5, through the rates of the study `rates`: four runs are shared.
-        region=Region(
-            (2.7e-5, 4e-5, 6e-5, 9e-5),
-            updates=6,
-            every=0,
-            methods=COMPARED,
-        ),
-    ),
+    "open_cpu": _OPEN_CPU,
+    # Models of their own, so that making one domain's does not take the texts of the others.
+    **{
+        f"open_cpu_{domain}": dataclasses.replace(
+            _OPEN_CPU,
+            name=f"open_cpu_{domain}",
+            about=f"the same on {what}, with the settings that open_cpu chose on novels",
+            domains=(domain,),
+            settings_of=("open_cpu", "books"),
+        )
+        for domain, what in (("arxiv", "mathematics"), ("github", "code"))
+    },
     "paper": Profile(
         "paper",
         "01-ai/Yi-6B",

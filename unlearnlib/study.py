@@ -255,7 +255,8 @@ def settings_path() -> Path:
 
 
 def settings(profile: str, domain: str, method: str) -> dict[str, Any]:
-    """The chosen hyperparameters of a method on a domain."""
+    """The chosen hyperparameters of a method on a domain (see `Profile.settings_of`)."""
+    profile, domain = get_profile(profile).settings_of or (profile, domain)
     try:
         table = json.loads(settings_path().read_text())
         return dict(table[profile][domain][method])
