@@ -543,6 +543,10 @@ def test_a_method_that_needs_retain_data_says_which(
         (["study", "rates", "--seed", "12345"], ["no run with the methods and seeds"]),
         (["study", "rates", "--limit", "forget=2"], ["--store"]),
         (["study", "main", "--choose"], ["--choose", "'main'"]),
+        (
+            ["study", "rates", "--profile", "open_cpu_github", "--choose"],
+            ["'open_cpu_github'", "'books'", "--choose"],
+        ),
         (["study", "main"], ["no settings are chosen", "unlearn study rates"]),
         (["pretrain", "--profile", "paper"], ["'paper'", "Yi-6B", "lab, open"]),
         (["pretrain", "--profile", "open_cpu", "--jobs", "2"], ["--jobs is 2", "vanilla"]),
@@ -1035,7 +1039,7 @@ def test_methods_and_profiles_are_listed(unlearn: Unlearn) -> None:
     assert by_name["ga_gd_general"]["data"] == "general"
     assert "random tokens" in by_name["random_label"]["forget"]
     profiles = values(unlearn("profiles", "--json"))["profiles"]
-    assert {p["name"] for p in profiles} == {"lab", "open", "open_cpu", "paper"}
+    assert {p["name"] for p in profiles} == set(PROFILES)
     assert "ga_kl_in_dist" in unlearn("methods")[1] and "SmolLM2" in unlearn("profiles")[1]
 
 

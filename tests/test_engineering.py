@@ -100,14 +100,24 @@ def test_small_differences_are_not_rounded_to_nothing(x: float, text: str) -> No
 
 def test_two_models_are_compared_method_by_method() -> None:
     runs, base = synthetic.main_study(), synthetic.baselines()
-    table = real.compared(runs, base, runs, base, "books")
-    assert list(table.index) == [tables.method_title(m) for m in tables.methods_of(runs)]
+    table = real.compared(runs, base, runs, base, ("github", "books"))
+    assert list(table.index) == [
+        (tables.domain_title(domain), tables.method_title(m))
+        for domain in ("github", "books")
+        for m in tables.methods_of(runs)
+    ]
     for metric in ("forget perplexity", "general perplexity", "KL to the oracle"):
         assert (table[metric, "lab"] == table[metric, "SmolLM2"]).all()
     words = real.compared_in_words(runs, base, runs, base, "books")
     assert "ρ = 1.0" in words and "times the truth" in words
     sides = {"in the lab": (runs, base), "on SmolLM2": (runs, base)}
-    assert "general perplexity" in figures.two_models(sides, "books").alt
+    plate = figures.two_models(sides, ("github", "books"))
+    assert len(plate.axes) == 4  # two metrics to a domain
+    assert all(
+        f"{tables.domain_title(d)}, general perplexity" in plate.alt for d in ("github", "books")
+    )
+    sides["on SmolLM2"] = (tables.select(runs, "books"), base)
+    assert len(figures.two_models(sides, ("github", "books")).axes) == 2
 
 
 def test_the_nearest_run_is_found_and_measured_against_vanilla() -> None:

@@ -8,13 +8,14 @@ import math
 import pytest
 import synthetic
 
-from unlearnlib import claims, guidelines, real
+from unlearnlib import claims, guidelines, real, study, tables
 from unlearnlib.cost import SMOLLM2_135M, SMOLLM2_135M_TOKENS
-from unlearnlib.spec import COMPARED, get_profile
+from unlearnlib.errors import UnlearnError
+from unlearnlib.spec import COMPARED, DOMAINS, get_profile
 from unlearnlib.store import Record
 from unlearnlib.study import STUDIES, StudyResult
 from unlearnlib.sweeps import FORGET, GENERAL
-from unlearnlib.tables import METHOD_TITLES, baseline_value, method_title
+from unlearnlib.tables import METHOD_TITLES, baseline_value, method_title, select
 
 BASELINES = [r for r in synthetic.baselines() if r.spec["domain"] == "books"]
 MAIN = [synthetic.run("books", method) for method in METHOD_TITLES]
@@ -50,8 +51,8 @@ def result(records: list[Record], baselines: list[Record] = BASELINES) -> StudyR
 
 
 def here(records: list[Record], **more: object) -> dict[str, claims.Verdict]:
-    given = {"main": result(MAIN), "searches": (), **more}
-    return real.claims_here(region=result(records), profile="open_cpu", domain="books", **given)  # type: ignore[arg-type]
+    given = {"main": result(MAIN), "searches": (), "profiles": ("open_cpu",), **more}
+    return real.claims_here(region=result(records), **given)  # type: ignore[arg-type]
 
 
 def test_the_region_of_a_cpu_has_one_setting_per_rate_and_the_methods_of_the_claim() -> None:
@@ -88,6 +89,77 @@ def test_one_seed_is_enough_for_a_profile_of_one_seed() -> None:
 def test_the_target_is_judged_by_the_baselines_of_the_main_study() -> None:
     found = here([])["C5"]
     assert found.numbers["books.perplexity"] == level("target") / level("oracle")
+
+
+def test_what_was_run_on_every_domain_is_judged_on_every_domain() -> None:
+    every = result(
+        [r for r in synthetic.main_study() if r.spec["seed"] == 0], synthetic.baselines()
+    )
+    found = here(region({"ga": 1, "ga_gd_in_dist": 3}), main=every, profiles=real.SMALL)
+    assert found["C1"].numbers["runs"] == len(METHOD_TITLES) * len(DOMAINS)
+    assert found["C5"].numbers["domains"] == len(DOMAINS)
+    assert found["C3"].numbers["domains"] == 1  # the grid was run on books alone
+    assert here([], profiles=real.SMALL)["C1"].verdict == claims.UNDECIDED  # no other domain
+
+
+def test_the_profiles_at_hand_have_each_domain_once_and_one_choice_of_settings() -> None:
+    scales = [get_profile(name) for name in real.SMALL]
+    assert sorted(d for s in scales for d in s.domains) == sorted(DOMAINS)
+    chosen = {
+        (spec.method, spec.learning_rate)
+        for name, scale in zip(real.SMALL, scales, strict=True)
+        for spec in STUDIES["main"].runs(name, scale.domains[0])
+    }
+    assert len(chosen) == len(METHOD_TITLES)
+
+
+def test_a_domain_is_not_shown_with_two_vanillas() -> None:
+    apart = [
+        result(select(MAIN, "books")),
+        result([synthetic.run("github", "ga")], [synthetic.baseline("github", "vanilla")]),
+    ]
+    both = study.joined(apart)
+    assert tables.domains_of(both.records) == ["github", "books"]
+    assert len(both.baselines) == len(BASELINES) + 1
+    with pytest.raises(UnlearnError, match="'books' is in two of the profiles"):
+        study.joined([apart[0], result([], BASELINES)])
+
+
+def scaled(records: list[Record], order: list[str], metric: str) -> list[Record]:
+    """Records whose metric grows in this order of the methods, and nothing else changes."""
+    return [
+        dataclasses.replace(r, metrics={**r.metrics, metric: 1.0 + order.index(r.spec["method"])})
+        for r in records
+    ]
+
+
+def test_orders_of_methods_are_compared_between_domains_and_between_models() -> None:
+    order = list(METHOD_TITLES)
+    runs = {
+        domain: [synthetic.run(domain, method) for method in METHOD_TITLES]
+        for domain in ("github", "books")
+    }
+    baselines = synthetic.baselines()
+    up = scaled(runs["books"], order, GENERAL), scaled(runs["github"], order, GENERAL)
+    down = scaled(runs["books"], order[::-1], GENERAL), scaled(runs["github"], order, GENERAL)
+    sides = {"one": ([*up[0], *up[1]], baselines), "two": ([*down[0], *down[1]], baselines)}
+    found = real.agreements(sides, ("github", "books"))
+    rho = {(a.one, a.other): a.rho for a in found if a.metric == GENERAL}
+    assert rho == pytest.approx(
+        {
+            (("one", "github"), ("one", "books")): 1.0,
+            (("one", "github"), ("two", "github")): 1.0,
+            (("one", "books"), ("two", "books")): -1.0,
+            (("two", "github"), ("two", "books")): -1.0,
+        }
+    )
+    table = real.agreement_table(found)
+    assert len(table) == len(rho)
+    assert table.loc["One and two: Books", "general perplexity"] == "−1.0 (0%)"
+    words = real.agreement_in_words(found)
+    assert "−1.0 to 1.0 between one and two on one domain" in words
+    assert "1.0 between domains of one" in words
+    assert real.agreement_in_words([]) == ""
 
 
 def test_a_search_is_judged_by_the_grid_of_the_profile() -> None:

@@ -1587,6 +1587,11 @@ def study_command(args: argparse.Namespace) -> Report:
         get_method(method)
     if args.choose and args.name != "rates":
         raise UnlearnError(f"--choose is for the study 'rates', not {args.name!r}: leave it out.")
+    if args.choose and (source := get_profile(args.profile).settings_of):
+        raise UnlearnError(
+            f"profile {args.profile!r} takes the settings that {source[0]!r} chose on "
+            f"{source[1]!r}, so that nothing is chosen from what it reports: leave out --choose."
+        )
     if args.choose and (args.method or args.seed):
         raise UnlearnError(
             "--choose compares all methods of a domain: leave out --method and --seed."

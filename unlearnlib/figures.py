@@ -1772,33 +1772,40 @@ def invariance(found: Mapping[str, Any], *, narrow: bool = False) -> Plate:
 @_plate
 def two_models(
     sides: Mapping[str, tuple[Sequence[Record], Sequence[Record]]],
-    domain: str,
+    domains: Sequence[str],
     *,
     narrow: bool = False,
 ) -> Plate:
-    """Each method in the lab (x) and on a real model (y), over vanilla; sides: title -> records."""
+    """Each method in the lab (x) and on a real model (y), over vanilla; sides: title -> records.
+
+    A row of panels per domain that both have, a column per metric.
+    """
     layout = Layout(narrow)
     (one, (lab, lab_base)), (other, (real, real_base)) = sides.items()
     _checked(lab, "this figure"), _checked(real, "this figure")
+    shared = [d for d in domains if select(lab, d) and select(real, d)]
     metrics = {GENERAL: "general perplexity ÷ vanilla’s", KL: "KL to the oracle ÷ vanilla’s"}
-    plate, axes = layout.grid(len(metrics), 3.2, beside=2, extra=0.4)
-    alt, methods = [], []
-    for ax, (metric, title) in zip(axes, metrics.items(), strict=True):
-        xs = relative(lab, lab_base, domain, metric)
-        ys = relative(real, real_base, domain, metric)
-        methods = [m for m in xs if m in ys]
+    panels = [(domain, metric) for domain in shared for metric in metrics]
+    plate, axes = layout.grid(len(panels), 3.2, beside=len(metrics), extra=0.4)
+    alt = []
+    methods = [m for m in methods_of(lab) if m in methods_of(real)]
+    for ax, (domain, metric) in zip(axes, panels, strict=True):
+        xs = relative(select(lab, domain), lab_base, domain, metric)
+        ys = relative(select(real, domain), real_base, domain, metric)
+        known = [m for m in methods if m in xs and m in ys]
         _set_log(ax, "x", *_range([*xs.values(), 1.0], BEYOND))
         _set_log(ax, "y", *_range([*ys.values(), 1.0], BEYOND))
         ax.axvline(1.0, **BASELINE_STYLES["vanilla"])
         ax.axhline(1.0, **BASELINE_STYLES["vanilla"])
-        for method in methods:
+        for method in known:
             _points(ax, [xs[method]], [ys[method]], markersize=8, **method_style(method))
-        ax.set_title(title)
-        ax.set_xlabel(one)
-        if narrow or ax is axes[0]:
+        ax.set_title(f"{domain_title(domain)}: {metrics[metric]}")
+        if narrow or domain == shared[-1]:
+            ax.set_xlabel(one)
+        if narrow or metric == GENERAL:
             ax.set_ylabel(other)
-        said = "; ".join(f"{method_title(m)} {number(xs[m])} and {number(ys[m])}" for m in methods)
-        alt.append(f"{title}, {one} and {other}: {said}.")
+        said = "; ".join(f"{method_title(m)} {number(xs[m])} and {number(ys[m])}" for m in known)
+        alt.append(f"{domain_title(domain)}, {metrics[metric]}, {one} and {other}: {said}.")
     _legend(plate, layout, methods, lines=())
     plate.alt = " ".join(alt)
     return plate

@@ -47,6 +47,9 @@ SPLITS = {
     "general_evaluation": "general",
 }
 ATTACKS = {"loss": "AUC of the loss", "min_k_40": "AUC of Min-40%"}
+# The study that two CPU cores can afford. Of the first, `rates`, `robust_region`, a search and the
+# published model are there as well; the others take its settings.
+SMALL = ("open_cpu", "open_cpu_arxiv", "open_cpu_github")
 
 
 def history_table(records: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -131,22 +134,27 @@ def compared(
     lab_baselines: Sequence[Record],
     real: Sequence[Record],
     real_baselines: Sequence[Record],
-    domain: str,
+    domains: Sequence[str],
 ) -> pd.DataFrame:
-    """Per method: forget and general perplexity and KL to the oracle, over vanilla's, in both."""
+    """Per domain and method: forget and general perplexity and KL to the oracle, over vanilla's."""
     sides = (("lab", lab, lab_baselines), ("SmolLM2", real, real_baselines))
     shown = {FORGET: "forget perplexity", GENERAL: "general perplexity", KL: "KL to the oracle"}
-    table = pd.DataFrame(
-        {
-            (words, title): relative(records, baselines, domain, metric)
-            for metric, words in shown.items()
-            for title, records, baselines in sides
-        }
-    )
-    order = [m for m in methods_of(lab) if m in table.index]
-    table = table.loc[order]
-    table.index = pd.Index([method_title(m) for m in order], name="method")
-    return table
+    parts = []
+    for domain in domains:
+        table = pd.DataFrame(
+            {
+                (words, title): relative(select(records, domain), baselines, domain, metric)
+                for metric, words in shown.items()
+                for title, records, baselines in sides
+            }
+        )
+        order = [m for m in methods_of(lab) if m in table.index]
+        table = table.loc[order]
+        table.index = pd.MultiIndex.from_tuples(
+            [(domain_title(domain), method_title(m)) for m in order], names=["", "method"]
+        )
+        parts.append(table)
+    return pd.concat(parts)
 
 
 def compared_in_words(
@@ -174,8 +182,8 @@ def compared_in_words(
         else ""
     )
     for title, records, baselines in (
-        ("In the lab", lab, lab_baselines),
-        ("On SmolLM2", real, real_baselines),
+        ("In the lab", select(lab, domain), lab_baselines),
+        ("On SmolLM2", select(real, domain), real_baselines),
     ):
         target = baseline_value(baselines, domain, "target", FORGET, records)
         truth = baseline_value(baselines, domain, "oracle", FORGET, records)
@@ -198,6 +206,100 @@ def compared_in_words(
             )
         )
     return text.rstrip()
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two orders of the methods agree, by a metric over vanilla's.
+
+    one, other  (model, domain) of either order
+    rho         Spearman's rank correlation
+    chance      share of all orders whose correlation is at least as far from 0
+    """
+
+    one: tuple[str, str]
+    other: tuple[str, str]
+    metric: str
+    rho: float
+    chance: float
+
+
+RANKED = {GENERAL: "general perplexity", KL: "KL to the oracle"}
+Sides = Mapping[str, tuple[Sequence[Record], Sequence[Record]]]
+
+
+def agreements(sides: Sides, domains: Sequence[str]) -> list[Agreement]:
+    """Of all pairs of domains of one model, and of two models on one domain.
+
+    `sides` are the models: title -> (records, baselines). Pairs that cannot be ranked are left out.
+    """
+    places = [(title, domain) for title in sides for domain in domains]
+    pairs = [
+        (one, other)
+        for one, other in itertools.combinations(places, 2)
+        if one[0] == other[0] or one[1] == other[1]
+    ]
+    found = []
+    for metric in RANKED:
+        values = {
+            (title, domain): relative(
+                select(sides[title][0], domain), sides[title][1], domain, metric
+            )
+            for title, domain in places
+        }
+        for one, other in pairs:
+            rho, chance = rank_correlation(values[one], values[other])
+            if math.isfinite(rho):
+                found.append(Agreement(one, other, metric, rho, chance))
+    return found
+
+
+def _pair(found: Agreement) -> str:
+    (title, domain), (second, another) = found.one, found.other
+    if title == second:
+        text = f"{title}: {domain_title(domain)} and {domain_title(another)}"
+    else:
+        text = f"{title} and {second}: {domain_title(domain)}"
+    return text[0].upper() + text[1:]
+
+
+def agreement_table(found: Iterable[Agreement]) -> pd.DataFrame:
+    """Per pair, and metric: ρ, and the share of all orders that are as far from 0."""
+    cells: dict[str, dict[str, str]] = {}
+    for agreement in found:
+        cells.setdefault(_pair(agreement), {})[RANKED[agreement.metric]] = (
+            f"{number(agreement.rho, 2)} ({agreement.chance:.0%})"
+        )
+    table = pd.DataFrame.from_dict(cells, orient="index", columns=list(RANKED.values()))
+    return table.fillna("–").rename_axis("orders of")
+
+
+def agreement_in_words(found: Sequence[Agreement]) -> str:
+    """Whether the order of the methods is the model's, the domain's, or neither's, as Markdown."""
+    kinds: dict[str, list[Agreement]] = {}
+    for agreement in found:
+        same = agreement.one[0] == agreement.other[0]
+        kind = (
+            f"between domains of {agreement.one[0]}"
+            if same
+            else f"between {agreement.one[0]} and {agreement.other[0]} on one domain"
+        )
+        kinds.setdefault(kind, []).append(agreement)
+    parts = []
+    for metric, shown in RANKED.items():
+        said = []
+        for kind, all_of in kinds.items():
+            rhos = [a.rho for a in all_of if a.metric == metric]
+            if rhos:
+                span = number(min(rhos), 2)
+                if len(rhos) > 1:
+                    span += f" to {number(max(rhos), 2)}"
+                said.append(f"{span} {kind}")
+        if said:
+            parts.append(f"by {shown}, {', '.join(said)}")
+    if not parts:
+        return ""
+    return f"**Of the orders of the methods, ρ is, {'; and '.join(parts)}.**"
 
 
 def nearest_in_words(records: Sequence[Record], baselines: Sequence[Record], domain: str) -> str:
@@ -361,38 +463,55 @@ def doses_in_words(region: StudyResult, domain: str) -> str:
 
 
 def claims_here(
-    main: StudyResult, region: StudyResult, searches: Iterable[Judged], profile: str, domain: str
+    main: StudyResult,
+    region: StudyResult,
+    searches: Iterable[Judged],
+    profiles: Sequence[str] = SMALL,
 ) -> dict[str, claims.Verdict]:
-    """The tests of `claims.py` on one domain of a profile: fewer seeds, settings and domains.
+    """The tests of `claims.py` on the domains of some profiles: fewer seeds, settings and domains.
 
-    Where a profile has less than the tests were written for, passing one is an observation.
-    C2 is held against the model's own pre-training.
+    C1 and C5 are tested on every domain, C3 on those whose grid was run and C4 where there was a
+    search. Where a profile has less than the tests were written for, passing one is an
+    observation. C2 is held against the model's own pre-training.
     """
-    scale = get_profile(profile)
+    scales = [get_profile(profile) for profile in profiles]
+    domains = [domain for scale in scales for domain in scale.domains]
+    mapped = domains_of(region.records)
     found = claims.verdicts(
         main.records,
         main.baselines,
         (),
-        domains=(domain,),
-        seeds=len(scale.seeds),
+        domains=domains,
+        seeds=min(len(scale.seeds) for scale in scales),
         tuning=guidelines.held_out(searches),
     )
     robust = claims.verdicts(
         region.records,
         region.baselines,
         region.records,
-        domains=(domain,),
-        settings=scale.region.settings,
+        domains=[domain for domain in domains if domain in mapped] or domains,
+        settings=min(scale.region.settings for scale in scales),
     )
     return found | {"C2": cheaper_than_pretraining(main.records), "C3": robust["C3"]}
 
 
-def claims_at_hand(profile: str = "open_cpu", domain: str = "books") -> dict[str, claims.Verdict]:
+def at_hand(name: str, profiles: Sequence[str] = SMALL) -> dict[str, StudyResult]:
+    """Profile -> the records of a study that are published or in the local store."""
+    return {p: study.at_hand(name, p, get_profile(p).domains) for p in profiles}
+
+
+def searches_at_hand(region: StudyResult, profiles: Sequence[str] = SMALL) -> list[Judged]:
+    """The recorded searches of `unlearn tune` at some profiles, held against their grids."""
+    searches = [s for profile in profiles for s in guidelines.load_searches(profile)]
+    return guidelines.judged(searches, region.records)
+
+
+def claims_at_hand(profiles: Sequence[str] = SMALL) -> dict[str, claims.Verdict]:
     """`claims_here` from the records that are published or in the local store."""
-    main, region = (study.at_hand(name, profile, (domain,)) for name in ("main", "robust_region"))
-    searches = [s for s in guidelines.load_searches(profile) if s.domain == domain]
-    judged = guidelines.judged(searches, region.records)
-    return claims_here(main, region, judged, profile, domain)
+    main, region = (
+        study.joined(at_hand(name, profiles).values()) for name in ("main", "robust_region")
+    )
+    return claims_here(main, region, searches_at_hand(region, profiles), profiles)
 
 
 def cheaper_than_pretraining(records: Iterable[Record]) -> claims.Verdict:

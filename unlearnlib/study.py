@@ -548,6 +548,29 @@ def at_hand(
     return _matching(specs, profile, domains, store, base)
 
 
+def joined(parts: Iterable[StudyResult]) -> StudyResult:
+    """The same study at several profiles, each with domains of its own, as one.
+
+    A figure or table looks up vanilla and oracle by domain, so no domain may be in two of them.
+    """
+    parts = list(parts)
+    owner: dict[str, int] = {}
+    for order, part in enumerate(parts):
+        for record in (*part.records, *part.baselines):
+            domain = record.spec["domain"]
+            if owner.setdefault(domain, order) != order:
+                raise UnlearnError(
+                    f"the domain {domain!r} is in two of the profiles that are joined, and each "
+                    "has its own vanilla: show them one after the other."
+                )
+    return StudyResult(
+        [r for part in parts for r in part.records],
+        [r for part in parts for r in part.baselines],
+        sum(part.computed for part in parts),
+        wanted=sum(part.wanted for part in parts),
+    )
+
+
 def _specs(name: str, profile: str, domains: Sequence[str]) -> Specs:
     return [spec for domain in domains for spec in get_study(name).runs(profile, domain)]
 
