@@ -537,6 +537,8 @@ def test_a_method_that_needs_retain_data_says_which(
         (["run", "--model", "lab"], ["--forget"]),
         (["run", "--forget", "f", "--model", "lab"], ["--out"]),
         (["run", "--forget", "f", "--out", "o"], ["--model"]),
+        (["run", "--published", "--out", "o"], ["--published", "--out", "one of them"]),
+        (["run", "--method", "ga", "--fsdp"], ["--fsdp", "accelerate launch"]),
         (["study", "mian"], ["unknown study 'mian'", "one of main,"]),
         (["study", "main", "--domain", "gitub"], ["unknown domain 'gitub'", "one of github,"]),
         (["study", "rates", "--method", "gaa"], ["unknown method 'gaa'", "one of ga,"]),

@@ -677,6 +677,12 @@ def _device(name: str) -> str:
 def _execution(args: argparse.Namespace, progress: bool = True) -> Execution:
     from unlearnlib.engine import Execution
 
+    # Under a launcher one process is a script that was scaled down; without, a misunderstanding.
+    if getattr(args, "fsdp", False) and "WORLD_SIZE" not in os.environ:
+        raise UnlearnError(
+            "--fsdp divides a model among processes, and there is one: start several with "
+            "`accelerate launch ... -m unlearnlib`, or leave it out."
+        )
     return Execution(
         micro_tokens=args.micro_tokens,
         progress=progress and not args.quiet and _is_main(),
@@ -774,6 +780,11 @@ def run_command(args: argparse.Namespace) -> Report:
     limits = _limits(args)
     out = Path(args.out) if args.out is not None else None
     if out is not None:
+        if args.published:
+            raise UnlearnError(
+                "--published takes numbers in place of a run, and --out needs the run for its "
+                "model: leave out one of them."
+            )
         _check_apart(out, args)
         check_out(out, args.force, args.model)
     device = _device(args.device)
