@@ -18,7 +18,7 @@ import pandas as pd
 from unlearnlib import claims, guidelines, study
 from unlearnlib.cost import SMOLLM2_135M, SMOLLM2_135M_TOKENS, training_flops
 from unlearnlib.guidelines import Judged
-from unlearnlib.spec import get_profile
+from unlearnlib.spec import Profile, get_profile
 from unlearnlib.store import Record
 from unlearnlib.study import StudyResult
 from unlearnlib.sweeps import FORGET, GENERAL, KL, is_usable, region_cells
@@ -174,7 +174,7 @@ def compared_in_words(
         if math.isfinite(rho):
             sentences.append(
                 f"by {shown} the rankings correlate with ρ = {number(rho, 2)} (so far from 0 in "
-                f"{chance:.0%} of all orders)"
+                f"{_percent(chance)} of all orders)"
             )
     text = (
         f"**{domain_title(domain)}, the lab's and real ones: {'; '.join(sentences)}.** "
@@ -224,7 +224,11 @@ class Agreement:
     chance: float
 
 
-RANKED = {GENERAL: "general perplexity", KL: "KL to the oracle"}
+RANKED = {
+    FORGET: "forget perplexity",
+    GENERAL: "general perplexity",
+    KL: "KL to the oracle",
+}
 Sides = Mapping[str, tuple[Sequence[Record], Sequence[Record]]]
 
 
@@ -254,6 +258,10 @@ def agreements(sides: Sides, domains: Sequence[str]) -> list[Agreement]:
     return found
 
 
+def _percent(share: float) -> str:
+    return f"{number(100 * share, 1)}%"  # of few orders one is less than a percent
+
+
 def _pair(found: Agreement) -> str:
     (title, domain), (second, another) = found.one, found.other
     if title == second:
@@ -268,7 +276,7 @@ def agreement_table(found: Iterable[Agreement]) -> pd.DataFrame:
     cells: dict[str, dict[str, str]] = {}
     for agreement in found:
         cells.setdefault(_pair(agreement), {})[RANKED[agreement.metric]] = (
-            f"{number(agreement.rho, 2)} ({agreement.chance:.0%})"
+            f"{number(agreement.rho, 2)} ({_percent(agreement.chance)})"
         )
     table = pd.DataFrame.from_dict(cells, orient="index", columns=list(RANKED.values()))
     return table.fillna("–").rename_axis("orders of")
@@ -296,10 +304,10 @@ def agreement_in_words(found: Sequence[Agreement]) -> str:
                     span += f" to {number(max(rhos), 2)}"
                 said.append(f"{span} {kind}")
         if said:
-            parts.append(f"by {shown}, {', '.join(said)}")
+            parts.append(f"- by {shown}: {', '.join(said)}")
     if not parts:
         return ""
-    return f"**Of the orders of the methods, ρ is, {'; and '.join(parts)}.**"
+    return "\n".join(("**Of the orders of the methods, ρ is**", "", *parts))
 
 
 def nearest_in_words(records: Sequence[Record], baselines: Sequence[Record], domain: str) -> str:
@@ -470,13 +478,15 @@ def claims_here(
 ) -> dict[str, claims.Verdict]:
     """The tests of `claims.py` on the domains of some profiles: fewer seeds, settings and domains.
 
-    C1 and C5 are tested on every domain, C3 on those whose grid was run and C4 where there was a
-    search. Where a profile has less than the tests were written for, passing one is an
-    observation. C2 is held against the model's own pre-training.
+    C1 and C5 are tested on every domain, C3 on those whose whole grid was run (its first runs may
+    belong to the study main) and C4 where there was a search. Where a profile has less than the
+    tests were written for, passing one is an observation. C2 is held against the model's own pre-training.
     """
     scales = [get_profile(profile) for profile in profiles]
     domains = [domain for scale in scales for domain in scale.domains]
-    mapped = domains_of(region.records)
+    mapped = [
+        domain for scale in scales for domain in scale.domains if _is_mapped(scale, domain, region)
+    ]
     found = claims.verdicts(
         main.records,
         main.baselines,
@@ -489,10 +499,15 @@ def claims_here(
         region.records,
         region.baselines,
         region.records,
-        domains=[domain for domain in domains if domain in mapped] or domains,
+        domains=mapped or scales[0].domains,
         settings=min(scale.region.settings for scale in scales),
     )
     return found | {"C2": cheaper_than_pretraining(main.records), "C3": robust["C3"]}
+
+
+def _is_mapped(scale: Profile, domain: str, region: StudyResult) -> bool:
+    wanted = study.get_study("robust_region").runs(scale.name, domain)
+    return len(select(region.records, domain)) >= len(wanted)
 
 
 def at_hand(name: str, profiles: Sequence[str] = SMALL) -> dict[str, StudyResult]:
