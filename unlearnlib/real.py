@@ -467,7 +467,7 @@ def doses_in_words(region: StudyResult, domain: str) -> str:
     )
 
 
-# --- the paper's claims, as far as one domain reaches --------------------------------------------
+# --- the paper's claims, as far as the records reach ---------------------------------------------
 
 
 def claims_here(
@@ -480,7 +480,8 @@ def claims_here(
 
     C1 and C5 are tested on every domain, C3 on those whose whole grid was run (its first runs may
     belong to the study main) and C4 where there was a search. Where a profile has less than the
-    tests were written for, passing one is an observation. C2 is held against the model's own pre-training.
+    tests were written for, passing one is an observation. C2 is held against the model's own
+    pre-training.
     """
     scales = [get_profile(profile) for profile in profiles]
     domains = [domain for scale in scales for domain in scale.domains]
