@@ -107,6 +107,7 @@ def test_what_was_run_on_every_domain_is_judged_on_every_domain() -> None:
 
 
 def test_the_profiles_at_hand_have_each_domain_once_and_one_choice_of_settings() -> None:
+    assert real.family("open") == ("open",) and set(real.SMALL) > {"open_cpu"}
     scales = [get_profile(name) for name in real.SMALL]
     assert sorted(d for s in scales for d in s.domains) == sorted(DOMAINS)
     chosen = {

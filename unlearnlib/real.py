@@ -18,7 +18,7 @@ import pandas as pd
 from unlearnlib import claims, guidelines, study
 from unlearnlib.cost import SMOLLM2_135M, SMOLLM2_135M_TOKENS, training_flops
 from unlearnlib.guidelines import Judged
-from unlearnlib.spec import Profile, get_profile
+from unlearnlib.spec import PROFILES, Profile, get_profile
 from unlearnlib.store import Record
 from unlearnlib.study import StudyResult
 from unlearnlib.sweeps import FORGET, GENERAL, KL, is_usable, region_cells
@@ -47,9 +47,14 @@ SPLITS = {
     "general_evaluation": "general",
 }
 ATTACKS = {"loss": "AUC of the loss", "min_k_40": "AUC of Min-40%"}
-# The study that two CPU cores can afford. Of the first, `rates`, `robust_region`, a search and the
-# published model are there as well; the others take its settings.
-SMALL = ("open_cpu", "open_cpu_arxiv", "open_cpu_github")
+
+
+def family(profile: str) -> tuple[str, ...]:
+    """A profile, and those that take its settings for domains that it does not have."""
+    return (profile, *(n for n, p in PROFILES.items() if (p.settings_of or ("",))[0] == profile))
+
+
+SMALL = family("open_cpu")  # what two CPU cores can afford
 
 
 def history_table(records: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
