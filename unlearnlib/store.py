@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -521,13 +522,9 @@ class Store:
                 if record is not None:
                     yield record
 
-    # A claim that was abandoned must be taken over by one process only. Deleting it and making a
-    # new one would not do: a slower process that judged the old claim may delete the new one. So
-    # claims are numbered, KEY.json, KEY.1.json, ..., the highest one counts, and taking over
-    # claim n is creating n + 1, which only one process can, while claim n is still that claim.
-
-    @contextlib.contextmanager
-    def claim(self, key: str, stale_after: float = STALE_AFTER) -> Iterator[bool]:
+    def claim(
+        self, key: str, stale_after: float = STALE_AFTER
+    ) -> contextlib.AbstractContextManager[bool]:
         """Claim the computation of `key`: yields True to one process and False to the others.
 
             with store.claim(key) as mine:
@@ -542,7 +539,28 @@ class Store:
         correctness: `put` keeps the first record whoever computes. Raises UnlearnError if the
         folder cannot be written.
         """
-        held = self._acquire(_check_key(key), stale_after)
+        return Claims(self.root / "claims").hold(_check_key(key), stale_after)
+
+
+# --- claims -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Who computes which key at the moment: files in one folder, which several machines may share.
+
+    A claim that was abandoned must be taken over by one process only. Deleting it and making a new
+    one would not do: a slower process that judged the old claim may delete the new one. So claims
+    are numbered, KEY.json, KEY.1.json, ..., the highest one counts, and taking over claim n is
+    creating n + 1, which only one process can, while claim n is still that claim.
+    """
+
+    folder: Path
+
+    @contextlib.contextmanager
+    def hold(self, key: str, stale_after: float = STALE_AFTER) -> Iterator[bool]:
+        """Hold the claim on `key` for the length of a block, see `Store.claim`."""
+        held = self._acquire(key, stale_after)
         if held is None:
             yield False
             return
@@ -561,17 +579,17 @@ class Store:
 
     def _release(self, key: str, path: Path) -> None:
         """Remove a claim of ours and the abandoned ones below it."""
-        claims = self._claims(key)
+        claims = self._standing(key)
         # Ours last, so that no abandoned one below it ever seems to be the highest.
         for number in sorted(claims):
             claims[number].unlink(missing_ok=True)
             if claims[number] == path:
                 break
 
-    def _claims(self, key: str) -> dict[int, Path]:
+    def _standing(self, key: str) -> dict[int, Path]:
         """Number -> file of the claims on `key`."""
         found = {}
-        for path in (self.root / "claims").glob(f"{key}*.json"):
+        for path in self.folder.glob(f"{key}*.json"):
             number = path.name.removeprefix(key).removesuffix("json").strip(".") or "0"
             if number.isdecimal():
                 found[int(number)] = path
@@ -579,7 +597,6 @@ class Store:
 
     def _acquire(self, key: str, stale_after: float) -> tuple[Path, bytes] | None:
         """File and content of a new claim of ours, or None if somebody else holds one."""
-        folder = self.root / "claims"
         body = json.dumps(
             {
                 "host": socket.gethostname(),
@@ -590,14 +607,14 @@ class Store:
             }
         ).encode("ascii")
         while True:
-            claims = self._claims(key)
+            claims = self._standing(key)
             last = max(claims, default=-1)
             held = _read_claim(claims[last]) if claims else None
             if claims and held is None:
                 continue  # released while we looked
-            if held is not None and not _abandoned(held, folder, stale_after):
+            if held is not None and not _abandoned(held, self.folder, stale_after):
                 return None
-            path = folder / (f"{key}.{last + 1}.json" if claims else f"{key}.json")
+            path = self.folder / (f"{key}.{last + 1}.json" if claims else f"{key}.json")
             try:
                 if not write_file(path, body):
                     continue  # somebody was faster
@@ -741,16 +758,25 @@ def write_parquet(records: Iterable[Record], path: Path) -> None:
 def read_parquet(path: Path) -> list[Record]:
     """The records of a file made by `write_parquet`, sorted by key, each checked by its digest.
 
-    Raises UnlearnError if the file is missing, broken, has other columns, is of a newer format,
-    or holds a record that was changed.
+    The records of a file that was read before are the same objects again: a file's bytes, not its
+    time, tell whether it changed. Raises UnlearnError if the file is missing, broken, has other
+    columns, is of a newer format, or holds a record that was changed.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
         raise _cannot("read", Path(path), error) from None
+    return list(_records_in(raw, str(path)))
+
+
+# Parsing and checking take a thousand times as long as reading the bytes, and the chapters ask for
+# the same few files again and again.
+@functools.lru_cache(maxsize=64)
+def _records_in(raw: bytes, path: str) -> tuple[Record, ...]:
+    """The records in the bytes of a Parquet file; `path` is named in errors."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     remedy = "restore it from the repository or publish it again"
     try:
         table = pq.ParquetFile(pa.BufferReader(raw)).read()
@@ -777,7 +803,7 @@ def read_parquet(path: Path) -> list[Record]:
         if records and records[-1].key >= record.key:
             raise UnlearnError(f"{path}, row {number}: the keys are out of order: {remedy}.")
         records.append(record)
-    return records
+    return tuple(records)
 
 
 class Library:

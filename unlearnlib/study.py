@@ -521,7 +521,7 @@ def load_study(
     UnlearnError if there is none at all.
     """
     base = get_study(name).base
-    result = _matching(_specs(name, profile, domains), profile, domains, store, base)
+    result = _matching(name, _specs(name, profile, domains), profile, domains, store, base)
     if not result.records:
         raise UnlearnError(
             f"there is no record of study {name!r} at profile {profile!r}: run "
@@ -545,7 +545,7 @@ def at_hand(
     except UnlearnError as error:
         logger.warning("%s", error)
         specs = []
-    return _matching(specs, profile, domains, store, base)
+    return _matching(name, specs, profile, domains, store, base)
 
 
 def joined(parts: Iterable[StudyResult]) -> StudyResult:
@@ -575,26 +575,44 @@ def _specs(name: str, profile: str, domains: Sequence[str]) -> Specs:
     return [spec for domain in domains for spec in get_study(name).runs(profile, domain)]
 
 
+def _published_records(name: str, profile: str, specs: Specs) -> list[Record]:
+    """Published records of a profile, by key: those of a study's own file, and the baselines.
+
+    A study's file holds all of its records, runs that other studies share among them. Where it
+    lacks a run, as one that was published in part, every file of the profile is read.
+    """
+    files = {path.stem: path for path in published_files()}
+    own = [files[stem] for stem in (f"{profile}-{name}", f"{profile}-baselines") if stem in files]
+    records = {r.key: r for path in own for r in read_parquet(path)}
+    recorded = {_text(r.spec) for r in records.values()}
+    if any(_text(spec.as_dict()) not in recorded for spec in specs):
+        every = [path for stem, path in files.items() if stem.startswith(f"{profile}-")]
+        records = {r.key: r for path in every for r in read_parquet(path)}
+    return [records[key] for key in sorted(records)]
+
+
 def _matching(
+    name: str,
     specs: Specs,
     profile: str,
     domains: Sequence[str],
     store: Store | None,
     base: str = "vanilla",
 ) -> StudyResult:
-    """The records of some specs, in their order, and the baselines of the domains.
+    """The records of some specs of a study, in their order, and the baselines of the domains.
 
     Published ones come first; the local store fills in what was computed here and is not published.
+    (Whoever asks for a run by its key, `Library`, gets the local record first: it is the same.)
     A model that was trained again may be another one, so all records of a domain are of one
     starting model, that of most of them.
     """
-    wanted = {json.dumps(spec.as_dict(), sort_keys=True): order for order, spec in enumerate(specs)}
+    wanted = {_text(spec.as_dict()): order for order, spec in enumerate(specs)}
     found: dict[tuple[str, str], dict[int, Record]] = {}  # by domain and starting model
     scores: dict[tuple[str, str], Record] = {}
     local = Library([], store or default_store())
-    for record in itertools.chain(open_library().records(), local.records()):
+    for record in itertools.chain(_published_records(name, profile, specs), local.records()):
         if record.kind == "run":
-            place = wanted.get(json.dumps(record.spec, sort_keys=True))
+            place = wanted.get(_text(record.spec))
             if place is not None:
                 start = record.spec["domain"], record.model_hash
                 found.setdefault(start, {}).setdefault(place, record)
@@ -604,8 +622,7 @@ def _matching(
             and record.spec["domain"] in domains
             and record.spec.get("base", "vanilla") == base
         ):
-            what = json.dumps(record.spec, sort_keys=True), record.model_hash
-            scores.setdefault(what, record)
+            scores.setdefault((_text(record.spec), record.model_hash), record)
     chosen: dict[str, str] = {}
     for (domain, model), runs in found.items():
         if domain not in chosen or len(runs) > len(found[domain, chosen[domain]]):
