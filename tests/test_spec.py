@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
+import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -172,3 +175,20 @@ def test_later_fields_at_their_defaults_leave_keys_as_they_were() -> None:
 def test_later_fields_are_checked_too(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UnlearnError, match=re.escape(said)):
         RunSpec().replace(**changes)
+
+
+def test_a_spec_of_the_papers_methods_needs_no_torch() -> None:
+    code = (
+        "import sys; from unlearnlib.spec import PAPER_METHODS, RunSpec;"
+        "[RunSpec(method=method) for method in PAPER_METHODS]; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_domain_of_a_profile_of_its_own_is_valid_there_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(PROFILES, "post", replace(PROFILES["lab"], domains=("letters",)))
+    assert RunSpec("post", "letters").domain == "letters"
+    with pytest.raises(UnlearnError, match="unknown domain 'letters'"):
+        RunSpec("lab", "letters")
