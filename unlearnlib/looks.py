@@ -43,7 +43,12 @@ BASELINE_STYLES: dict[str, dict[str, Any]] = {
 }
 # Splits have hues of their own, so that no split looks like a method.
 SPLIT_COLOURS = {"forget": "#8c510a", "approximate": "#5e3c99", "retain": "#7a828b"}
-DOMAIN_TITLES = {"arxiv": "arXiv", "github": "GitHub", "books": "Books", "yours": "Your documents"}
+DOMAIN_TITLES = {
+    "arxiv": "arXiv",
+    "github": "GitHub",
+    "books": "Books",
+    "yours": "Your documents",
+}
 ATTACK = "min_k_40"  # the attack that is shown where only one is
 ATTACK_TITLES = {
     "loss": "Loss",
