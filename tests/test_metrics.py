@@ -6,6 +6,8 @@ pytest -q tests/test_metrics.py
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -621,6 +623,60 @@ def test_summarise_passes_prefix_and_span_on() -> None:
     record = metrics.summarise(make_top1("0110"), prefix=1, span=2)
     assert record["forget/verbatim_share"] == pytest.approx(2 / 3)
     assert record["forget/extractable_share"] == 0.5
+
+
+def test_the_order_of_a_record_is_split_by_split_then_membership() -> None:
+    forget = make_scores([[-1.0] * 40], kl=0.25)
+    names = list(metrics.summarise(forget, forget, forget, forget))
+    averages = ["nll", "perplexity", "chunk_perplexity", "accuracy", "chunk_accuracy"]
+    extraction = ["verbatim_share", "longest_verbatim_run", "extractable_share"]
+    expected: list[str] = []
+    for split in ("forget", "approximate"):
+        expected += [f"{split}/{name}" for name in averages + extraction]
+        expected.append(f"oracle_kl/{split}")
+    expected += [f"{split}/{name}" for split in ("retain", "general") for name in averages]
+    assert names[: len(expected)] == expected
+    assert {name.split("/")[0] for name in names[len(expected) :]} == {"membership"}
+
+
+def test_a_metric_needs_no_more_than_its_decorator() -> None:
+    @metrics.metric("retain")
+    def chunks_with_targets(scores: TokenScores) -> float:
+        return float((scores.lengths > 0).sum())
+
+    try:
+        scores = make_scores([[-1.0], [], [-2.0, -3.0]])
+        record = metrics.summarise(scores, None, scores)
+        assert record["retain/chunks_with_targets"] == 2
+        assert "forget/chunks_with_targets" not in record
+        with pytest.raises(UnlearnError, match="exists already"):
+            metrics.metric()(chunks_with_targets)
+    finally:
+        del metrics.METRICS["chunks_with_targets"]
+
+
+def test_a_metric_on_an_unknown_split_is_refused() -> None:
+    with pytest.raises(UnlearnError, match="unknown split"):
+        metrics.metric("forgot")
+
+
+def test_a_metric_says_which_names_its_values_have() -> None:
+    scores = make_scores([[-1.0] * 40], kl=0.25)
+    known = {"prefix": 32, "span": 16, "words": np.array([[0, 1]])}
+    for name, each in metrics.METRICS.items():
+        sides = [scores] * (len(each.splits) if each.together else 1)
+        keys = [key for key, _ in each.values("forget", *sides, known=known)]
+        if not each.key.endswith("{split}"):
+            assert {key.split("/")[-1] for key in keys} == set(each.names), name
+
+
+def test_metrics_that_came_later_say_so_themselves() -> None:
+    assert metrics.LATER == ("last_word_accuracy",)
+
+
+def test_metrics_need_no_torch() -> None:
+    code = "import sys, unlearnlib.metrics; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # ---- TokenScores -------------------------------------------------------------------------------

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
+import sys
+import typing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +18,16 @@ from hypothesis import strategies as st
 
 from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import METHODS
-from unlearnlib.spec import DOMAINS, LATER_FIELDS, PROFILES, SCHEDULES, RunSpec, get_profile
+from unlearnlib.models import DTYPES
+from unlearnlib.spec import (
+    DOMAINS,
+    LATER_FIELDS,
+    PROFILES,
+    SCHEDULES,
+    Precision,
+    RunSpec,
+    get_profile,
+)
 from unlearnlib.store import run_key
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -172,3 +185,29 @@ def test_later_fields_at_their_defaults_leave_keys_as_they_were() -> None:
 def test_later_fields_are_checked_too(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UnlearnError, match=re.escape(said)):
         RunSpec().replace(**changes)
+
+
+def test_a_spec_of_the_papers_methods_needs_no_torch() -> None:
+    code = (
+        "import sys; from unlearnlib.spec import PAPER_METHODS, RunSpec;"
+        "[RunSpec(method=method) for method in PAPER_METHODS]; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_precision_has_a_dtype() -> None:
+    assert set(typing.get_args(Precision)) == set(DTYPES)
+
+
+def test_titles_and_colours_need_neither_torch_nor_matplotlib() -> None:
+    code = "import sys, unlearnlib.looks; assert not {'torch', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_domain_of_a_profile_of_its_own_is_valid_there_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(PROFILES, "post", replace(PROFILES["lab"], domains=("letters",)))
+    assert RunSpec("post", "letters").domain == "letters"
+    with pytest.raises(UnlearnError, match="unknown domain 'letters'"):
+        RunSpec("lab", "letters")

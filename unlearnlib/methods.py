@@ -12,7 +12,6 @@ else in the package asks which method it is running.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -22,8 +21,9 @@ from torch import Tensor
 from unlearnlib.corpus.chunks import Chunk
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.objectives import Head, cross_entropy, kl_to_reference, positions_per_chunk
+from unlearnlib.spec import PAPER_METHODS as PAPER_METHODS
+from unlearnlib.spec import Alignment as Alignment
 
-Alignment = Literal["aligned", "release"]
 RetainData = Literal["general", "in_distribution"]
 
 
@@ -216,7 +216,11 @@ class KLToOriginal:
 
 @dataclass(frozen=True)
 class Method:
-    """A row: `title` as the book prints it, the two terms, and the retain data (None without)."""
+    """A row: the two terms, and where the retain data comes from (None without).
+
+    `title` is the full name, which model cards and `unlearn methods --json` print. Figures and
+    tables print the short one of `looks.METHOD_LOOKS`, or the row's key.
+    """
 
     title: str
     forget: Term
@@ -244,7 +248,6 @@ METHODS: dict[str, Method] = {
         "Ascent + KL, in-distribution", Ascent(), KLToOriginal(), "in_distribution"
     ),
 }
-PAPER_METHODS: Sequence[str] = tuple(METHODS)
 
 
 def register(name: str, method: Method) -> None:

@@ -59,39 +59,73 @@ QUESTIONED = 32  # documents per split whose facts are asked for: a hundred ques
 KEPT_ATTACKS = ("loss", "zlib", "min_k_20", "min_k_40", "min_k_pp_20", "min_k_pp_40")
 
 
+@dataclass(frozen=True)
+class Corpus:
+    """A source of documents, which profiles name.
+
+    load    (domain, folder, limits) -> the five splits. `limits` (split -> most documents) spares
+            reading more than is wanted; what is returned beyond them is cut off
+    copied  there may be a local copy of the texts, so that a folder can be given; otherwise
+            `folder` is None
+    """
+
+    load: Callable[[str, str | Path | None, Mapping[str, int] | None], DomainData]
+    copied: bool = False
+
+
+def _fictitious(
+    domain: str, folder: str | Path | None, limits: Mapping[str, int] | None
+) -> DomainData:
+    from unlearnlib.corpus.fictitious import generate
+
+    return generate(domain)
+
+
+def _public(domain: str, folder: str | Path | None, limits: Mapping[str, int] | None) -> DomainData:
+    from unlearnlib.corpus.public import load_public
+
+    return load_public(domain, folder, limits=limits)
+
+
+def _hub(domain: str, folder: str | Path | None, limits: Mapping[str, int] | None) -> DomainData:
+    from unlearnlib.corpus.hub import HUB_DATASET, load_hub
+
+    return load_hub(domain, folder or HUB_DATASET, limits=limits)
+
+
+# The names that `Profile.corpus` may have.
+CORPORA = {
+    "fictitious": Corpus(_fictitious),
+    "public": Corpus(_public, copied=True),
+    "hub": Corpus(_hub, copied=True),
+}
+
+
 def load_domain(
     profile: str = "lab",
     domain: str = "books",
     folder: str | Path | None = None,
     limits: Mapping[str, int] | None = None,
 ) -> DomainData:
-    """The five splits of a domain at a profile.
+    """The five splits of a domain at a profile, from its corpus in `CORPORA`.
 
     `folder` is a local copy of the public texts ("open") or of the hub's data set ("paper");
     `limits` cuts splits to their first so many documents, in place of the profile's own limits.
     What a profile takes of each document alone, `clipped` says: it needs the tokenizer.
     """
     scale = get_profile(profile)
-    corpus = scale.corpus
     if domain not in scale.domains:
         raise unknown("domain", domain, scale.domains)
+    if scale.corpus not in CORPORA:
+        raise unknown("corpus", scale.corpus, CORPORA)
+    corpus = CORPORA[scale.corpus]
+    if folder is not None and not corpus.copied:
+        raise UnlearnError(
+            f"the folder {str(folder)!r} is given, and the texts of profile {profile!r} are "
+            "invented here: leave it out (--corpora), or name another profile."
+        )
     limits = {**dict(scale.limits), **(limits or {})} or None
-    if corpus == "fictitious":
-        if folder is not None:
-            raise UnlearnError(
-                f"the folder {str(folder)!r} is given, and the texts of profile {profile!r} are "
-                "invented here: leave it out (--corpora), or name another profile."
-            )
-        from unlearnlib.corpus.fictitious import generate
-
-        return limited(generate(domain), limits)
-    if corpus == "public":
-        from unlearnlib.corpus.public import load_public
-
-        return load_public(domain, folder, limits=limits)
-    from unlearnlib.corpus.hub import HUB_DATASET, load_hub
-
-    return load_hub(domain, folder or HUB_DATASET, limits=limits)
+    return limited(corpus.load(domain, folder, limits), limits)
 
 
 def clipped(profile: str, data: DomainData, tokenizer: Any) -> DomainData:

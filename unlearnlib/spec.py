@@ -18,19 +18,30 @@ from typing import Any, Literal
 
 from unlearnlib.errors import UnlearnError, unknown
 
+# The words that fields may be; a field's annotation is its only list.
 Schedule = Literal["constant", "linear", "cosine"]
+Alignment = Literal["aligned", "release"]  # of labels; the release's is off by one
+Precision = Literal["float32", "float64", "bfloat16"]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
+Base = Literal["vanilla", "published"]
 SCHEDULES: tuple[str, ...] = typing.get_args(Schedule)
-ALIGNMENTS = ("aligned", "release")
-PRECISIONS = ("float32", "float64", "bfloat16")
-OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw_8bit")
+OPTIMIZERS: tuple[str, ...] = typing.get_args(Optimizer)
 # Fields that came after records were published: at their defaults they are left out of a spec's
 # dictionary, and so of keys, which stay what they were.
 LATER_FIELDS = ("requests", "optimizer", "lora_rank", "lora_alpha", "base")
-BASES = ("vanilla", "published")
-DOMAINS = ("arxiv", "github", "books")
+DOMAINS = ("arxiv", "github", "books")  # the paper's; a profile may have others
 YOURS = "yours"  # the domain of a user's own documents
-
-
+# The paper's seven methods, in its order: what studies run and the book compares. A method that
+# comes to `methods.METHODS` later changes neither.
+PAPER_METHODS = (
+    "ga",
+    "random_label",
+    "adversarial",
+    "ga_gd_general",
+    "ga_gd_in_dist",
+    "ga_kl_general",
+    "ga_kl_in_dist",
+)
 COMPARED = ("ga", "ga_gd_in_dist")  # by the paper's claim of robustness: without, with retain term
 
 
@@ -61,12 +72,12 @@ class Profile:
     """A scale at which everything runs.
 
     model       where the vanilla model comes from: "lab", a hub id or a folder
-    corpus      "fictitious", "public" or "hub"
+    corpus      "fictitious", "public", "hub" or another name in `run.CORPORA`
     length      tokens per chunk
     prefix      target tokens given before verbatim extraction is measured
     continued   vanilla is not `model` itself but `model` trained further on forget and retain
                 sets, and so there are oracles (see `continued.py`)
-    domains     of `DOMAINS`, those that there are
+    domains     those that its corpus has: the paper's, some of them, or others
     limits      documents per split, (split, count) pairs; a split that is not named is whole
     clipped     of each document only the first `length` tokens are taken
     seeds       of the study `main`
@@ -92,7 +103,7 @@ class Profile:
     seeds: tuple[int, ...] = (0, 1, 2)
     updates: int = 12
     rates: tuple[float, ...] = (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
-    precision: str = "float32"
+    precision: Precision = "float32"
     tuning_seed: int = 100  # the settings are chosen on a seed that the main study does not use
     region: Region = Region()
     settings_of: tuple[str, str] | None = None
@@ -179,6 +190,11 @@ def get_profile(name: str) -> Profile:
     return PROFILES[name]
 
 
+def _is_choice(kind: Any) -> bool:
+    """Whether an annotation is a `Literal`: one of the words that it lists."""
+    return typing.get_origin(kind) is Literal
+
+
 def _convert(name: str, value: Any, kind: Any) -> Any:
     """`value` as the field's type; ints serve as floats, strings (of --set) are parsed."""
     optional = typing.get_origin(kind) is types.UnionType
@@ -186,7 +202,7 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
         if value is None or value == "none":
             return None
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
-    if kind is str or typing.get_origin(kind) is Literal:
+    if kind is str or _is_choice(kind):
         if isinstance(value, str):
             return value
         raise UnlearnError(f"{name} is {value!r}: give a word.")
@@ -228,7 +244,7 @@ class RunSpec:
     probe_every       also evaluate every this many updates (0: only at the end)
     requests          forget in this many requests, one after another: the documents are divided
                       in their order, and each request gets `updates` updates of its own
-    optimizer         one of `OPTIMIZERS`
+    optimizer         a variant of AdamW
     lora_rank         train adapters of this rank beside the linear layers, and nothing else (0:
                       train all parameters); see `lora.py`
     lora_alpha        an adapter's product is weighted by lora_alpha / lora_rank. None: twice the
@@ -245,21 +261,21 @@ class RunSpec:
     updates: int = 8
     batch_size: int = 64
     retain_weight: float = 1.0
-    schedule: str = "constant"
+    schedule: Schedule = "constant"
     warmup: float = 0.0
     weight_decay: float = 0.0
     max_grad_norm: float = 0.0
     seed: int = 0
-    label_alignment: str = "aligned"
+    label_alignment: Alignment = "aligned"
     forget_size: int | None = None
     length: int | None = None
-    precision: str = "float32"
+    precision: Precision = "float32"
     probe_every: int = 0
     requests: int = 1
-    optimizer: str = "adamw"
+    optimizer: Optimizer = "adamw"
     lora_rank: int = 0
     lora_alpha: float | None = None
-    base: str = "vanilla"
+    base: Base = "vanilla"
 
     def __post_init__(self) -> None:
         kinds = typing.get_type_hints(type(self))
@@ -270,20 +286,18 @@ class RunSpec:
                 raise UnlearnError(f"{field.name} is {value}: give a finite number.")
             if isinstance(value, (int, float)) and value < 0:
                 raise UnlearnError(f"{field.name} is {value}: give a number that is not negative.")
-        from unlearnlib.methods import get_method  # here, so that a spec needs no torch to print
+        profile = get_profile(self.profile)
+        if self.method not in PAPER_METHODS:
+            from unlearnlib.methods import get_method  # here, because methods need torch
 
-        get_profile(self.profile)
-        get_method(self.method)
-        for name, word, valid in (
-            ("domain", self.domain, (*DOMAINS, YOURS)),
-            ("schedule", self.schedule, SCHEDULES),
-            ("label_alignment", self.label_alignment, ALIGNMENTS),
-            ("precision", self.precision, PRECISIONS),
-            ("optimizer", self.optimizer, OPTIMIZERS),
-            ("base", self.base, BASES),
-        ):
-            if word not in valid:
-                raise unknown(name, word, valid)
+            get_method(self.method)
+        choices = {
+            "domain": tuple(dict.fromkeys((*DOMAINS, *profile.domains, YOURS))),
+            **{name: typing.get_args(k) for name, k in kinds.items() if _is_choice(k)},
+        }
+        for name, valid in choices.items():
+            if getattr(self, name) not in valid:
+                raise unknown(name, getattr(self, name), valid)
         for name, at_least in (
             ("updates", 0),
             ("batch_size", 1),

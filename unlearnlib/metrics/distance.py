@@ -7,9 +7,11 @@ import math
 import numpy as np
 
 from unlearnlib.errors import UnlearnError
+from unlearnlib.metrics.registry import metric
 from unlearnlib.metrics.scores import TokenScores
 
 
+@metric("forget", "approximate", key="oracle_kl/{split}", reference=True)
 def mean_kl(scores: TokenScores) -> float:
     """Mean over target tokens of KL(reference || model) of the next token, in nats.
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from unlearnlib.errors import UnlearnError
+from unlearnlib.metrics.registry import metric
 from unlearnlib.metrics.scores import TokenScores
 
 
@@ -56,6 +57,11 @@ def extractable_share(scores: TokenScores, span: int = 16) -> np.ndarray:
     return scores.chunk_means(_run_lengths(scores) >= span)
 
 
+@metric(
+    "forget",
+    "approximate",
+    names=("verbatim_share", "longest_verbatim_run", "extractable_share"),
+)
 def extraction(scores: TokenScores, prefix: int = 32, span: int = 16) -> dict[str, float]:
     """The means over chunks of the three measures, under their names; NaN if no chunk has one."""
     filled = scores.lengths > 0

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from unlearnlib.errors import UnlearnError
+from unlearnlib.metrics.registry import metric
 from unlearnlib.metrics.scores import TokenScores
 
 KS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1.0)
@@ -180,6 +181,13 @@ def best_balanced_accuracy(members: np.ndarray, non_members: np.ndarray) -> floa
     return float(((true + 1 - false) / 2).max())
 
 
+@metric(
+    "forget",
+    "approximate",
+    key="membership/{name}",
+    names=("auc", "balanced_accuracy", "tpr_at_5_fpr", "tpr_at_1_fpr"),
+    together=True,
+)
 def membership(forget: TokenScores, approximate: TokenScores) -> dict[str, dict[str, float]]:
     """attack -> {auc, balanced_accuracy, tpr_at_5_fpr, tpr_at_1_fpr}; forget are the members.
 

@@ -13,29 +13,35 @@ from __future__ import annotations
 
 import numpy as np
 
+from unlearnlib.metrics.registry import metric
 from unlearnlib.metrics.scores import TokenScores
 
 
+@metric()
 def nll(scores: TokenScores) -> float:
     """Mean negative log-likelihood per target token, in nats."""
     return -_mean(scores.logprob)
 
 
+@metric()
 def perplexity(scores: TokenScores) -> float:
     """exp of the mean negative log-likelihood per token; inf where that overflows."""
     return _exp(nll(scores))
 
 
+@metric()
 def chunk_perplexity(scores: TokenScores) -> float:
     """exp of the mean over chunks of a chunk's mean negative log-likelihood (the release)."""
     return _exp(-_mean(_chunk_means(scores, scores.logprob)))
 
 
+@metric()
 def accuracy(scores: TokenScores) -> float:
     """Share of target tokens that were the model's most likely token."""
     return _mean(scores.top1)
 
 
+@metric()
 def chunk_accuracy(scores: TokenScores) -> float:
     """Mean over chunks of a chunk's next-token accuracy (the release)."""
     return _mean(_chunk_means(scores, scores.top1))

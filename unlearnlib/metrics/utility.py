@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from unlearnlib.errors import UnlearnError
+from unlearnlib.metrics.registry import metric
 from unlearnlib.metrics.scores import TokenScores
 
 
@@ -72,6 +73,7 @@ def cloze(scores: TokenScores, answer_starts: np.ndarray, options: int) -> dict[
     }
 
 
+@metric(later=True)
 def last_word_accuracy(scores: TokenScores, words: np.ndarray) -> float:
     """Share of texts whose last word the model predicts greedily given all before it.
 
