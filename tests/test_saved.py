@@ -326,6 +326,14 @@ def test_no_name_breaks_the_front_matter_or_adds_to_it(source: str, task: str, n
     assert card.escape(name) in read.text
 
 
+@given(st.text("`ab \n", min_size=1))
+def test_code_cannot_close_its_span(code: str) -> None:
+    markdown_it = pytest.importorskip("markdown_it")
+    page = markdown_it.MarkdownIt("commonmark").renderInline(f"x {card.code_span(code)} y")
+    (inside,) = re.findall(r"^x <code>(.*)</code> y$", page)
+    assert inside.strip() == card.printable(code).strip()
+
+
 def test_scores_that_are_not_finite_are_not_among_the_hubs_results() -> None:
     after = {"forget/perplexity": math.inf, "general/perplexity": math.nan}
     read = ModelCard(card.model_card(facts(after=after)))

@@ -1,7 +1,9 @@
 """Machine unlearning of pre-trained language models: methods, metrics, runs that verify.
 
-from unlearnlib import unlearn, score
-model, record = unlearn(model, tokenizer, method="ga_gd_in_dist", forget=[...], retain=[...])
+from unlearnlib import save, score, unlearn
+texts = {"forget": [...], "retain": [...]}
+model, record = unlearn(model, tokenizer, method="ga_gd_in_dist", **texts)
+save(model, tokenizer, record, "folder", texts)
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ class CardFacts:
     source      the base model as the user named it (a hub id or a folder's name)
     base_model  its hub id, or None if it came from this machine
     model_hash  SHA-256 of the base model's weights as they were loaded
-    title       the method's name in words; `forget_term`, `retain_term` its terms in words
+    title       the method's name in words; `forget_term`, `retain_term` its terms in Markdown
     spec        the settings, as in the record
     splits      the splits there were, "forget" first
     before, after   metrics of the two models on the same chunks
@@ -210,7 +210,8 @@ def fenced(code: str, language: str = "") -> Markdown:
 def code_span(code: str) -> Markdown:
     """`code` between backticks, in one line, which it cannot close."""
     fence = "`" * (_longest_fence(code) + 1)
-    return Markdown(f"{fence}{printable(code)}{fence}")
+    space = " " if len(fence) > 1 else ""  # Markdown takes it off again
+    return Markdown(f"{fence}{space}{printable(code)}{space}{fence}")
 
 
 def _longest_fence(code: str) -> int:
@@ -245,6 +246,9 @@ def card_text(facts: CardFacts) -> str:
             spec=spec,
             roles=SPLIT_ROLES,
             most_listed=MOST_LISTED,
+            # The first lines of docstrings, which are Markdown.
+            forget_term=Markdown(facts.forget_term),
+            retain_term=Markdown(facts.retain_term),
             forgotten=facts.splits[0].documents,
             scores=[(*row[:3], Markdown(row[3])) for row in score_rows(facts.before, facts.after)],
             target=None if target is None else show(target),

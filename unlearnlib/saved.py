@@ -70,22 +70,9 @@ def save(
     from unlearnlib.corpus.chunks import cut
     from unlearnlib.corpus.documents import SPLITS
     from unlearnlib.models import check_loaded
-    from unlearnlib.store import Record
 
     check_loaded(model, tokenizer)
-    if not isinstance(record, Record):
-        raise UnlearnError(
-            f"record is a {type(record).__name__}: give the record that unlearn returned."
-        )
-    if before is not None and not isinstance(before, Mapping):
-        raise UnlearnError(
-            f"before is a {type(before).__name__}: give metrics, as in before=record.metrics."
-        )
-    if adapter and not hasattr(model, "lora_adapter"):
-        raise UnlearnError(
-            "adapter is True and the model has no adapter of its own: unlearn with lora_rank=16, "
-            "or leave adapter out."
-        )
+    _check_run(model, record, before, adapter)
     if not str(folder).strip():
         raise UnlearnError(f"folder is {str(folder)!r}: give a name.")
     data = _as_data(texts)
@@ -105,6 +92,25 @@ def save(
     name = _public_name(source) if source else (type(model).__name__, None)
     card = _facts(record, data, chunks, before or {}, name, adapter)
     save_unlearned(out, model, tokenizer, record, card)
+
+
+def _check_run(model: Any, record: object, before: object, adapter: bool) -> None:
+    """Whether these are what a run leaves behind; `UnlearnError` for what is not."""
+    from unlearnlib.store import Record
+
+    if not isinstance(record, Record):
+        raise UnlearnError(
+            f"record is a {type(record).__name__}: give the record that unlearn returned."
+        )
+    if before is not None and not isinstance(before, Mapping):
+        raise UnlearnError(
+            f"before is a {type(before).__name__}: give metrics, as in before=record.metrics."
+        )
+    if adapter and not hasattr(model, "lora_adapter"):
+        raise UnlearnError(
+            "adapter is True and the model has no adapter of its own: unlearn with lora_rank=16, "
+            "or leave adapter out."
+        )
 
 
 def _as_data(texts: Mapping[str, Iterable[str | Document]] | DomainData) -> DomainData:
