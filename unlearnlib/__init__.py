@@ -1,7 +1,9 @@
 """Machine unlearning of pre-trained language models: methods, metrics, runs that verify.
 
-from unlearnlib import unlearn, score
-model, record = unlearn(model, tokenizer, method="ga_gd_in_dist", forget=[...], retain=[...])
+from unlearnlib import save, score, unlearn
+texts = {"forget": [...], "retain": [...]}
+model, record = unlearn(model, tokenizer, method="ga_gd_in_dist", **texts)
+save(model, tokenizer, record, "folder", texts)
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ _PUBLIC = {
     "load_domain": "unlearnlib.run",
     "load_model": "unlearnlib.models",
     "load_tokenizer": "unlearnlib.models",
+    "save": "unlearnlib.saved",
     "score": "unlearnlib.scoring",
     "unlearn": "unlearnlib.run",
 }
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from unlearnlib.models import load_tokenizer as load_tokenizer
     from unlearnlib.run import load_domain as load_domain
     from unlearnlib.run import unlearn as unlearn
+    from unlearnlib.saved import save as save
     from unlearnlib.scoring import score as score
     from unlearnlib.spec import RunSpec as RunSpec
 
