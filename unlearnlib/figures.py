@@ -56,7 +56,7 @@ from unlearnlib.engineering import (
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.membership import auc, roc
 from unlearnlib.real import relative
-from unlearnlib.search import HARM, Situation, Step
+from unlearnlib.search import TOLERATED_RISE, Situation, Step
 from unlearnlib.store import Record
 from unlearnlib.sweeps import FORGET, GENERAL, KL, YARDSTICKS, Tolerance
 from unlearnlib.tables import (
@@ -1338,7 +1338,9 @@ def search(
     for ax in (left, right):
         ax.axhline(situation.target, **BASELINE_STYLES["target"])
         ax.axhline(situation.forget, **BASELINE_STYLES["vanilla"])
-    right.axvspan(right.get_xlim()[0], 100 * math.expm1(HARM), color="#2e8b57", alpha=0.08, lw=0)
+    right.axvspan(
+        right.get_xlim()[0], 100 * (TOLERATED_RISE - 1), color="#2e8b57", alpha=0.08, lw=0
+    )
     left.set_xlim(-0.3, situation.updates + 1)
     left.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     left.set_xlabel("update")

@@ -18,7 +18,7 @@ from typing import Any
 
 from unlearnlib.card import CardFacts, model_card, printable, show
 from unlearnlib.errors import UnlearnError
-from unlearnlib.search import HARM, NEAR, Situation, Step
+from unlearnlib.search import GOOD_ENOUGH, TOLERATED_RISE, Situation, Step
 from unlearnlib.verify import Comparison, Difference, Tolerance
 
 MOST_SHOWN = 200  # numbers of one run, beside its metrics, that are listed one by one
@@ -107,7 +107,7 @@ def report(
         f"{chosen} The search ended because {html.escape(ending)}.</p>"
         "<p>The shortfall is the distance of forget perplexity from the target, as the logarithm "
         "of their ratio, plus the log-rise of general perplexity as far as it exceeds "
-        f"{HARM:g}. At most {NEAR:g} needs no further run.</p>"
+        f"log {TOLERATED_RISE:g}. At most {GOOD_ENOUGH:g} needs no further run.</p>"
         f"{figure}<div class=scroll><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
