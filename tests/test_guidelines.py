@@ -104,13 +104,13 @@ def test_the_design_case_decides_nothing() -> None:
     design = dataclasses.replace(SEARCH, design=True, domain="arxiv", seed=100)
     rows = [judged(), judged(search=design)]
     assert set(guidelines.held_out(rows)) == {("books", 200)}
-    assert "1 search on" in guidelines.in_words(rows)
-    assert "(design)" in guidelines.table(rows).to_string()
+    assert "1 search on" in guidelines.searches_in_words(rows)
+    assert "(design)" in guidelines.searches_table(rows).to_string()
 
 
 def test_words_and_tables_name_every_run() -> None:
     assert list(guidelines.trace(SEARCH)["why"]) == ["first", "higher"]
-    assert "No search" in guidelines.in_words([])
+    assert "No search" in guidelines.searches_in_words([])
 
 
 @pytest.mark.parametrize(("general", "harmed"), [(1.04, 0), (1.06, 1)])
@@ -119,7 +119,7 @@ def test_words_count_the_searches_that_did_more_harm_than_is_tolerated(
 ) -> None:
     before = {"general/perplexity": 5.0}
     search = dataclasses.replace(SEARCH, before=before, after={"general/perplexity": 5.0 * general})
-    words = guidelines.in_words([judged(search=search)])
+    words = guidelines.searches_in_words([judged(search=search)])
     assert f"{harmed} with general perplexity up by more than is tolerated" in words
 
 

@@ -158,7 +158,7 @@ def held_out(rows: Iterable[Judged]) -> dict[tuple[str, int], tuple[float, int]]
     }
 
 
-def table(rows: Iterable[Judged]) -> pd.DataFrame:
+def searches_table(rows: Iterable[Judged]) -> pd.DataFrame:
     """One row per search."""
     import pandas as pd
 
@@ -199,7 +199,7 @@ def table(rows: Iterable[Judged]) -> pd.DataFrame:
     return pd.DataFrame(values, index=index, columns=names)
 
 
-def in_words(rows: Iterable[Judged]) -> str:
+def searches_in_words(rows: Iterable[Judged]) -> str:
     """What the searches came to, in a Markdown paragraph."""
     rows = [row for row in rows if not row.search.design]
     if not rows:
@@ -252,6 +252,6 @@ def trace(search: Search) -> pd.DataFrame:
     return pd.DataFrame(rows, index=index, columns=names)
 
 
-def title(search: Search) -> str:
+def search_title(search: Search) -> str:
     """ "GA + GD, in-dist. on Books, seed 200"."""
     return f"{method_title(search.method)} on {domain_title(search.domain)}, seed {search.seed}"
