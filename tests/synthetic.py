@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unlearnlib.spec import COMPARED, DOMAINS, RunSpec
+from unlearnlib.spec import COMPARED, DOMAINS, PAPER_METHODS, RunSpec
 from unlearnlib.store import Record, write_parquet
 from unlearnlib.study import (
     BATCH,
@@ -26,7 +26,6 @@ from unlearnlib.study import (
     TUNING_SEED,
     UPDATES,
 )
-from unlearnlib.tables import METHOD_TITLES
 
 ATTACKS = ("loss", "zlib", "min_k_20", "min_k_40", "min_k_pp_20", "min_k_pp_40")
 DOCUMENTS = 64
@@ -120,7 +119,7 @@ def baselines() -> list[Record]:
 
 def chosen_rate(method: str) -> float:
     """The learning rate that the made-up settings give a method."""
-    return RATES[1 + list(METHOD_TITLES).index(method) % 3]
+    return RATES[1 + PAPER_METHODS.index(method) % 3]
 
 
 def run(domain: str, method: str, seed: int = 0, rate: float | None = None, **more: Any) -> Record:
@@ -130,7 +129,7 @@ def run(domain: str, method: str, seed: int = 0, rate: float | None = None, **mo
     draw = random.Random(json.dumps(spec.as_dict(), sort_keys=True))
     strength = rate / chosen_rate(method) * (spec.batch_size / BATCH) ** 0.3
     strength *= 0.7 if spec.schedule != "constant" else 1.0
-    reach = min(strength, 30.0) ** 0.5 * (0.85 + 0.05 * list(METHOD_TITLES).index(method))
+    reach = min(strength, 30.0) ** 0.5 * (0.85 + 0.05 * PAPER_METHODS.index(method))
     harm = 0.02 * strength * (3 if method == "ga" else 1) / max(spec.retain_weight, 0.1) ** 0.3
     metrics = _metrics(draw, LEVELS[domain], reach, harm)
     diverged = 5 if method == "ga" and rate >= RATES[-1] else None
@@ -183,17 +182,17 @@ def run(domain: str, method: str, seed: int = 0, rate: float | None = None, **mo
 
 def main_study(domains: tuple[str, ...] = DOMAINS) -> list[Record]:
     """Seven methods, three seeds."""
-    return [run(d, m, seed) for d in domains for m in METHOD_TITLES for seed in MAIN_SEEDS]
+    return [run(d, m, seed) for d in domains for m in PAPER_METHODS for seed in MAIN_SEEDS]
 
 
 def rates_study(domains: tuple[str, ...] = DOMAINS) -> list[Record]:
     """Seven methods at five learning rates."""
-    return [run(d, m, TUNING_SEED, rate) for d in domains for m in METHOD_TITLES for rate in RATES]
+    return [run(d, m, TUNING_SEED, rate) for d in domains for m in PAPER_METHODS for rate in RATES]
 
 
 def trajectory_study(domains: tuple[str, ...] = DOMAINS) -> list[Record]:
     """Seven methods, probed after every update."""
-    return [run(d, m, probe_every=1) for d in domains for m in METHOD_TITLES]
+    return [run(d, m, probe_every=1) for d in domains for m in PAPER_METHODS]
 
 
 def alignment_study(domains: tuple[str, ...] = DOMAINS) -> list[Record]:
@@ -209,7 +208,7 @@ def alignment_study(domains: tuple[str, ...] = DOMAINS) -> list[Record]:
 def region_study(
     domains: tuple[str, ...] = DOMAINS,
     seeds: tuple[int, ...] = (TUNING_SEED,),
-    methods: Iterable[str] = tuple(METHOD_TITLES),
+    methods: Iterable[str] = PAPER_METHODS,
 ) -> list[Record]:
     """Seven methods at the rates of the robust region, probed after every third update."""
     return [
@@ -245,7 +244,7 @@ SWEPT = ("batch_size", "retain_weight", "forget_size", "schedule", "sequential")
 def write_results(folder: Path) -> Path:
     """A data folder with settings, published records and the oracles' records; no model."""
     (folder / "results").mkdir(parents=True)
-    settings = {d: {m: {"learning_rate": chosen_rate(m)} for m in METHOD_TITLES} for d in DOMAINS}
+    settings = {d: {m: {"learning_rate": chosen_rate(m)} for m in PAPER_METHODS} for d in DOMAINS}
     (folder / "settings.json").write_text(json.dumps({"lab": settings}))
     for name, records in {
         "rates": rates_study(),

@@ -16,6 +16,7 @@ import synthetic
 from unlearnlib import engineering as e
 from unlearnlib import figures, real, tables
 from unlearnlib.errors import UnlearnError
+from unlearnlib.looks import domain_title, method_title
 from unlearnlib.metrics.membership import auc, bootstrap_auc
 from unlearnlib.store import Record
 
@@ -102,7 +103,7 @@ def test_two_models_are_compared_method_by_method() -> None:
     runs, base = synthetic.main_study(), synthetic.baselines()
     table = real.compared(runs, base, runs, base, ("github", "books"))
     assert list(table.index) == [
-        (tables.domain_title(domain), tables.method_title(m))
+        (domain_title(domain), method_title(m))
         for domain in ("github", "books")
         for m in tables.methods_of(runs)
     ]
@@ -113,9 +114,7 @@ def test_two_models_are_compared_method_by_method() -> None:
     sides = {"in the lab": (runs, base), "on SmolLM2": (runs, base)}
     plate = figures.two_models(sides, ("github", "books"))
     assert len(plate.axes) == 4  # two metrics to a domain
-    assert all(
-        f"{tables.domain_title(d)}, general perplexity" in plate.alt for d in ("github", "books")
-    )
+    assert all(f"{domain_title(d)}, general perplexity" in plate.alt for d in ("github", "books"))
     sides["on SmolLM2"] = (tables.select(runs, "books"), base)
     assert len(figures.two_models(sides, ("github", "books")).axes) == 2
 

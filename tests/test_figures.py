@@ -17,6 +17,7 @@ from matplotlib.colors import to_rgb
 
 from unlearnlib import figures, sweeps, tables
 from unlearnlib.errors import UnlearnError
+from unlearnlib.looks import METHOD_LOOKS, method_look
 from unlearnlib.methods import PAPER_METHODS
 from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record
@@ -151,17 +152,17 @@ def test_records_may_come_from_a_generator() -> None:
 
 
 def test_every_method_of_the_paper_has_a_colour_and_marker_of_its_own() -> None:
-    assert tuple(figures.METHOD_COLOURS) == tuple(PAPER_METHODS)
-    assert len(set(figures.METHOD_COLOURS.values())) == len(PAPER_METHODS)
-    assert len(set(figures.METHOD_MARKERS.values())) == len(PAPER_METHODS)
-    assert set(tables.METHOD_TITLES) == set(PAPER_METHODS)
+    assert set(PAPER_METHODS) <= set(METHOD_LOOKS)
+    looks = [method_look(method) for method in (*PAPER_METHODS, "my_method")]
+    for part in ("short", "colour", "marker"):
+        assert len({getattr(look, part) for look in looks}) == len(PAPER_METHODS) + 1
 
 
 @pytest.mark.parametrize(
     "pair", [("ga_gd_general", "ga_gd_in_dist"), ("ga_kl_general", "ga_kl_in_dist")]
 )
 def test_related_methods_have_related_hues(pair: tuple[str, str]) -> None:
-    hues = [colorsys.rgb_to_hsv(*to_rgb(figures.METHOD_COLOURS[m]))[0] for m in pair]
+    hues = [colorsys.rgb_to_hsv(*to_rgb(METHOD_LOOKS[m].colour))[0] for m in pair]
     assert abs(hues[0] - hues[1]) < 0.08
 
 

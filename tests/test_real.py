@@ -11,14 +11,15 @@ import synthetic
 from unlearnlib import claims, guidelines, real, study, tables
 from unlearnlib.cost import SMOLLM2_135M, SMOLLM2_135M_TOKENS
 from unlearnlib.errors import UnlearnError
-from unlearnlib.spec import COMPARED, DOMAINS, get_profile
+from unlearnlib.looks import method_title
+from unlearnlib.spec import COMPARED, DOMAINS, PAPER_METHODS, get_profile
 from unlearnlib.store import Record
 from unlearnlib.study import STUDIES, StudyResult
 from unlearnlib.sweeps import FORGET, GENERAL
-from unlearnlib.tables import METHOD_TITLES, baseline_value, method_title, select
+from unlearnlib.tables import baseline_value, select
 
 BASELINES = [r for r in synthetic.baselines() if r.spec["domain"] == "books"]
-MAIN = [synthetic.run("books", method) for method in METHOD_TITLES]
+MAIN = [synthetic.run("books", method) for method in PAPER_METHODS]
 GRID = get_profile("open_cpu").region
 
 
@@ -99,7 +100,7 @@ def test_what_was_run_on_every_domain_is_judged_on_every_domain() -> None:
         [r for r in synthetic.main_study() if r.spec["seed"] == 0], synthetic.baselines()
     )
     found = here(region({"ga": 1, "ga_gd_in_dist": 3}), main=every, profiles=real.SMALL)
-    assert found["C1"].numbers["runs"] == len(METHOD_TITLES) * len(DOMAINS)
+    assert found["C1"].numbers["runs"] == len(PAPER_METHODS) * len(DOMAINS)
     assert found["C5"].numbers["domains"] == len(DOMAINS)
     assert found["C3"].numbers["domains"] == 1  # the grid was run on books alone
     shared = [synthetic.run("github", "ga", learning_rate=GRID.rates[1], updates=6)]
@@ -118,7 +119,7 @@ def test_the_profiles_at_hand_have_each_domain_once_and_one_choice_of_settings()
         for name, scale in zip(real.SMALL, scales, strict=True)
         for spec in STUDIES["main"].runs(name, scale.domains[0])
     }
-    assert len(chosen) == len(METHOD_TITLES)
+    assert len(chosen) == len(PAPER_METHODS)
 
 
 def test_a_domain_is_not_shown_with_two_vanillas() -> None:
@@ -142,9 +143,9 @@ def scaled(records: list[Record], order: list[str], metric: str) -> list[Record]
 
 
 def test_orders_of_methods_are_compared_between_domains_and_between_models() -> None:
-    order = list(METHOD_TITLES)
+    order = list(PAPER_METHODS)
     runs = {
-        domain: [synthetic.run(domain, method) for method in METHOD_TITLES]
+        domain: [synthetic.run(domain, method) for method in PAPER_METHODS]
         for domain in ("github", "books")
     }
     baselines = synthetic.baselines()

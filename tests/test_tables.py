@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from unlearnlib import tables
 from unlearnlib.corpus.documents import Document, DomainData, Fact
 from unlearnlib.errors import UnlearnError
+from unlearnlib.looks import BASELINE_TITLES
 from unlearnlib.metrics.ngram import Trigram
 from unlearnlib.search import TOLERATED_RISE
 from unlearnlib.spec import DOMAINS
@@ -123,7 +124,7 @@ def test_missing_methods_and_a_missing_oracle_leave_rows_out() -> None:
     vanilla = [r for r in BASELINES if r.spec["baseline"] == "vanilla"]
     names = tables.main_table(some, vanilla).index.get_level_values(1)
     assert "Adversarial labels" not in names
-    assert tables.BASELINE_TITLES["oracle"] not in names
+    assert BASELINE_TITLES["oracle"] not in names
 
 
 def test_baselines_of_the_model_that_the_runs_started_from_are_preferred() -> None:

@@ -13,20 +13,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from unlearnlib.cost import YI_6B, YI_6B_TOKENS, Account
+from unlearnlib.looks import domain_title, method_title
 from unlearnlib.search import TOLERATED_RISE
-from unlearnlib.spec import COMPARED, DOMAINS
+from unlearnlib.spec import COMPARED, DOMAINS, PAPER_METHODS
 from unlearnlib.store import Record
 from unlearnlib.sweeps import FORGET, Share, UsableWithin, early_stops, region_shares
 from unlearnlib.tables import (
     KINDS,
-    METHOD_TITLES,
     RELEASE_LENGTH,
     Finding,
     Retraining,
     baseline_value,
     cost_ratios,
-    domain_title,
-    method_title,
     number,
     select,
     value,
@@ -252,7 +250,7 @@ def _one_framework(
     main: Sequence[Record], baselines: Sequence[Record], domains: Sequence[str], seeds: int
 ) -> Verdict:
     for domain in domains:
-        for method in METHOD_TITLES:
+        for method in PAPER_METHODS:
             runs = select(main, domain, method)
             if len(runs) < seeds:
                 return _undecided(
@@ -264,7 +262,7 @@ def _one_framework(
             return _undecided("C1", f"{domain_title(domain)} has no oracle")
     shares = {
         method: [(share_of_way(r, baselines), r) for d in domains for r in select(main, d, method)]
-        for method in METHOD_TITLES
+        for method in PAPER_METHODS
     }
     arrived = [
         method
@@ -369,7 +367,7 @@ def _robust(
         most = max(s.usable for (d, _), s in shares.items() if d == domain)
         best = [
             method_title(m)
-            for m in METHOD_TITLES
+            for m in PAPER_METHODS
             if (domain, m) in shares and shares[domain, m].usable == most
         ]
         leaders = f"most: {' and '.join(best)}, {most}" if most else "no method has any"

@@ -16,17 +16,10 @@ import pandas as pd
 
 from unlearnlib.cost import YI_6B_TOKENS
 from unlearnlib.errors import UnlearnError
+from unlearnlib.looks import METHOD_LOOKS, domain_title, method_title
 from unlearnlib.models import data_folder
 from unlearnlib.store import Record, read_parquet
-from unlearnlib.tables import (
-    METHOD_TITLES,
-    RELEASE_BATCH,
-    RELEASE_LENGTH,
-    SUPERSCRIPTS,
-    domain_title,
-    method_title,
-    number,
-)
+from unlearnlib.tables import RELEASE_BATCH, RELEASE_LENGTH, SUPERSCRIPTS, number
 
 SECONDS_A_YEAR = 365.25 * 24 * 3600
 COMMANDS = {
@@ -62,8 +55,8 @@ def work_title(row: Mapping[str, Any]) -> str:
     """A benchmark's row in words."""
     work = str(row["work"])
     kind, _, method = work.rpartition(" of ")
-    name = method_title(method) if method in METHOD_TITLES else method
-    return f"{kind or ('training' if method in METHOD_TITLES else '')} {name}".strip()
+    name = method_title(method)
+    return f"{kind or ('training' if method in METHOD_LOOKS else '')} {name}".strip()
 
 
 def is_memory(row: Mapping[str, Any]) -> bool:

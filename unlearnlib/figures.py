@@ -54,23 +54,28 @@ from unlearnlib.engineering import (
     worst,
 )
 from unlearnlib.errors import UnlearnError
+from unlearnlib.looks import (
+    ATTACK,
+    BASELINE_STYLES,
+    BASELINE_TITLES,
+    METHOD_LOOKS,
+    SPLIT_COLOURS,
+    domain_title,
+    method_style,
+    method_title,
+)
 from unlearnlib.metrics.membership import auc, roc
 from unlearnlib.real import relative
 from unlearnlib.search import TOLERATED_RISE, Situation, Step
 from unlearnlib.store import Record
 from unlearnlib.sweeps import FORGET, GENERAL, KL, YARDSTICKS, UsableWithin
 from unlearnlib.tables import (
-    ATTACK,
-    BASELINE_TITLES,
     CLAIMED_RATIO,
-    METHOD_TITLES,
     Ratios,
     baseline_record,
     baseline_value,
-    domain_title,
     domains_of,
     mean_and_spread,
-    method_title,
     methods_of,
     number,
     release_accounts,
@@ -82,32 +87,6 @@ from unlearnlib.tables import (
 WIDE, NARROW = 7.5, 4.4  # inches; the narrow one is about a phone's width at reading size
 NARROW_SCREEN = "(max-width: 600px)"
 
-METHOD_COLOURS = {
-    "ga": "#22272e",
-    "random_label": "#cc79a7",
-    "adversarial": "#882255",
-    "ga_gd_general": "#56b4e9",
-    "ga_gd_in_dist": "#0072b2",
-    "ga_kl_general": "#e69f00",
-    "ga_kl_in_dist": "#d55e00",
-}
-METHOD_MARKERS = {
-    "ga": "X",
-    "random_label": "^",
-    "adversarial": "v",
-    "ga_gd_general": "o",
-    "ga_gd_in_dist": "s",
-    "ga_kl_general": "D",
-    "ga_kl_in_dist": "P",
-}
-OWN_COLOUR, OWN_MARKER = "#6b7280", "*"  # a method that a user registered
-BASELINE_STYLES: dict[str, dict[str, Any]] = {
-    "vanilla": {"color": "#7a828b", "linestyle": ":", "linewidth": 1.8},
-    "target": {"color": "#22272e", "linestyle": (0, (5, 2)), "linewidth": 1.4},
-    "oracle": {"color": "#00805d", "linestyle": "-", "linewidth": 1.8},
-}
-# Splits have hues of their own, so that no split looks like a method.
-SPLIT_COLOURS = {"forget": "#8c510a", "approximate": "#5e3c99", "retain": "#7a828b"}
 # Perplexities this many times beyond every baseline say no more than "destroyed".
 BEYOND = 30.0
 BROKEN = 1e30  # no model that still works has such a perplexity or distance
@@ -168,14 +147,6 @@ def _style() -> Any:
 
 
 # --- pieces that figures share -------------------------------------------------------------------
-
-
-def method_style(method: str) -> dict[str, Any]:
-    """Colour and marker of a method, the same in every figure."""
-    return {
-        "color": METHOD_COLOURS.get(method, OWN_COLOUR),
-        "marker": METHOD_MARKERS.get(method, OWN_MARKER),
-    }
 
 
 def _tick(x: float, _: object = None) -> str:
@@ -1316,7 +1287,7 @@ def search(
     right.set_xlim(min([0.0, *finite]) - 1, max([6.0, *finite]) * 1.15 + 1)
     said = []
     for number_, (step, rise) in enumerate(zip(steps, rises, strict=True)):
-        colour = METHOD_COLOURS["ga_gd_in_dist"] if number_ == best else "#9aa1a9"
+        colour = method_style("ga_gd_in_dist")["color"] if number_ == best else "#9aa1a9"
         front = 3 if number_ == best else 2
         path = [_inside(p, low, high) for p in step.path]
         left.plot(range(len(path)), path, color=colour, marker="o", markersize=3, zorder=front)
@@ -1598,7 +1569,7 @@ def cost_ratio(ratios: Mapping[str, Ratios], *, narrow: bool = False) -> Plate:
     accounts = {
         f"Yi-6B, {domain_title(d)}, {kind}": a.ratio for (d, kind), a in release_accounts().items()
     }
-    order = [m for m in METHOD_TITLES if m in ratios] + sorted(set(ratios) - set(METHOD_TITLES))
+    order = [m for m in METHOD_LOOKS if m in ratios] + sorted(set(ratios) - set(METHOD_LOOKS))
     names = [method_title(m) for m in order] + list(accounts)
     if narrow:
         names = [name.replace("Yi-6B, ", "Yi-6B\n", 1) for name in names]

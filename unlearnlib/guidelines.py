@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unlearnlib.errors import UnlearnError
+from unlearnlib.looks import domain_title, method_title
 from unlearnlib.models import data_folder
 from unlearnlib.search import GOOD_ENOUGH, TOLERATED_RISE, Situation, Step, shortfall
 from unlearnlib.store import Record
 from unlearnlib.sweeps import Cell, region_cells
-from unlearnlib.tables import domain_title, method_title, number
+from unlearnlib.tables import number
 
 if TYPE_CHECKING:
     import pandas as pd

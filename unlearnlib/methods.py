@@ -12,7 +12,6 @@ else in the package asks which method it is running.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from unlearnlib.corpus.chunks import Chunk
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.objectives import Head, cross_entropy, kl_to_reference, positions_per_chunk
+from unlearnlib.spec import PAPER_METHODS as PAPER_METHODS
 
 Alignment = Literal["aligned", "release"]
 RetainData = Literal["general", "in_distribution"]
@@ -244,7 +244,6 @@ METHODS: dict[str, Method] = {
         "Ascent + KL, in-distribution", Ascent(), KLToOriginal(), "in_distribution"
     ),
 }
-PAPER_METHODS: Sequence[str] = tuple(METHODS)
 
 
 def register(name: str, method: Method) -> None:

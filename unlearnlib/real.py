@@ -18,20 +18,18 @@ import pandas as pd
 from unlearnlib import claims, guidelines, study
 from unlearnlib.cost import SMOLLM2_135M, SMOLLM2_135M_TOKENS, training_flops
 from unlearnlib.guidelines import Judged
+from unlearnlib.looks import BASELINE_TITLES, domain_title, method_title
 from unlearnlib.spec import PROFILES, Profile, get_profile
 from unlearnlib.store import Record
 from unlearnlib.study import StudyResult
 from unlearnlib.sweeps import FORGET, GENERAL, KL, is_usable, region_cells
 from unlearnlib.tables import (
-    BASELINE_TITLES,
     NEAR_TARGET,
     auc_with_interval,
     baseline_record,
     baseline_value,
-    domain_title,
     domains_of,
     mean_and_spread,
-    method_title,
     methods_of,
     number,
     seed_values,

@@ -29,8 +29,17 @@ LATER_FIELDS = ("requests", "optimizer", "lora_rank", "lora_alpha", "base")
 BASES = ("vanilla", "published")
 DOMAINS = ("arxiv", "github", "books")
 YOURS = "yours"  # the domain of a user's own documents
-
-
+# The paper's seven methods, in its order: what studies run and the book compares. A method that
+# comes to `methods.METHODS` later changes neither.
+PAPER_METHODS = (
+    "ga",
+    "random_label",
+    "adversarial",
+    "ga_gd_general",
+    "ga_gd_in_dist",
+    "ga_kl_general",
+    "ga_kl_in_dist",
+)
 COMPARED = ("ga", "ga_gd_in_dist")  # by the paper's claim of robustness: without, with retain term
 
 

@@ -24,16 +24,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unlearnlib.errors import UnlearnError
+from unlearnlib.looks import BASELINE_TITLES, domain_title, method_title
 from unlearnlib.spec import RunSpec
 from unlearnlib.store import Record
 from unlearnlib.tables import (
-    BASELINE_TITLES,
     baseline_record,
     baseline_value,
     by_document,
-    domain_title,
     domains_of,
-    method_title,
     methods_of,
     number,
     select,

@@ -22,6 +22,14 @@ import numpy as np
 
 from unlearnlib import exhibits
 from unlearnlib.cost import FLOPS_PER_PARAMETER_TOKEN, YI_6B, YI_6B_TOKENS, Account
+from unlearnlib.looks import (
+    ATTACK,
+    ATTACK_TITLES,
+    BASELINE_TITLES,
+    METHOD_LOOKS,
+    domain_title,
+    method_title,
+)
 from unlearnlib.metrics.distance import target_gap
 from unlearnlib.search import TOLERATED_RISE
 from unlearnlib.spec import DOMAINS
@@ -33,30 +41,6 @@ if TYPE_CHECKING:
     from unlearnlib.corpus.documents import Document, DomainData
     from unlearnlib.metrics.scores import TokenScores
 
-DOMAIN_TITLES = {"arxiv": "arXiv", "github": "GitHub", "books": "Books", "yours": "Your documents"}
-METHOD_TITLES = {
-    "ga": "GA",
-    "random_label": "Random labels",
-    "adversarial": "Adversarial labels",
-    "ga_gd_general": "GA + GD, general",
-    "ga_gd_in_dist": "GA + GD, in-dist.",
-    "ga_kl_general": "GA + KL, general",
-    "ga_kl_in_dist": "GA + KL, in-dist.",
-}
-BASELINE_TITLES = {
-    "vanilla": "Vanilla",
-    "target": "Paper’s target",
-    "oracle": "Oracle (truth)",
-}
-ATTACK = "min_k_40"  # the attack that is shown where only one is
-ATTACK_TITLES = {
-    "loss": "Loss",
-    "zlib": "zlib",
-    "min_k_20": "Min-20 %",
-    "min_k_40": "Min-40 %",
-    "min_k_pp_20": "Min-20 %++",
-    "min_k_pp_40": "Min-40 %++",
-}
 CLAIMED_RATIO = 1e5  # the paper's abstract: more than so many times cheaper than retraining
 NEAR_TARGET = 1.5  # a perplexity counts as near the target if it is within this factor of it
 # Chunks of 4,096 tokens in one update of the authors' release: its effective batch.
@@ -100,16 +84,6 @@ _TARGET = {
 # --- reading records -----------------------------------------------------------------------------
 
 
-def method_title(method: str) -> str:
-    """The short name that figures and tables print; of a method of your own, its id."""
-    return METHOD_TITLES.get(method, method)
-
-
-def domain_title(domain: str) -> str:
-    """The domain's name as printed."""
-    return DOMAIN_TITLES.get(domain, domain)
-
-
 def domains_of(records: Iterable[Record]) -> list[str]:
     """The domains of some records, in the book's order."""
     found = {record.spec["domain"] for record in records}
@@ -119,7 +93,7 @@ def domains_of(records: Iterable[Record]) -> list[str]:
 def methods_of(records: Iterable[Record]) -> list[str]:
     """The methods of some records, in the paper's order, others after them."""
     found = {r.spec["method"] for r in records if "method" in r.spec}
-    return [m for m in METHOD_TITLES if m in found] + sorted(found - set(METHOD_TITLES))
+    return [m for m in METHOD_LOOKS if m in found] + sorted(found - set(METHOD_LOOKS))
 
 
 def select(records: Iterable[Record], domain: str, method: str | None = None) -> list[Record]:
@@ -494,7 +468,7 @@ def findings_in_words(found: Mapping[str, Finding]) -> str:
                 "closer": f"nearer to it than GA, {seeds}",
                 "farther": f"farther from it than GA, {seeds}",
             }.get(str(verdict), f"neither nearer nor farther than GA {seeds}")
-            lines[-1] += f" At their chosen rates {METHOD_TITLES['ga_gd_in_dist']} ends {how}."
+            lines[-1] += f" At their chosen rates {method_title('ga_gd_in_dist')} ends {how}."
     return "\n".join(lines)
 
 
