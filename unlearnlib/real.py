@@ -602,11 +602,11 @@ def published_table(
     """
     before = baseline_record(baselines, domain, "vanilla", records)
     shown = [r for r in records if r.spec["domain"] == domain]
-    told = {} if before is None else {"as published": before}
-    told |= {method_title(r.spec["method"]): r for r in shown}
+    rows_of = {} if before is None else {"as published": before}
+    rows_of |= {method_title(r.spec["method"]): r for r in shown}
     there = _rises(*vanilla, domain)
     rows = {}
-    for title, record in told.items():
+    for title, record in rows_of.items():
         rise = math.nan if before is None else record.metrics[FORGET] / before.metrics[FORGET]
         rows[title] = {
             "forget perplexity": record.metrics[FORGET],

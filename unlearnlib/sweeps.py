@@ -643,7 +643,7 @@ def _cell(point: Point | None, general: float) -> str:
     return f"{number(point[FORGET])} (×{number(point[GENERAL] / general)})"
 
 
-def usable_points(
+def _usable_points(
     records: Iterable[Record],
     baselines: Iterable[Record],
     swept: str,
@@ -701,7 +701,7 @@ def swept_in_words(
     every = points(records, swept)
     values = list(dict.fromkeys(p.x for p in every))
     spans = {m: s for m, s in span(records, baselines, swept).items() if not math.isnan(s)}
-    shares = usable_points(records, baselines, swept, tolerance)
+    shares = _usable_points(records, baselines, swept, tolerance)
     names = values if swept == "schedule" else [f"{x:g}" for x in values]
     what = FIELD_TITLES.get(swept, swept).capitalize()
     # The words of a schedule have commas of their own.
