@@ -984,7 +984,7 @@ def test_a_report_of_a_verification_escapes_what_records_hold() -> None:
     for comparison in (compare(record, changed), Comparison(record, reason=evil)):
         page = verification([comparison], Tolerance(), available=1, command=evil)
         assert "<script" not in page and "&lt;script&gt;" in page
-        assert "\n" not in page.split("</style>")[1].rstrip("\n")
+        assert r"&lt;/script&gt;\n" in page and "&lt;/script&gt;\n" not in page  # in one line
 
 
 # --- the other commands --------------------------------------------------------------------------

@@ -20,6 +20,7 @@ _PUBLIC = {
     "load_domain": "unlearnlib.run",
     "load_model": "unlearnlib.models",
     "load_tokenizer": "unlearnlib.models",
+    "save": "unlearnlib.saved",
     "score": "unlearnlib.scoring",
     "unlearn": "unlearnlib.run",
 }
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from unlearnlib.models import load_tokenizer as load_tokenizer
     from unlearnlib.run import load_domain as load_domain
     from unlearnlib.run import unlearn as unlearn
+    from unlearnlib.saved import save as save
     from unlearnlib.scoring import score as score
     from unlearnlib.spec import RunSpec as RunSpec
 

@@ -1,34 +1,31 @@
 """The model card of an unlearned model: what was forgotten, how, and what the scores can say.
 
-A pure function from facts to Markdown (`model_card`). It is published beside the weights, so it
-holds no text of any document, and everything that came from outside, such as a file's name, is
-escaped: it can neither format the page nor add a link, a tag or a line to it.
+A pure function from facts to Markdown (`model_card`); the words are in `templates/card.md`. It is
+published beside the weights, so it holds no text of any document, and everything that came from
+outside, such as a file's name, is escaped: it can neither format the page nor add a link, a tag or
+a line to it.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import html
-import json
 import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unlearnlib.corpus.documents import Document, hash_documents
 from unlearnlib.errors import UnlearnError
 
-MOST_LISTED = 50  # documents listed one by one; more are in record.json
-PAPER = "arXiv:2402.15159"
-NAMED = (
-    "Whoever has one of these texts can tell by its SHA-256 that it was to be forgotten. Where "
-    "that must not be known, take names and hashes out of here and out of `record.json` before "
-    "both are published."
-)
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
+    from jinja2 import Environment
 
+MOST_LISTED = 50  # documents listed one by one; more are in record.json
 SPLIT_ROLES = {
     "forget": "to be forgotten",
     "retain": "same kind, to be kept",
@@ -83,6 +80,20 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     ),
 }
 
+# Metric -> (the set that it is measured on, the kind of metric), for the hub's table of results.
+HUB_METRICS: Mapping[str, tuple[str, str]] = {
+    "forget/perplexity": ("forget set", "perplexity"),
+    "approximate/perplexity": ("approximate set", "perplexity"),
+    "retain/perplexity": ("retain set", "perplexity"),
+    "general/perplexity": ("general texts", "perplexity"),
+    "general/last_word_accuracy": ("general texts", "accuracy"),
+    "forget/accuracy": ("forget set", "accuracy"),
+    "forget/verbatim_share": ("forget set", "verbatim_share"),
+    "membership/min_k_40/auc": ("forget set against approximate set", "roc_auc"),
+    "membership/loss/auc": ("forget set against approximate set", "roc_auc"),
+    "oracle_kl/forget": ("forget set", "kl_divergence"),
+}
+
 
 @dataclass(frozen=True)
 class SplitFacts:
@@ -118,7 +129,8 @@ class CardFacts:
     spec        the settings, as in the record
     splits      the splits there were, "forget" first
     before, after   metrics of the two models on the same chunks
-    command     the command that repeats it
+    command     what repeats it
+    language    the language of `command`: "sh", or "python" for a call of `unlearn`
     versions    package -> version
     device      "cpu", or the accelerator's name
     diverged_at the update whose loss was not finite, or None
@@ -142,12 +154,17 @@ class CardFacts:
     diverged_at: int | None = None
     measured: Mapping[str, int] = field(default_factory=dict)
     adapter: bool = False
+    language: str = "sh"
 
 
 # --- escaping ------------------------------------------------------------------------------------
 
 
-def escape(text: object) -> str:
+class Markdown(str):
+    """Text that is Markdown already; the template escapes every other value."""
+
+
+def escape(text: object) -> Markdown:
     """`text` as one line of Markdown that shows exactly these characters and formats nothing.
 
     Characters that do not print (line breaks, controls, marks that reverse the direction of
@@ -159,7 +176,7 @@ def escape(text: object) -> str:
     # "www." and "x:", "x@y" would become links by themselves on some sites.
     escaped = re.sub(r"([\\`*_{}\[\]#|~^$:@!])", r"\\\1", entities)
     escaped = re.sub(r"(?i)(www)\.", r"\1\\.", escaped)
-    return escaped.replace("  ", " \u00a0")  # or Markdown would make them one
+    return Markdown(escaped.replace("  ", " \u00a0"))  # or Markdown would make them one
 
 
 def printable(text: str) -> str:
@@ -180,149 +197,143 @@ def _shell_word(word: str) -> str:
     return "$'" + printable(word.replace("\\", "\\\\").replace("'", "\\'")) + "'"
 
 
-def fenced(code: str, language: str = "") -> str:
-    """A code block that `code` cannot close: its fence is longer than any run of backticks."""
-    longest = max((len(run) for run in re.findall(r"`+", code)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{printable(code)}\n{fence}"
+def fenced(code: str, language: str = "") -> Markdown:
+    """A code block that `code` cannot close: its fence is longer than any run of backticks.
+
+    Characters that do not print are spelt as escapes; only line breaks stay.
+    """
+    fence = "`" * max(3, _longest_fence(code) + 1)
+    lines = "\n".join(map(printable, code.split("\n")))
+    return Markdown(f"{fence}{language}\n{lines}\n{fence}")
+
+
+def code_span(code: str) -> Markdown:
+    """`code` between backticks, in one line, which it cannot close."""
+    fence = "`" * (_longest_fence(code) + 1)
+    return Markdown(f"{fence}{printable(code)}{fence}")
+
+
+def _longest_fence(code: str) -> int:
+    """The length of the longest run of backticks in `code`."""
+    return max((len(run) for run in re.findall(r"`+", code)), default=0)
 
 
 # --- the card ------------------------------------------------------------------------------------
 
 
 def model_card(facts: CardFacts) -> str:
-    """The card as Markdown, with the front matter that the hub reads."""
+    """The card as Markdown, with the front matter that the hub reads.
+
+    It is made without a network: nothing here asks the hub whether it likes the card.
+    """
+    from huggingface_hub import ModelCard
+
+    content = f"---\n{_metadata(facts).to_yaml()}\n---\n\n{card_text(facts)}"
+    return str(ModelCard(content))
+
+
+def card_text(facts: CardFacts) -> str:
+    """The card as Markdown, without front matter."""
     if not facts.splits or facts.splits[0].name != "forget":
         raise UnlearnError("a model card needs the forget set: give its facts as the first split.")
+    spec, target = facts.spec, facts.before.get("approximate/perplexity")
     return (
-        "\n\n".join(
-            (
-                _front_matter(facts),
-                f"# {escape(facts.source)}, unlearned",
-                f"{_opening(facts)}",
-                "## What was forgotten",
-                _forgotten(facts),
-                "## How",
-                _how(facts),
-                "## Scores before and after",
-                _scores(facts),
-                "## What the scores cannot say",
-                _limits(facts),
-                "## Repeat it",
-                _repeat(facts),
-            )
+        _templates()
+        .get_template("card.md")
+        .render(
+            facts=facts,
+            spec=spec,
+            roles=SPLIT_ROLES,
+            most_listed=MOST_LISTED,
+            forgotten=facts.splits[0].documents,
+            scores=[(*row[:3], Markdown(row[3])) for row in score_rows(facts.before, facts.after)],
+            target=None if target is None else show(target),
+            reached=show(facts.after.get("forget/perplexity")),
+            chunks={split.name: split.chunks for split in facts.splits},
+            drawn=spec["updates"] * spec["batch_size"] * (spec.get("requests") or 1),
+            shared=_shared(facts.splits),
+            asked=any(name.startswith("task/") for name in facts.after),
         )
-        + "\n"
     )
 
 
-def _front_matter(facts: CardFacts) -> str:
-    # A JSON string is a YAML string too, and escapes whatever it holds.
-    lines = ["library_name: transformers", "tags: [machine-unlearning]"]
-    if facts.base_model is not None:
-        lines.append(f"base_model: {json.dumps(facts.base_model)}")
-    return "\n".join(["---", *lines, "---"])
+@functools.cache
+def _templates() -> Environment:
+    """The templates of Markdown; every value is escaped but a `Markdown`."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-
-def _opening(facts: CardFacts) -> str:
-    count = len(facts.splits[0].documents)
-    text = (
-        f"This is {escape(facts.source)} after machine unlearning of {_count(count, 'document')} "
-        f"by the method “{escape(facts.title)}” ({PAPER}). The base model's licence and its other "
-        "limits apply unchanged."
+    templates = Environment(
+        loader=PackageLoader("unlearnlib", "report/templates"),
+        undefined=StrictUndefined,
+        # Jinja's own autoescape is for HTML.
+        finalize=lambda value: value if isinstance(value, Markdown) else escape(value),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    if facts.diverged_at is not None:
-        text += (
-            f"\n\n**The run diverged:** the loss of update {facts.diverged_at} was not finite. The "
-            "weights are those of the update before it, and the scores are theirs."
-        )
-    return text
+    templates.filters |= {
+        "code": code_span,
+        "counted": _counted,
+        "fenced": fenced,
+        "thousands": "{:,}".format,
+    }
+    return templates
 
 
-def _count(number: int, what: str) -> str:
+def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; cells must be escaped already."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _metadata(facts: CardFacts) -> ModelCardData:
+    """The front matter: what the hub files the model under, and the scores that it shows."""
+    from huggingface_hub import ModelCardData
+
+    return ModelCardData(
+        base_model=facts.base_model,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["machine-unlearning"],
+        model_name=f"{printable(facts.source)}, unlearned",
+        eval_results=_results(facts.after) or None,
+    )
 
 
-def _forgotten(facts: CardFacts) -> str:
-    rows = [
-        [
-            escape(split.name.replace("_", " ")),
-            SPLIT_ROLES.get(split.name, ""),
-            f"{len(split.documents):,}",
-            f"{split.chunks:,}",
-            f"`{split.sha256}`",
-        ]
-        for split in facts.splits
+def _results(after: Mapping[str, float]) -> list[EvalResult]:
+    """The scores after unlearning as the hub's results, to six digits.
+
+    Those that are not finite are left out: the hub's JSON has no such numbers.
+    """
+    from huggingface_hub import EvalResult
+
+    from unlearnlib.tasks import task_rows
+
+    named = [
+        (metric, measured, kind, MEANINGS[metric][0])
+        for metric, (measured, kind) in HUB_METRICS.items()
     ]
-    table = _table(["Set", "Role", "Documents", "Chunks", "SHA-256 of names and texts"], rows)
-    forgotten = facts.splits[0].documents
-    if len(forgotten) > MOST_LISTED:
-        return (
-            f"{table}\n\nThe names of the {len(forgotten):,} documents to be forgotten, with the "
-            f"SHA-256 of each text, are in `record.json`. {NAMED}"
+    named += [(name, task, kind, f"{task}, {kind}") for name, task, kind in task_rows(after)]
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=printable(measured).replace(" ", "-"),
+            dataset_name=printable(measured),
+            metric_type=printable(kind),
+            metric_name=printable(title),
+            metric_value=float(f"{after[metric]:.6g}"),
         )
-    listed = _table(
-        ["Forgotten document", "SHA-256 of its text"],
-        [[escape(name), f"`{digest}`"] for name, digest in forgotten],
-    )
-    return f"{table}\n\n{listed}\n\n{NAMED}"
-
-
-def _how(facts: CardFacts) -> str:
-    spec = facts.spec
-    lines = [
-        f"- Method: {escape(facts.title)} (`{spec['method']}`)",
-        f"- Forget term: {facts.forget_term}",
-        f"- Retain term: {facts.retain_term}",
-        *(
-            f"- {label}: {value}"
-            for label, value in (
-                ("Updates", spec["updates"]),
-                ("Forget chunks per update", spec["batch_size"]),
-                ("Peak learning rate", f"{spec['learning_rate']:g} ({spec['schedule']})"),
-                ("Warm-up (share of updates)", f"{spec['warmup']:g}"),
-                ("Weight of the retain term", f"{spec['retain_weight']:g}"),
-                ("Weight decay", f"{spec['weight_decay']:g}"),
-                ("Gradient norm clipped to", f"{spec['max_grad_norm']:g}"),
-                ("Label positions", spec["label_alignment"]),
-                ("Tokens per chunk", spec["length"]),
-                ("Precision", spec["precision"]),
-                ("Trained", _adapters(spec, facts.adapter)),
-                ("Seed", spec["seed"]),
-                ("Requests, one after another", spec.get("requests")),
-                ("Optimizer", spec.get("optimizer")),
-            )
-            if value is not None
-            and not (label.startswith("Gradient norm") and not spec["max_grad_norm"])
-            and not (label.startswith("Weight of") and facts.retain_term == "none")
-        ),
-        f"- Base model: {escape(facts.source)}, SHA-256 of its weights `{facts.model_hash}`",
+        for metric, measured, kind, title in named
+        if math.isfinite(after.get(metric, math.nan))
     ]
-    return "\n".join(lines)
 
 
-def _adapters(spec: Mapping[str, Any], beside: bool) -> str | None:
-    """What was trained, where it was not everything, and whether it is `beside` the model too."""
-    if not spec.get("lora_rank"):
-        return None
-    rank, alpha = spec["lora_rank"], spec.get("lora_alpha") or 2.0 * spec["lora_rank"]
-    trained = (
-        f"LoRA adapters of rank {rank} and alpha {alpha:g} beside the linear layers, and nothing "
-        "else; they are added to the weights here"
-    )
-    if not beside:
-        return trained
-    return (
-        f"{trained}, and are alone in `adapter/`, to be loaded onto the base model with peft. **Do "
-        "not publish `adapter/` with the model:** whoever has both can subtract it, which undoes "
-        "the unlearning"
-    )
+def _shared(splits: Sequence[SplitFacts]) -> list[tuple[str, int]]:
+    """(set, how many texts to be forgotten stand in it, too) of each set that has any."""
+    forgotten = {digest for _, digest in splits[0].documents}
+    both = [
+        (split.name, len(forgotten & {digest for _, digest in split.documents}))
+        for split in splits[1:]
+    ]
+    return [(name, number) for name, number in both if number]
 
 
 def show(value: float | None) -> str:
@@ -371,103 +382,3 @@ def task_score_rows(
         )
         for name, task, metric in task_rows({**before, **after})
     ]
-
-
-def _scores(facts: CardFacts) -> str:
-    table = _table(
-        ["Score", "Before", "After", "What it means"],
-        [
-            [escape(label), a, b, meaning]
-            for label, a, b, meaning in score_rows(facts.before, facts.after)
-        ],
-    )
-    target = facts.before.get("approximate/perplexity")
-    if target is None:
-        return (
-            f"{table}\n\nNo approximate set was given, so there is no target for the forget set "
-            "and no membership inference: a higher perplexity alone does not say when to stop."
-        )
-    reached = facts.after.get("forget/perplexity", math.nan)
-    return (
-        f"{table}\n\n**Target.** The paper's estimate of what retraining without the forgotten "
-        "texts would score on them is what the base model scores on texts of the same kind that "
-        f"it never saw: a perplexity of {show(target)}. The unlearned model's on the forget set "
-        f"is {show(reached)}. Below the target something may be left; far above it the model "
-        "avoids these texts more than one that never saw them would, which is itself a trace."
-    )
-
-
-def _limits(facts: CardFacts) -> str:
-    chunks = {split.name: split.chunks for split in facts.splits}
-    lines = [
-        "- They are evidence and no proof. A score near the target does not show that the "
-        "information has left the weights: paraphrased questions, further training, quantisation "
-        "or other attacks may bring it back.",
-        "- Whether the base model had seen the forgotten texts at all is not known; compare the "
-        "scores before.",
-    ]
-    lines += _shared(facts.splits)
-    spec = facts.spec
-    drawn = spec["updates"] * spec["batch_size"] * (spec.get("requests") or 1)
-    if drawn < chunks["forget"]:
-        lines.append(
-            f"- The updates drew {drawn:,} of the {_count(chunks['forget'], 'chunk')} to be "
-            "forgotten; the scores are of all of them."
-        )
-    scored = facts.measured.get("retain", 0)
-    if 0 < scored < chunks.get("retain", 0):
-        lines.append(
-            f"- The retain set was scored on its first {_count(scored, 'chunk')} of "
-            f"{chunks['retain']:,}."
-        )
-    if "approximate" in chunks:
-        lines.append(
-            "- The target is an estimate, and only as good as the approximate set: those texts "
-            "must be of the same kind and must not have been in the training data. Nothing here "
-            "can check either."
-        )
-        lines.append(
-            f"- Membership inference compares {_count(chunks['forget'], 'chunk')} with "
-            f"{_count(chunks['approximate'], 'chunk')}; with few of them its AUC is uncertain by "
-            "chance alone."
-        )
-    if "general_evaluation" not in chunks:
-        lines.append("- No general texts were measured, so harm to other abilities is not known.")
-    asked = any(name.startswith("task/") for name in facts.after)
-    lines.append(
-        "- Abilities that no task above asks for were not measured."
-        if asked
-        else "- Abilities other than predicting texts such as these were not measured."
-    )
-    return "\n".join(lines)
-
-
-def _shared(splits: Sequence[SplitFacts]) -> list[str]:
-    """A line for each set in which documents to be forgotten stand, too."""
-    forgotten = {digest for _, digest in splits[0].documents}
-    lines = []
-    for split in splits[1:]:
-        both = len(forgotten & {digest for _, digest in split.documents})
-        if both:
-            lines.append(
-                f"- {_count(both, 'text')} to be forgotten "
-                f"{'stands' if both == 1 else 'stand'} in the set “{split.name.replace('_', ' ')}” "
-                f"({SPLIT_ROLES.get(split.name, '')}) as well: "
-                "what is said of that set is not true of them."
-            )
-    return lines
-
-
-def _repeat(facts: CardFacts) -> str:
-    versions = ", ".join(f"{escape(k)} {escape(v)}" for k, v in facts.versions.items())
-    return (
-        "In a folder that holds the files (only their names are given here, not where they "
-        f"were):\n\n{fenced(facts.command, 'sh')}\n\n"
-        f"Run on {escape(facts.device)} with {versions}. Every number, the settings and the loss "
-        "after every update are in `record.json`."
-    )
-
-
-def name_only(path: str | Path) -> str:
-    """The last part of a path: cards are published, and where files lay is nobody's business."""
-    return Path(path).name or str(path)

@@ -17,9 +17,7 @@ import logging
 import math
 import os
 import re
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -30,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 from unlearnlib import __version__
 from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.saved import _check_space, card_facts, check_out, save_unlearned, term_in_words
 from unlearnlib.spec import DOMAINS, PROFILES, YOURS, Profile, RunSpec, get_profile
 
 if TYPE_CHECKING:
-    from unlearnlib.card import CardFacts
     from unlearnlib.corpus.documents import Document, DomainData
     from unlearnlib.engine import Execution
     from unlearnlib.metrics.scores import TokenScores
@@ -69,7 +67,6 @@ TUNED = ("learning_rate", "updates", "batch_size")  # always spelt out in a comm
 _FIXED = (("schedule", ""), ("warmup", ""), ("requests", ""))  # by the procedure of `unlearn tune`
 _NOT_BY_SET = ("profile", "domain", "method")  # they have flags of their own
 FILES = ("forget", "retain", "approximate", "general")
-ADAPTER, ADAPTER_FILES = "adapter", ("adapter_config.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -853,7 +850,7 @@ def run_command(args: argparse.Namespace) -> Report:
         PartialState().destroy_process_group()
     if out is not None and _is_main():
         facts = card_facts(bench, spec, record, before, args.adapter)
-        save_unlearned(out, model, bench, record, facts)
+        save_unlearned(out, model, bench.tokenizer, record, facts)
     return _run_report(args, record, computed=True, store=where, before=before, out=out)
 
 
@@ -1115,7 +1112,7 @@ def tune_command(args: argparse.Namespace) -> Report:
         made = spec.replace(**record.spec)
         facts = card_facts(bench, made, record, found.before, args.adapter)
         page = report(facts, found.steps, found.best, found.situation, found.ending)
-        save_unlearned(out, found.model, bench, record, facts, {"report.html": page})
+        save_unlearned(out, found.model, bench.tokenizer, record, facts, {"report.html": page})
         values["out"] = str(out)
         text += f"\n\nrun {found.best + 1} is saved in {out}, with report.html"
     else:
@@ -1290,37 +1287,6 @@ def _fit_length(bench: Bench, spec: RunSpec, own: bool) -> RunSpec:
     return spec.replace(length=length) if own else spec
 
 
-def check_out(out: Path, force: bool, model: str | None = None) -> None:
-    """Whether a model can be written to `out`; leaves nothing behind."""
-    if out.exists() and not out.is_dir():
-        raise UnlearnError(f"--out {str(out)!r} is a file: give a folder.")
-    if out.is_dir():
-        if model is not None and Path(model).is_dir() and out.samefile(model):
-            raise UnlearnError(
-                f"--out {str(out)!r} is the folder of the base model: give another folder."
-            )
-        from unlearnlib.models import data_folder
-
-        if out.resolve().is_relative_to((data_folder() / "lab").resolve()):
-            raise UnlearnError(
-                f"--out {str(out)!r} is a folder of the lab's own models: give another folder."
-            )
-        if not force and any(out.iterdir()):
-            raise UnlearnError(
-                f"--out {str(out)!r} is not empty: give another folder, or --force to write into "
-                "it."
-            )
-    place = _existing(out)
-    try:
-        with tempfile.TemporaryDirectory(dir=place, prefix=".unlearn-"):
-            pass
-    except OSError as error:
-        raise UnlearnError(
-            f"--out {str(out)!r} cannot be written ({error.strerror}): check its permissions or "
-            "give another folder."
-        ) from None
-
-
 def _check_apart(out: Path, args: argparse.Namespace) -> None:
     """Whether `out` is outside of the user's documents: there its files would be documents, too."""
     for name in FILES:
@@ -1332,22 +1298,6 @@ def _check_apart(out: Path, args: argparse.Namespace) -> None:
                 f"--out {str(out)!r} lies in --{name} {given!r}, where the model card would be "
                 "read as a document: give a folder elsewhere."
             )
-
-
-def _existing(path: Path) -> Path:
-    """`path` or its nearest parent that exists."""
-    path = path.absolute()
-    return next(place for place in (path, *path.parents) if place.exists())
-
-
-def _check_space(model: Any, out: Path) -> None:
-    needed = sum(p.numel() * p.element_size() for p in model.parameters())
-    free = shutil.disk_usage(_existing(out)).free
-    if free < needed:
-        raise UnlearnError(
-            f"--out {str(out)!r} has {free / 1e9:.1f} GB left and the model needs "
-            f"{needed / 1e9:.1f} GB: free some space or give another folder."
-        )
 
 
 def _file_name(path: str) -> str:
@@ -1396,127 +1346,6 @@ def repeat_command(args: argparse.Namespace, spec: RunSpec) -> str:
     if args.out is not None:
         words += ["--out", _file_name(args.out)]
     return shell_join(words)
-
-
-def term_in_words(term: Any) -> str:
-    """What a term of the objective is, from the first line of its documentation."""
-    from unlearnlib.methods import Descent
-
-    if term is None:
-        return "none"
-    if isinstance(term, Descent):
-        words = "cross-entropy of the true tokens"
-        return f"minus {words} (gradient ascent)" if term.sign < 0 else f"{words} (descent)"
-    return (inspect.getdoc(term) or type(term).__name__).splitlines()[0].rstrip(".")
-
-
-def card_facts(
-    bench: Bench,
-    spec: RunSpec,
-    record: Record,
-    before: Mapping[str, float],
-    adapter: bool = False,
-) -> CardFacts:
-    """What the model card of a run tells; `adapter` says whether LoRA's stands beside it."""
-    from unlearnlib.card import CardFacts, split_facts
-    from unlearnlib.corpus.documents import SPLITS
-    from unlearnlib.methods import get_method
-
-    method = get_method(spec.method)
-    splits = []
-    for name in SPLITS:
-        documents = bench.data.split(name)
-        if name == "forget":
-            documents = documents[: spec.forget_size]
-        if documents:
-            count = len(
-                bench.forgotten(spec) if name == "forget" else bench.chunks(name, spec.length)
-            )
-            splits.append(split_facts(name, documents, count))
-    source = bench.source or spec.profile
-    from_here = source == "lab" or source.startswith("lab/") or Path(source).exists()
-    shown = record.spec | {"length": spec.length or bench.length}
-    term = term_in_words(method.retain)
-    if method.data is not None:
-        term += f", on {'retain' if method.data == 'in_distribution' else 'general'} documents"
-    return CardFacts(
-        source=_source_name(source),
-        base_model=None if from_here else source,
-        model_hash=bench.model_hash,
-        title=method.title,
-        forget_term=term_in_words(method.forget),
-        retain_term=term,
-        spec=shown,
-        splits=splits,
-        before=before,
-        after=record.metrics,
-        command=record.provenance["command"],
-        versions=record.provenance["versions"],
-        device=record.provenance["accelerator"] or record.provenance["device"],
-        diverged_at=record.diverged_at,
-        measured={name: len(chunks) for name, chunks in bench.evaluated(spec).items()},
-        adapter=adapter,
-    )
-
-
-def save_unlearned(
-    out: Path,
-    model: Any,
-    bench: Bench,
-    record: Record,
-    card: CardFacts,
-    more: Mapping[str, str] | None = None,
-) -> None:
-    """Write model, tokenizer, record.json, README.md and `more` (name -> text) to `out`.
-
-    A model trained with LoRA comes with its adapter, in `out/adapter`, only where the card says so.
-    All are complete before any appears. What an earlier model left in `out` goes: together the two
-    would be no model.
-    """
-    from unlearnlib.card import model_card
-    from unlearnlib.lora import save_adapter
-    from unlearnlib.models import save_model
-
-    body = {
-        "format": 1,
-        "base_model": card.source,
-        "splits": {s.name: dataclasses.asdict(s) for s in card.splits},
-        "before": _strict(card.before),
-        "record": record.to_json(),
-    }
-    # A folder that is there may be a link or a mount of another disk, or its parent not ours to
-    # write: what is complete can only be moved into it from inside.
-    out.parent.mkdir(parents=True, exist_ok=True)
-    place, stale = (out, (out / "record.json").exists()) if out.exists() else (out.parent, False)
-    with tempfile.TemporaryDirectory(dir=place, prefix=".unlearn-") as scratch:
-        staged = Path(scratch) / "model"
-        save_model(model, bench.tokenizer, staged)
-        (staged / "record.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-        (staged / "README.md").write_text(model_card(card), encoding="utf-8")
-        for name, text in (more or {}).items():
-            (staged / name).write_text(text, encoding="utf-8")
-        if card.adapter:
-            save_adapter(model.lora_adapter, staged / ADAPTER, card.base_model)
-        out.mkdir(exist_ok=True)
-        written = sorted(item for item in staged.iterdir() if item.is_file())
-        for name in ADAPTER_FILES:
-            if card.adapter:
-                (out / ADAPTER).mkdir(exist_ok=True)
-                os.replace(staged / ADAPTER / name, out / ADAPTER / name)
-            else:  # of an earlier model
-                (out / ADAPTER / name).unlink(missing_ok=True)
-        if not card.adapter:
-            with contextlib.suppress(OSError):  # there is none, or it holds files of the user's
-                (out / ADAPTER).rmdir()
-        for item in written:
-            os.replace(item, out / item.name)
-    names = {item.name for item in written}
-    for weights in (*out.glob("*.safetensors"), *out.glob("*.safetensors.index.json")):
-        if weights.name not in names:
-            weights.unlink()
-    if stale and "report.html" not in names:  # it tells how the earlier model was made
-        (out / "report.html").unlink(missing_ok=True)
-    logger.info("saved the model, record.json and README.md in %s", out)
 
 
 def _run_report(

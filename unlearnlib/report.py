@@ -3,20 +3,24 @@
 The report of a tuned unlearning (`report`) is the model card, rendered, with the search before it:
 what was removed, by what evidence, how the settings were found, what it cost the model, and what
 the evidence does not show. That of a verification (`verification`) puts every published number
-beside its repetition. Neither holds text of any document, and what came from outside is escaped.
+beside its repetition. Neither holds text of any document. The pages are the templates in
+`report/templates/`, which escape every value.
 """
 
 from __future__ import annotations
 
-import html
+import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
-from importlib.resources import files
 from typing import Any
 
-from unlearnlib.card import CardFacts, model_card, printable, show
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from unlearnlib.card import CardFacts, card_text, printable, show
 from unlearnlib.errors import UnlearnError
 from unlearnlib.search import GOOD_ENOUGH, TOLERATED_RISE, Situation, Step
 from unlearnlib.verify import Comparison, Difference, Tolerance
@@ -56,7 +60,7 @@ HEADER = (
 def check_extra() -> None:
     """Whether the packages that a report needs are there; asked before the hours of a search.
 
-    `UnlearnError` without matplotlib or markdown-it-py, which the extra `book` brings.
+    `UnlearnError` without matplotlib or markdown-it-py, which the extra `report` brings.
     """
     try:
         import markdown_it  # noqa: F401
@@ -65,7 +69,7 @@ def check_extra() -> None:
     except ImportError as error:
         raise UnlearnError(
             f"the report needs {error.name}: install unlearnlib with its extra, as in "
-            "pip install 'unlearnlib[book]'."
+            'pip install "unlearnlib[report]".'
         ) from error
 
 
@@ -82,17 +86,7 @@ def report(
 
     from unlearnlib.figures import search, to_html
 
-    # The card's own front matter is for the hub; its words are escaped Markdown.
-    card = model_card(facts).split("---\n", 2)[2]
-    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(card)
-    rows = "".join(
-        f"<tr{' class=chosen' if number == best else ''}>"
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
-        + "</tr>"
-        for number, row in enumerate(trace_table(steps, situation))
-    )
-    head = "".join(f"<th scope=col>{html.escape(name)}</th>" for name in HEADER)
-    chosen = "No run was needed." if best is None else f"Run {best + 1} was chosen."
+    card = MarkdownIt("commonmark", {"html": False}).enable("table").render(card_text(facts))
     figure = ""
     if steps:
         figure = to_html(
@@ -100,29 +94,41 @@ def report(
             "Left: forget perplexity after each update of each run; a run ends where it reaches "
             "the target. Right: where each run stopped, and how far general perplexity had risen.",
         )
-    seconds = sum(step.seconds for step in steps)
-    found = (
-        "<h2>How the setting was found</h2>"
-        f"<p>{len(steps)} {'run' if len(steps) == 1 else 'runs'}, {seconds:,.0f} seconds in all. "
-        f"{chosen} The search ended because {html.escape(ending)}.</p>"
-        "<p>The shortfall is the distance of forget perplexity from the target, as the logarithm "
-        "of their ratio, plus the log-rise of general perplexity as far as it exceeds "
-        f"log {TOLERATED_RISE:g}. At most {GOOD_ENOUGH:g} needs no further run.</p>"
-        f"{figure}<div class=scroll><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>"
+    return render(
+        "tuning.html",
+        title=f"{facts.source}, unlearned: report",
+        card=Markup(card),
+        figure=Markup(figure),
+        seconds=sum(step.seconds for step in steps),
+        header=HEADER,
+        rows=trace_table(steps, situation),
+        best=best,
+        ending=ending,
+        tolerated_rise=TOLERATED_RISE,
+        good_enough=GOOD_ENOUGH,
     )
-    return _document(f"{facts.source}, unlearned: report", body + found)
 
 
-def _document(title: str, body: str) -> str:
-    """A whole page around the HTML `body`, dated today; `title` is text."""
-    style = files("unlearnlib").joinpath("report.css").read_text(encoding="utf-8")
-    return (
-        "<!doctype html>\n"
-        f'<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{style}</style></head><body><main>"
-        f"<p class=date>{date.today().isoformat()}</p>{body}</main></body></html>\n"
+def render(template: str, **values: Any) -> str:
+    """A whole page: a template of `report/templates`, dated today, with `values` escaped.
+
+    Only `Markup` is taken as HTML. Every page needs the value `title`.
+    """
+    return _templates().get_template(template).render(today=date.today().isoformat(), **values)
+
+
+@functools.cache
+def _templates() -> Environment:
+    """The templates of HTML pages; a value that is text is escaped, and in one line."""
+    return Environment(
+        loader=PackageLoader("unlearnlib", "report/templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: (
+            printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        ),
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
@@ -142,101 +148,68 @@ def verification(
     available  how many records the comparisons were picked from; command  what repeats it all;
     remade  what is allowed where the repetition started from a model that was trained here
     """
-    differing = sum(not c.agrees for c in comparisons)
-    compared = sum(len(c.differences) for c in comparisons)
-    verdict, count = ("differs", differing) if differing else ("agrees", len(comparisons))
-    words = f"{count} of {len(comparisons)} {'record' if len(comparisons) == 1 else 'records'} "
-    words += verdict if count == 1 else verdict.rstrip("s")
-    parts = [
-        "<h1>Published and repeated</h1>",
-        f"<p class={verdict}><strong>{words}.</strong></p>",
-        f"<p>{len(comparisons)} of {available:,} published runs were repeated and {compared:,} "
-        "numbers compared. A repeated number agrees if it is within "
-        f"{tolerance.absolute:g} + {tolerance.relative:g} × |published| of the published one.</p>",
-        _bases(comparisons, remade),
-        f"<pre><code>{_text(command)}</code></pre>" if command else "",
-        "<h2>What was repeated</h2>",
-        _table(
-            ("run", "result", "domain", "method", "seed", "numbers", "furthest off"),
-            [_overview(number, c) for number, c in enumerate(comparisons, 1)],
-        ),
-        "<h2>Where</h2>",
-        "<p>Another processor, thread count or version of a library adds numbers in another "
-        "order: small differences are expected where the columns differ.</p>",
-        _places(comparisons),
-        "<h2>Number by number</h2>",
-        *(
-            _one(number, c, remade if c.base and remade else tolerance)
-            for number, c in enumerate(comparisons, 1)
-        ),
-    ]
-    return _document("Published and repeated: report", "".join(parts))
-
-
-def _bases(comparisons: Sequence[Comparison], remade: Tolerance | None) -> str:
-    """A warning where repetitions started from another model than the published runs."""
-    others = [c for c in comparisons if c.base]
-    if not others or remade is None:
-        return ""
-    pairs = sorted({(c.record.model_hash[:12], c.base[:12]) for c in others})
-    which = "; ".join(f"published {_text(theirs)}, here {_text(ours)}" for theirs, ours in pairs)
-    return (
-        f"<p><strong>The base differs in {len(others)} of them</strong>: they were repeated on a "
-        f"model that was trained here ({which}). Of these only metrics were compared, within "
-        f"{remade.absolute:g} + {remade.relative:g} × |published|: agreement says that the recipe "
-        "leads to the same numbers, not that the runs are the same.</p>"
+    others = [c for c in comparisons if c.base] if remade else []
+    return render(
+        "verification.html",
+        title="Published and repeated: report",
+        differing=sum(not c.agrees for c in comparisons),
+        runs=[_Run.of(c, remade if c.base and remade else tolerance) for c in comparisons],
+        available=available,
+        compared=sum(len(c.differences) for c in comparisons),
+        tolerance=tolerance,
+        others=len(others),
+        bases=sorted({(c.record.model_hash[:12], c.base[:12]) for c in others}),
+        remade=remade,
+        command=command,
+        places=_places(comparisons),
+        most_shown=MOST_SHOWN,
+        share=_share,
+        digits=_digits,
+        isfinite=math.isfinite,
     )
 
 
-def _text(value: object) -> str:
-    """Text of whatever origin for HTML: escaped, and in one line."""
-    return html.escape(printable(str(value)))
+@dataclass(frozen=True)
+class _Run:
+    """What the page shows of one comparison.
+
+    shown    the numbers that are listed: every metric, and of the others those that differ
+    others   part of the record -> how many of its numbers were compared beside the metrics
+    off      how many of `others` differ
+    """
+
+    comparison: Comparison
+    tolerance: Tolerance
+    shown: Sequence[Difference]
+    others: Mapping[str, int]
+    off: int
+
+    @classmethod
+    def of(cls, comparison: Comparison, tolerance: Tolerance) -> _Run:
+        """Differences first, among the metrics too; at most `MOST_SHOWN` beside the metrics."""
+        known = comparison.record.metrics
+        metrics = [d for d in comparison.differences if d.name in known or "/" not in d.name]
+        listed = {d.name for d in metrics}
+        rest = [d for d in comparison.differences if d.name not in listed]
+        off = [d for d in rest if not d.agrees]
+        parts = Counter(d.name.partition("/")[0] for d in rest)
+        return cls(
+            comparison,
+            tolerance,
+            [*off[:MOST_SHOWN], *sorted(metrics, key=lambda d: (d.agrees, d.name))],
+            dict(sorted(parts.items())),
+            len(off),
+        )
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """An HTML table; the cells are HTML already, and the first of each row is its header."""
-    head = "".join(f"<th scope=col>{_text(name)}</th>" for name in header)
-    body = "".join(
-        f"<tr><th scope=row>{row[0]}</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>"
-        for row in rows
-    )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    # Where it is wider than the page it scrolls, for which a keyboard needs to reach it.
-    return f"<div class=scroll tabindex=0 role=group aria-label=table>{table}</div>"
-
-
-def _result(agrees: bool) -> str:
-    """The word, with a class for its colour."""
-    return "<span class=agrees>agrees</span>" if agrees else "<span class=differs>differs</span>"
-
-
-def _overview(number: int, comparison: Comparison) -> tuple[str, ...]:
-    spec, largest = comparison.record.spec, comparison.largest
-    off = f"{_text(largest.name)}: {_share(largest.excess)} of what is allowed" if largest else ""
-    return (
-        f'<a href="#run-{number}">{_text(comparison.record.key[:12])}</a>',
-        _result(comparison.agrees),
-        *(_text(spec.get(name, "–")) for name in ("domain", "method", "seed")),
-        f"{len(comparison.differences):,}",
-        _text(comparison.reason) or off,
-    )
-
-
-def _share(excess: float) -> str:
-    return "∞" if math.isinf(excess) else f"{excess:.2g}"
-
-
-def _places(comparisons: Sequence[Comparison]) -> str:
+def _places(comparisons: Sequence[Comparison]) -> list[tuple[tuple[str, ...], int]]:
     """What the published numbers and the repeated ones were computed with, and how many runs."""
     rows: Counter[tuple[str, ...]] = Counter()
     for comparison in comparisons:
         rows["published", *_place(comparison.record.provenance)] += 1
         if comparison.repeated is not None:
             rows["repeated", *_place(comparison.repeated.provenance)] += 1
-    return _table(
-        ("numbers", "device", "threads", "versions", "code", "from", "runs"),
-        [(*map(_text, row), str(count)) for row, count in sorted(rows.items())],
-    )
+    return sorted(rows.items())
 
 
 def _place(provenance: Mapping[str, Any]) -> tuple[str, ...]:
@@ -256,51 +229,9 @@ def _place(provenance: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _one(number: int, comparison: Comparison, tolerance: Tolerance) -> str:
-    """One run: its numbers, open where something differs."""
-    record, spec = comparison.record, comparison.record.spec
-    words = ", ".join(str(spec.get(name, "–")) for name in ("domain", "method"))
-    title = f"{record.key[:12]}: {words}, seed {spec.get('seed', '–')}"
-    metrics = [d for d in comparison.differences if d.name in record.metrics or "/" not in d.name]
-    metrics = sorted(metrics, key=lambda d: (d.agrees, d.name))
-    listed = {d.name for d in metrics}
-    rest = [d for d in comparison.differences if d.name not in listed]
-    off = [d for d in rest if not d.agrees]
-    shown = [*off[:MOST_SHOWN], *metrics] if off else metrics
-    content = f"<p>{_text(comparison.reason)}.</p>" if comparison.reason else ""
-    if comparison.differences:
-        content += _table(
-            ("number", "published", "repeated", "difference", "allowed", "result"),
-            [_row(d, tolerance) for d in shown],
-        )
-    if rest:
-        parts = Counter(d.name.partition("/")[0] for d in rest)
-        counts = ", ".join(f"{count:,} of {_text(part)}" for part, count in sorted(parts.items()))
-        content += (
-            f"<p>Beside the metrics, {len(rest):,} numbers were compared ({counts}): "
-            f"{len(rest) - len(off):,} agree, {len(off):,} differ"
-            f"{f', of which {MOST_SHOWN} are listed' if len(off) > MOST_SHOWN else ''}.</p>"
-        )
-    if command := record.provenance.get("command"):
-        content += f"<pre><code>{_text(command)}</code></pre>"
-    is_open = "" if comparison.agrees else " open"
-    return (
-        f'<details id="run-{number}"{is_open}><summary>{_text(title)}: '
-        f"{_result(comparison.agrees)}</summary>{content}</details>"
-    )
-
-
-def _row(difference: Difference, tolerance: Tolerance) -> tuple[str, ...]:
-    published, repeated = difference.published, difference.repeated
-    both = math.isfinite(published) and math.isfinite(repeated)
-    return (
-        _text(difference.name),
-        _digits(published),
-        _digits(repeated),
-        f"{repeated - published:.2g}" if both else "–",
-        f"{tolerance.allowed(published):.2g}" if math.isfinite(published) else "–",
-        _result(difference.agrees),
-    )
+def _share(excess: float) -> str:
+    """How much of what is allowed a difference takes."""
+    return "∞" if math.isinf(excess) else f"{excess:.2g}"
 
 
 def _digits(x: float) -> str:
