@@ -24,6 +24,7 @@ from unlearnlib.store import Record
 from unlearnlib.study import StudyResult
 from unlearnlib.sweeps import FORGET, GENERAL, KL, is_usable, region_cells
 from unlearnlib.tables import (
+    CLAIMED_RATIO,
     NEAR_TARGET,
     auc_with_interval,
     baseline_record,
@@ -558,7 +559,7 @@ def cheaper_than_pretraining(records: Iterable[Record]) -> claims.Verdict:
         )
     whole = training_flops(SMOLLM2_135M.active_parameters(), int(SMOLLM2_135M_TOKENS))
     ratios = [whole / flops for flops in spent]
-    passed = sum(ratio >= claims.CHEAPER for ratio in ratios)
+    passed = sum(ratio >= CLAIMED_RATIO for ratio in ratios)
     return claims.Verdict(
         claims.CLAIMS["C2"],
         claims.graded(passed, len(ratios)),
