@@ -146,6 +146,27 @@ def test_chance_is_the_share_of_orders_that_correlate_as_much() -> None:
     assert all(map(math.isnan, real.rank_correlation(one, dict.fromkeys(one, 1.0))))
 
 
+def test_chance_is_what_it_was_before_scipy_computed_it() -> None:
+    """With ties, for which the orders are not symmetric: the numbers of this book's own code."""
+    one = {name: float(place) for place, name in enumerate("abcdefg")}
+    for values, rho, chance in (
+        ((3.0, 1.0, 2.0, 7.0, 5.0, 6.0, 4.0), 0.5714285714285714, 1008 / 5040),
+        ((1.0, 1.0, 1.0, 2.0, 2.0, 0.0, 3.0), 0.39295262399668784, 1992 / 5040),
+        ((0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0), 0.6123724356957945, 1440 / 5040),
+        ((2.0, 9.0, 4.0, 4.0, 1.0, 8.0, 3.0), -0.0900937462695559, 4328 / 5040),
+    ):
+        found = real.rank_correlation(one, dict(zip(one, values, strict=True)))
+        assert found == pytest.approx((rho, chance), abs=1e-12)
+
+
+def test_of_many_methods_chance_is_estimated_and_comes_out_alike_each_time() -> None:
+    one = {str(place): float(place) for place in range(12)}
+    other = {name: -x for name, x in one.items()}
+    rho, chance = real.rank_correlation(one, other)
+    assert rho == pytest.approx(-1) and 0 < chance < 1e-3
+    assert real.rank_correlation(one, other) == (rho, chance)
+
+
 def test_the_history_of_training_further_is_told_from_its_record() -> None:
     record = json.loads((ROOT / "data" / "continued" / "open_cpu-vanilla.json").read_text())
     table = real.history_table({"vanilla": record, "oracle-books": record})

@@ -50,15 +50,15 @@ def a_figure(command: str = "") -> str:
 
 def test_a_figure_and_a_table_have_an_anchor_and_the_title_that_the_index_shows() -> None:
     assert EXHIBIT.findall(a_figure()) == [("figure", "figure-check", "The target &amp; more")]
-    page = tables.to_html(TABLE, "By learning rate")
+    page = tables.table_html(TABLE, "By learning rate")
     assert EXHIBIT.findall(page) == [("div", "table-by-learning-rate", "By learning rate")]
-    page = tables.to_html(TABLE, "By learning rate", name="rates")
+    page = tables.table_html(TABLE, "By learning rate", name="rates")
     assert EXHIBIT.findall(page) == [("div", "table-rates", "By learning rate")]
 
 
 def test_what_has_no_name_has_no_anchor_and_no_mark() -> None:
     for page in (
-        tables.to_html(TABLE),
+        tables.table_html(TABLE),
         figures.to_html(figures.target_check(synthetic.baselines()), "C."),
     ):
         assert not EXHIBIT.search(page) and "<!--" not in page and "<details" not in page
@@ -66,14 +66,14 @@ def test_what_has_no_name_has_no_anchor_and_no_mark() -> None:
 
 @pytest.mark.parametrize("command", ["", "unlearn study main"])
 def test_a_plain_notebook_shows_the_command_and_no_link(command: str) -> None:
-    for page in (a_figure(command), tables.to_html(TABLE, "Words", command)):
+    for page in (a_figure(command), tables.table_html(TABLE, "Words", command)):
         assert "<a " not in page and command in page
         assert ("<details" in page) == bool(command)
 
 
 @pytest.mark.parametrize("command", ["", "unlearn study main"])
 def test_the_book_adds_the_notebook_the_command_and_a_link_to_each(command: str) -> None:
-    page = a_figure(command) + tables.to_html(TABLE, "Words", command)
+    page = a_figure(command) + tables.table_html(TABLE, "Words", command)
     again = "papermill notebooks/x.ipynb out.ipynb -p name 'a & b'"
     done = BOOK.filled(page, '<a href="https://there/x">x</a>', again)
     assert "<!--" not in done
@@ -153,7 +153,7 @@ def test_two_exhibits_with_one_anchor_are_found() -> None:
 
 
 def test_the_index_lists_every_exhibit_and_its_links_lead_to_them(tmp_path: Path) -> None:
-    shown = a_figure("unlearn study main") + tables.to_html(TABLE, "Words & <b>")
+    shown = a_figure("unlearn study main") + tables.table_html(TABLE, "Words & <b>")
     root = "# Root\n\n```{toctree}\nbook/_run/chapter\n```\n\n```{exhibits}\n```\n"
     theme = {"repository_url": "https://github.com/them/it", "repository_branch": "side"}
     built = small_book(tmp_path, root, shown, extensions=["exhibits"], html_theme_options=theme)

@@ -13,7 +13,7 @@ import pytest
 
 from unlearnlib import guidelines
 from unlearnlib.errors import UnlearnError
-from unlearnlib.search import HARM, Situation, Step
+from unlearnlib.search import TOLERATED_RISE, Situation, Step, shortfall
 from unlearnlib.sweeps import Cell
 
 SITUATION = Situation(forget=1.7, target=3.7, general=5.0, updates=12)
@@ -38,8 +38,34 @@ def test_a_grid_point_is_judged_as_a_step_is() -> None:
         step.shortfall(SITUATION)
     )
     assert step.shortfall(SITUATION) == pytest.approx(
-        math.log(4.1 / 3.7) + math.log(5.6 / 5.0) - HARM
+        math.log(4.1 / 3.7) + math.log(5.6 / 5.0 / TOLERATED_RISE)
     )
+
+
+@pytest.mark.parametrize(
+    ("forget", "general", "expected"),
+    [
+        (4.0, 5.0, 0.0),
+        (8.0, 5.0, math.log(2)),
+        (2.0, 4.0, math.log(2)),  # a fall of general perplexity does not make up for it
+        (4.0, 5.0 * TOLERATED_RISE, 0.0),
+        (4.0, 10.0, math.log(2 / TOLERATED_RISE)),
+        (math.inf, 5.0, math.inf),
+        (4.0, math.nan, math.inf),
+        (0.0, 5.0, math.inf),
+    ],
+)
+def test_the_shortfall_can_be_checked_by_hand(
+    forget: float, general: float, expected: float
+) -> None:
+    assert shortfall(forget, 4.0, general, 5.0) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("general", "harms"), [(5.24, False), (5.26, True), (math.inf, True)])
+def test_a_step_harms_if_general_perplexity_rose_by_more_than_is_tolerated(
+    general: float, harms: bool
+) -> None:
+    assert Step(1e-4, 1.0, (1.7, 3.7), 1, general, "").harms(SITUATION) is harms
 
 
 @pytest.mark.parametrize("bad", [cell(3.7, 5.0, True), cell(math.nan, 5.0), cell(3.7, math.inf)])
@@ -78,13 +104,13 @@ def test_the_design_case_decides_nothing() -> None:
     design = dataclasses.replace(SEARCH, design=True, domain="arxiv", seed=100)
     rows = [judged(), judged(search=design)]
     assert set(guidelines.held_out(rows)) == {("books", 200)}
-    assert "1 search on" in guidelines.in_words(rows)
-    assert "(design)" in guidelines.table(rows).to_string()
+    assert "1 search on" in guidelines.searches_in_words(rows)
+    assert "(design)" in guidelines.searches_table(rows).to_string()
 
 
 def test_words_and_tables_name_every_run() -> None:
     assert list(guidelines.trace(SEARCH)["why"]) == ["first", "higher"]
-    assert "No search" in guidelines.in_words([])
+    assert "No search" in guidelines.searches_in_words([])
 
 
 @pytest.mark.parametrize(("general", "harmed"), [(1.04, 0), (1.06, 1)])
@@ -93,7 +119,7 @@ def test_words_count_the_searches_that_did_more_harm_than_is_tolerated(
 ) -> None:
     before = {"general/perplexity": 5.0}
     search = dataclasses.replace(SEARCH, before=before, after={"general/perplexity": 5.0 * general})
-    words = guidelines.in_words([judged(search=search)])
+    words = guidelines.searches_in_words([judged(search=search)])
     assert f"{harmed} with general perplexity up by more than is tolerated" in words
 
 

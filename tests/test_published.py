@@ -7,8 +7,9 @@ import math
 
 import pytest
 
-from unlearnlib import study
+from unlearnlib import guidelines, study
 from unlearnlib.models import data_folder
+from unlearnlib.search import propose
 from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record
 
@@ -59,3 +60,22 @@ def test_a_trajectory_ends_where_the_run_without_probes_ended(
         for name in ("forget/nll", "general/nll", "oracle_kl/forget"):
             a, b = plain.metrics[name], watched.metrics[name]
             assert math.isclose(a, b, rel_tol=1e-3), (name, plain.spec)
+
+
+@pytest.mark.parametrize("profile", ["lab", "open_cpu"])
+def test_every_published_search_is_decided_again_as_it_was(profile: str) -> None:
+    """Rates, weights, reasons and the run chosen follow from the steps before, by today's rule."""
+    searches = guidelines.load_searches(profile)
+    assert searches
+    for search in searches:
+        for done, step in enumerate(search.steps):
+            again = propose(search.steps[:done], search.situation)
+            assert (again.learning_rate, again.retain_weight, again.reason) == (
+                step.learning_rate,
+                step.retain_weight,
+                step.reason,
+            )
+        end = propose(search.steps, search.situation)
+        assert end.learning_rate is None and end.reason == search.ending
+        shortfalls = [step.shortfall(search.situation) for step in search.steps]
+        assert search.best == shortfalls.index(min(shortfalls))

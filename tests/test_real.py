@@ -84,7 +84,10 @@ def test_robustness_is_decided_by_the_settings_that_the_profile_has(
 def test_one_seed_is_enough_for_a_profile_of_one_seed() -> None:
     assert here([])["C1"].verdict != claims.UNDECIDED
     assert here([], main=result(MAIN[1:]))["C1"].verdict == claims.UNDECIDED
-    assert claims.verdicts(MAIN, BASELINES, domains=("books",))["C1"].verdict == claims.UNDECIDED
+    assert (
+        claims.verdicts(claims.Evidence(MAIN, BASELINES), ("books",))["C1"].verdict
+        == claims.UNDECIDED
+    )
 
 
 def test_the_target_is_judged_by_the_baselines_of_the_main_study() -> None:
@@ -203,7 +206,7 @@ def test_the_cost_is_held_against_the_models_own_pretraining() -> None:
 
 
 def test_the_table_has_both_verdicts_of_every_claim() -> None:
-    lab = claims.verdicts([], [])
+    lab = claims.verdicts(claims.Evidence())
     table = real.claims_table(lab, here([]))
     assert list(table.index) == list(claims.CLAIMS)
     assert table.loc["C2", "In the lab"] == lab["C2"].verdict
@@ -240,15 +243,15 @@ def test_methods_are_compared_where_they_have_forgotten_alike() -> None:
         for method, shares in ends.items()
         for run, near in zip(region({method: 4}), shares, strict=True)
     ]
-    found = real.doses(result(records), "books")
+    found = real.matched_rates(result(records), "books")
     assert set(found) == {"ga"}  # the other never gets there
     # Half of the way in the logarithm, from one rate to the next.
     assert found["ga"].learning_rate == pytest.approx(math.sqrt(GRID.rates[1] * GRID.rates[2]))
     assert found["ga"].general == pytest.approx(1.0)
     ends_of = [r.metrics["oracle_kl/forget"] for r in records[1:3]]
     assert found["ga"].distance == pytest.approx(sum(ends_of) / 2)
-    words = real.doses_in_words(result(records), "books")
+    words = real.matched_rates_in_words(result(records), "books")
     assert f"{method_title('ga')} at a rate of" in words
     broken = [dataclasses.replace(r, status="diverged", diverged_at=1) for r in records]
-    assert real.doses(result(broken), "books") == {}
-    assert real.doses_in_words(result(broken), "books") == ""
+    assert real.matched_rates(result(broken), "books") == {}
+    assert real.matched_rates_in_words(result(broken), "books") == ""

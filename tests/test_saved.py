@@ -357,7 +357,7 @@ def test_a_card_is_made_without_a_network(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_value_of_a_page_is_text_in_one_line(value: str) -> None:
     page = report.render(
         "tuning.html", title=value, card="", figure="", seconds=1, header=[value], rows=[[value]],
-        best=None, ending=value, harm=0.05, near=0.02,
+        best=None, ending=value, tolerated_rise=1.05, good_enough=0.02,
     )  # fmt: skip
     (cell,) = re.findall(r"<td>(.*?)</td>", page)
     assert html.unescape(cell) == card.printable(value)

@@ -148,7 +148,7 @@ def grouped() -> str:
     )
     columns = pd.MultiIndex.from_tuples([("Perplexity", "forget"), ("Perplexity", "general")])
     rows = [["10.0", "3.0"], ["9.0", "–"], ["2,000 ± 1", "1.0"], ["7.0", "2.0"]]
-    return tables.to_html(pd.DataFrame(rows, index=index, columns=columns), "A caption")
+    return tables.table_html(pd.DataFrame(rows, index=index, columns=columns), "A caption")
 
 
 @pytest.mark.browser
@@ -178,7 +178,7 @@ def test_a_header_sorts_up_then_down_then_restores_within_groups(
 @pytest.mark.browser
 @needs_chromium
 def test_tables_that_are_not_ours_and_single_rows_get_no_buttons(tmp_path: Path) -> None:
-    one = tables.to_html(pd.DataFrame({"a": ["1"]}, index=pd.Index(["x"], name="n")))
+    one = tables.table_html(pd.DataFrame({"a": ["1"]}, index=pd.Index(["x"], name="n")))
     plain = "<table><thead><tr><th>a</th></tr></thead><tbody><tr><td>1</td></tr>"
     plain += "<tr><td>2</td></tr></tbody></table>"
     assert seen_after(one + plain, [], tmp_path)["buttons"] == []

@@ -19,7 +19,7 @@ from unlearnlib.study import REGION_RATES, RETAIN_WEIGHTS, SIZES
 
 BASELINES = synthetic.baselines()
 REGION = synthetic.region_study(("books",))
-TOLERANCE = sweeps.Tolerance(near=1.25, harmless=1.05)
+TOLERANCE = sweeps.UsableWithin(near=1.25, harmless=1.05)
 
 
 def base(which: str, metric: str = sweeps.FORGET) -> float:
@@ -185,8 +185,27 @@ def test_wilsons_interval_is_that_of_the_textbook() -> None:
     assert (low, high) == pytest.approx((0.1124, 0.3304), abs=1e-4)
     assert sweeps.Share(0, 56).interval[0] == 0.0
     assert sweeps.Share(56, 56).interval[1] == pytest.approx(1.0)
+    assert all(map(math.isnan, sweeps.Share(0, 0).interval))
     assert math.isnan(sweeps.Share(0, 0).share)
     assert str(sweeps.Share(0, 0)) == "–"
+
+
+@pytest.mark.parametrize(
+    ("usable", "settings", "expected"),
+    [  # as this book printed them when it computed Wilson's formula itself
+        (0, 7, (0.0, 0.354330439)),
+        (1, 7, (0.025679624, 0.513127832)),
+        (7, 7, (0.645669561, 1.0)),
+        (3, 56, (0.018385781, 0.146073092)),
+        (17, 56, (0.19900325, 0.433358654)),
+        (55, 56, (0.905543628, 0.99684079)),
+        (100, 1000, (0.082909443, 0.120151963)),
+    ],
+)
+def test_wilsons_interval_is_what_it_was_before_scipy_computed_it(
+    usable: int, settings: int, expected: tuple[float, float]
+) -> None:
+    assert sweeps.Share(usable, settings).interval == pytest.approx(expected, abs=1e-7)
 
 
 @given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -208,7 +227,7 @@ def arriving(method: str, kl: tuple[float, ...], general: float = 1.0, seed: int
 
 
 def test_runs_are_compared_where_their_forget_perplexity_is_the_oracle_s() -> None:
-    (found,) = sweeps.arrivals([arriving("ga", (0.7, 0.8, 1.0), general=1.1)], BASELINES)
+    (found,) = sweeps.at_equal_forgetting([arriving("ga", (0.7, 0.8, 1.0), general=1.1)], BASELINES)
     assert found.update == pytest.approx(4.5)
     assert found.distance == pytest.approx(0.9)
     assert found.general == pytest.approx(1.1)
@@ -216,10 +235,10 @@ def test_runs_are_compared_where_their_forget_perplexity_is_the_oracle_s() -> No
 
 def test_a_run_that_never_reaches_the_truth_is_not_compared() -> None:
     short = probed(base("vanilla"), base("oracle") * 0.99)
-    assert sweeps.arrivals([short], BASELINES) == []
-    table = sweeps.arrivals_table([short], BASELINES)
+    assert sweeps.at_equal_forgetting([short], BASELINES) == []
+    table = sweeps.equal_forgetting_table([short], BASELINES)
     assert table.loc[("Books", "GA + GD, in-dist.")].tolist() == ["never", "–", "–"]
-    assert sweeps.arrivals_in_words([short], BASELINES) == ""
+    assert sweeps.equal_forgetting_in_words([short], BASELINES) == ""
 
 
 def test_words_name_the_nearest_and_the_least_harmful_at_equal_forgetting() -> None:
@@ -228,11 +247,11 @@ def test_words_name_the_nearest_and_the_least_harmful_at_equal_forgetting() -> N
         arriving("ga_gd_in_dist", (0.7, 0.7, 0.9), general=1.2),
         arriving("ga_gd_in_dist", (0.7, 0.7, 0.9), general=1.2, seed=1),
     ]
-    words = sweeps.arrivals_in_words(runs, BASELINES)
+    words = sweeps.equal_forgetting_in_words(runs, BASELINES)
     assert "nearest to the oracle: GA + GD, in-dist., 0.800 nats" in words
     assert "least harm: GA, general perplexity ×1.10" in words
     assert "nearer than GA (0.800 against 0.900), with more harm (×1.20 against ×1.10)" in words
-    table = sweeps.arrivals_table(runs, BASELINES)
+    table = sweeps.equal_forgetting_table(runs, BASELINES)
     assert table.loc[("Books", "GA + GD, in-dist."), "KL to oracle, nats"] == "0.800 ± 0.000"
 
 
@@ -406,18 +425,18 @@ def test_a_run_crosses_a_level_between_probes_evenly_in_the_logarithm() -> None:
 def test_late_is_after_the_truth_and_early_before_it(
     by_target: float, by_truth: float, words: str
 ) -> None:
-    stop = sweeps.Stop("books", "ga", 1e-4, by_target, by_truth)
+    stop = sweeps.EarlyStop("books", "ga", 1e-4, by_target, by_truth)
     assert sweeps.late_in_words(stop.late) == words
 
 
 def test_stops_are_found_for_every_probed_run_in_whole_updates_too() -> None:
     truth, target = base("oracle"), base("target")
     run = probed(1.0, min(truth, target) * 0.9, max(truth, target) * 1.1)
-    (stop,) = sweeps.stops([run, synthetic.run("books", "ga")], BASELINES)
+    (stop,) = sweeps.early_stops([run, synthetic.run("books", "ga")], BASELINES)
     assert 1 < stop.by_target < 2 and 1 < stop.by_truth < 2
     assert (stop.late < 0) == (target < truth)
-    table = sweeps.stops_table([run], BASELINES)
+    table = sweeps.early_stops_table([run], BASELINES)
     assert table.iloc[0].tolist()[:2] == ["2", "2"]
-    assert "1 reach both levels" in sweeps.stops_in_words([run], BASELINES)
-    assert "0 reach both levels" in sweeps.stops_in_words([probed(1.0, 1.0)], BASELINES)
-    assert len(sweeps.stops_table([], BASELINES)) == 0
+    assert "1 reach both levels" in sweeps.early_stops_in_words([run], BASELINES)
+    assert "0 reach both levels" in sweeps.early_stops_in_words([probed(1.0, 1.0)], BASELINES)
+    assert len(sweeps.early_stops_table([], BASELINES)) == 0

@@ -18,9 +18,10 @@ from unlearnlib.corpus.documents import Document, DomainData, Fact
 from unlearnlib.errors import UnlearnError
 from unlearnlib.looks import BASELINE_TITLES
 from unlearnlib.metrics.ngram import Trigram
+from unlearnlib.search import TOLERATED_RISE
 from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record
-from unlearnlib.study import GENERAL_TOLERANCE, RATES, UPDATES
+from unlearnlib.study import RATES, UPDATES
 
 BASELINES = synthetic.baselines()
 MAIN = synthetic.main_study()
@@ -97,10 +98,8 @@ def test_the_cells_of_the_main_table_are_the_means_of_the_records() -> None:
     seeds = [r.metrics["forget/perplexity"] for r in tables.select(MAIN, "books", "ga")]
     cell = tables.main_table(MAIN, BASELINES).loc[("Books", "GA"), ("Perplexity", "forget")]
     assert cell == tables.with_spread(seeds)
-    values = tables.main_values(MAIN, BASELINES)
-    row = values.query("domain == 'books' and model == 'ga' and metric == 'forget/perplexity'")
-    assert row["mean"].item() == pytest.approx(np.mean(seeds))
-    assert row["std"].item() == pytest.approx(np.std(seeds, ddof=1))
+    mean, spread = tables.mean_and_spread(seeds)
+    assert mean == pytest.approx(np.mean(seeds)) and spread == pytest.approx(np.std(seeds, ddof=1))
 
 
 def test_the_target_is_vanilla_on_the_approximate_set() -> None:
@@ -150,7 +149,7 @@ def test_the_closest_method_has_the_least_divergence_from_the_oracle() -> None:
     ]
     found = tables.findings(runs, BASELINES)
     assert {found[f"{d}.closest"] for d in DOMAINS} == {"GA + KL, general"}
-    assert "the nearest is GA + KL, general, at 0.00100" in tables.in_words(found)
+    assert "the nearest is GA + KL, general, at 0.00100" in tables.findings_in_words(found)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +169,7 @@ def test_words_say_whether_anything_ends_nearer_to_the_oracle_than_doing_nothing
         changed(synthetic.run("books", method), oracle_kl__forget=x)
         for method, x in zip(("ga", "ga_kl_general"), divergences, strict=True)
     ]
-    assert f"{said} to the oracle" in tables.in_words(tables.findings(runs, pair))
+    assert f"{said} to the oracle" in tables.findings_in_words(tables.findings(runs, pair))
 
 
 @pytest.mark.parametrize(
@@ -192,8 +191,8 @@ def test_a_difference_between_methods_is_clear_only_if_every_seed_agrees(
     ]
     found = tables.findings(runs, BASELINES)
     assert found["books.gd_against_ga"] == verdict
-    assert "with the one seed" not in tables.in_words(found)
-    alone = tables.in_words(tables.findings([runs[0], runs[3]], BASELINES))
+    assert "with the one seed" not in tables.findings_in_words(found)
+    alone = tables.findings_in_words(tables.findings([runs[0], runs[3]], BASELINES))
     assert "for every seed" not in alone and ("with the one seed" in alone) == (
         verdict != "unknown"
     )
@@ -207,7 +206,7 @@ def test_words_follow_the_side_on_which_the_target_lies() -> None:
             changed(oracle, forget__perplexity=10.0),
         ]
         found = tables.findings([synthetic.run("books", "ga")], pair)
-        assert side in tables.in_words(found)
+        assert side in tables.findings_in_words(found)
 
 
 def test_words_set_a_distance_beside_what_training_twice_costs() -> None:
@@ -215,7 +214,7 @@ def test_words_set_a_distance_beside_what_training_twice_costs() -> None:
     pair = [changed(vanilla, oracle_kl__approximate=0.123), oracle]
     found = tables.findings([synthetic.run("books", "ga")], pair)
     assert found["books.kl.floor"] == 0.123
-    assert "(0.123 on unseen documents)" in tables.in_words(found)
+    assert "(0.123 on unseen documents)" in tables.findings_in_words(found)
 
 
 @pytest.mark.parametrize(("auc", "said"), [(0.4, "1 ends below 0.5: there"), (0.6, "No method")])
@@ -253,7 +252,7 @@ def test_words_do_not_fail_on_a_study_that_went_wrong() -> None:
     broken = [replace(r, metrics=dict.fromkeys(r.metrics, math.nan)) for r in MAIN]
     found = tables.findings(broken, [])
     assert found["books.closest"] == "none"
-    assert "no oracle" in tables.in_words(found)
+    assert "no oracle" in tables.findings_in_words(found)
     assert tables.membership_in_words(found)
 
 
@@ -269,8 +268,40 @@ def test_a_setting_is_usable_only_near_the_target_and_without_harm() -> None:
     assert not tables.usable(changed(good, forget__perplexity=math.nan), 10.0, 5.0)
 
 
-def test_tables_and_study_agree_on_the_tolerated_harm() -> None:
-    assert tables.TOLERANCE == GENERAL_TOLERANCE
+def test_general_perplexity_may_rise_by_what_is_tolerated_and_no_more() -> None:
+    run = changed(synthetic.run("books", "ga"), forget__perplexity=10.0)
+    for general, allowed in ((0.999, True), (1.001, False)):
+        risen = changed(run, general__perplexity=5.0 * TOLERATED_RISE * general)
+        assert tables.usable(risen, target=10.0, general=5.0) is allowed
+
+
+@pytest.mark.parametrize(
+    ("x", "level", "within"),
+    [
+        (10.0, 10.0, True),
+        (15.0, 10.0, True),  # the factor itself, either way
+        (10.0, 15.0, True),
+        (15.01, 10.0, False),
+        (6.66, 10.0, False),
+        (0.0, 10.0, False),
+        (-10.0, 10.0, False),
+        (math.nan, 10.0, False),
+        (10.0, math.nan, False),
+        (math.inf, math.inf, False),
+    ],
+)
+def test_within_a_factor_is_meant_either_way_and_of_perplexities_only(
+    x: float, level: float, within: bool
+) -> None:
+    assert tables.within_factor(x, level, 1.5) is within
+
+
+def test_chunks_are_counted_to_their_documents_in_the_order_of_appearance() -> None:
+    documents, of = tables.by_document(["b#0", "a#1", "b#1", "c", "a#0", "x#y#2"])
+    assert documents == ["b", "a", "c", "x#y"]
+    assert of.tolist() == [0, 1, 0, 2, 1, 3]
+    documents, of = tables.by_document([])
+    assert documents == [] and of.tolist() == []
 
 
 def test_the_table_of_rates_names_the_update_of_a_divergence() -> None:
@@ -470,14 +501,14 @@ class Cells(HTMLParser):
 )
 def test_every_row_of_the_html_is_equally_wide(table: pd.DataFrame) -> None:
     cells = Cells()
-    cells.feed(tables.to_html(table, "A caption"))
+    cells.feed(tables.table_html(table, "A caption"))
     assert set(cells.widths) == {1 + table.shape[1]}
     assert cells.classes == {"dataframe sortable"}
 
 
 def test_html_escapes_what_the_records_hold() -> None:
     table = pd.DataFrame({"<b>": ["a & b"]}, index=pd.Index(["<i>"], name="x"))
-    page = tables.to_html(table)
+    page = tables.table_html(table)
     assert "a &amp; b" in page and "<i>" not in page and "<b>" not in page
 
 
@@ -485,12 +516,12 @@ def test_words_are_left_and_numbers_right_aligned() -> None:
     table = pd.DataFrame(
         {"word": ["in words", "more of them"], "number": ["1.0 ± 0.1", "3.2 × 10⁵"]}
     )
-    page = tables.to_html(table)
+    page = tables.table_html(table)
     assert page.count('<td class="text">') == 2 and page.count('<td class="number">') == 2
 
 
 def test_lists_are_words_and_sentences_ask_for_room() -> None:
     sentence = "This sentence has more than sixty characters, so it wants a wide column."
     table = pd.DataFrame({"list": ["1, 2, 3", "4.5, 6, 7"], "long": [sentence, "a short one"]})
-    page = tables.to_html(table)
+    page = tables.table_html(table)
     assert page.count('<td class="text">') == 3 and page.count('<td class="text long">') == 1

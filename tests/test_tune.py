@@ -24,7 +24,15 @@ from unlearnlib.models import load_model, model_hash, save_model
 from unlearnlib.report import trace_table
 from unlearnlib.run import execute
 from unlearnlib.scoring import score_chunks
-from unlearnlib.search import HARM, LARGEST, NEAR, RUNS, Situation, Step, propose
+from unlearnlib.search import (
+    GOOD_ENOUGH,
+    LARGEST,
+    RUNS,
+    TOLERATED_RISE,
+    Situation,
+    Step,
+    propose,
+)
 from unlearnlib.spec import RunSpec
 from unlearnlib.tune import tune
 
@@ -86,7 +94,7 @@ def test_the_dose_is_found_whatever_the_model_needs(log_dose: float, power: floa
 def test_near_the_first_rate_few_runs_are_needed() -> None:
     for dose in (6e-4, 1.2e-3, 3e-3):
         steps, why = searched(dose=dose)
-        assert best(steps) <= NEAR and len(steps) <= 5, why
+        assert best(steps) <= GOOD_ENOUGH and len(steps) <= 5, why
 
 
 def test_nothing_to_forget_is_said_without_a_run() -> None:
@@ -100,7 +108,10 @@ def test_harm_asks_for_more_weight_on_the_retain_term() -> None:
     weights = [step.retain_weight for step in steps]
     assert weights[0] == 1 and max(weights) > 1 and weights == sorted(weights)
     chosen = min(steps, key=lambda step: step.shortfall(SITUATION))
-    assert chosen.retain_weight > 1 and chosen.rise(SITUATION) <= HARM + NEAR
+    assert (
+        chosen.retain_weight > 1
+        and chosen.rise(SITUATION) <= math.log(TOLERATED_RISE) + GOOD_ENOUGH
+    )
 
 
 def test_weight_that_does_not_help_ends_the_search() -> None:

@@ -1,8 +1,8 @@
 """The paper's five claims, the test of each, and what the records say.
 
 The tests of C3 and C4 were written before the runs that decide them. Those of C1, C2 and C5 were
-written when their numbers had been seen, as each claim says. A verdict is a pure function of
-records.
+written after the numbers were known; `Claim.seen` says what was known. A verdict is a pure
+function of records.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 
 from unlearnlib.cost import YI_6B, YI_6B_TOKENS, Account
 from unlearnlib.looks import domain_title, method_title
+from unlearnlib.search import TOLERATED_RISE
 from unlearnlib.spec import COMPARED, DOMAINS, PAPER_METHODS
 from unlearnlib.store import Record
-from unlearnlib.sweeps import FORGET, Share, Tolerance, region_shares, stops
+from unlearnlib.sweeps import FORGET, Share, UsableWithin, early_stops, region_shares
 from unlearnlib.tables import (
+    CLAIMED_RATIO,
     KINDS,
     RELEASE_LENGTH,
     Finding,
@@ -27,19 +29,20 @@ from unlearnlib.tables import (
     number,
     select,
     value,
+    within_factor,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
-NEAR_TRUTH = 1.25  # a setting is usable if forget perplexity is within this factor of the oracle's
-HARMLESS = 1.05  # ... and general perplexity rises by at most this factor
+# A setting is usable if forget perplexity is within this factor of the oracle's, and general
+# perplexity rises by at most `TOLERATED_RISE`.
+NEAR_TRUTH = 1.25
 TARGET_WITHIN = 1.10  # the paper's target may be off by this factor
-CHEAPER = 1e5
 NEAR_BEST = 1.10  # tuning may end this factor of distance from the best grid point
 RUNS_ALLOWED = 8
 
-USABLE = Tolerance(NEAR_TRUTH, HARMLESS)
+USABLE = UsableWithin(NEAR_TRUTH, TOLERATED_RISE)
 HALF_WAY = 0.5  # of the way from vanilla's forget perplexity to the oracle's, in the logarithm
 SEEDS = 3  # of the study main
 GRID = 7 * 8  # settings of the study robust_region per method and domain
@@ -101,8 +104,8 @@ CLAIMS: dict[str, Claim] = {
             f"Over a common grid of 7 learning rates (1e-5 to 1e-2, even in the logarithm) and 8 "
             f"numbers of updates (3 to 24), a setting is usable if forget perplexity lies within "
             f"a factor {NEAR_TRUTH} of the oracle's and general perplexity rises by at most "
-            f"{(HARMLESS - 1):.0%}. Holds if this method has more usable settings than ascent "
-            "alone in every domain; in part: in some.",
+            f"{(TOLERATED_RISE - 1):.0%}. Holds if this method has more usable settings than "
+            "ascent alone in every domain; in part: in some.",
             "A coarser study of learning rates at 12 updates had been run: there it had 2 of 18 "
             "usable settings and ascent 1, and ascent broke at lower rates.",
             "The shape of the region depends on the model. The counts are of a handful of "
@@ -149,13 +152,27 @@ class Verdict:
     numbers: dict[str, Finding] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What the claims are judged by.
+
+    main, region, trajectory  records of the studies main, robust_region and trajectory
+    baselines                 vanilla's and the oracle's scores
+    retraining                domain -> what the oracle took (the measured side of C2)
+    tuning                    (domain, seed) -> (distance to the target at the end of `unlearn
+                              tune` ÷ that of the best grid point, runs it took)
+    """
+
+    main: Sequence[Record] = ()
+    baselines: Sequence[Record] = ()
+    region: Sequence[Record] = ()
+    trajectory: Sequence[Record] = ()
+    retraining: Mapping[str, Retraining] = field(default_factory=dict)
+    tuning: Mapping[tuple[str, int], tuple[float, int]] = field(default_factory=dict)
+
+
 def verdicts(
-    main: Iterable[Record],
-    baselines: Iterable[Record],
-    region: Iterable[Record] = (),
-    trajectory: Iterable[Record] = (),
-    retraining: Mapping[str, Retraining] | None = None,
-    tuning: Mapping[tuple[str, int], tuple[float, int]] | None = None,
+    found: Evidence,
     domains: Sequence[str] = DOMAINS,
     *,
     seeds: int = SEEDS,
@@ -163,26 +180,22 @@ def verdicts(
 ) -> dict[str, Verdict]:
     """The verdict on every claim, by its name.
 
-    main, region, trajectory  records of the studies main, robust_region and trajectory
-    baselines                 vanilla's and the oracle's scores
-    retraining                domain -> what the oracle took (the measured side of C2)
-    tuning                    (domain, seed) -> (distance to the target at the end of `unlearn
-                              tune` ÷ that of the best grid point, runs it took)
-    domains                   those that the claims are tested on; each must have its records
-    seeds, settings           runs per method and domain that C1 needs, and settings that C3 needs;
-                              with fewer than `SEEDS` and `GRID` it is another, weaker test
+    domains   those that the claims are tested on; each must have its records
+    seeds     runs per method and domain that C1 needs
+    settings  settings per method and domain that C3 needs
+
+    With fewer seeds than `SEEDS` or settings than `GRID` it is another, weaker test.
     """
-    main, baselines, region = list(main), list(baselines), list(region)
     return {
-        "C1": _one_framework(main, baselines, domains, seeds),
-        "C2": _cheap(main, retraining or {}),
-        "C3": _robust(region, baselines, domains, settings),
-        "C4": _tuned(tuning or {}),
-        "C5": _target(baselines, list(trajectory), domains),
+        "C1": _one_framework(found.main, found.baselines, domains, seeds),
+        "C2": _cheap(found.main, found.retraining),
+        "C3": _robust(found.region, found.baselines, domains, settings),
+        "C4": _tuned(found.tuning),
+        "C5": _target(found.baselines, found.trajectory, domains),
     }
 
 
-def at_hand(profile: str = "lab", domains: Sequence[str] = DOMAINS) -> dict[str, Verdict]:
+def verdicts_at_hand(profile: str = "lab", domains: Sequence[str] = DOMAINS) -> dict[str, Verdict]:
     """The verdicts from the records of a profile that are published or in the local store."""
     from unlearnlib import guidelines, study
     from unlearnlib.tables import lab_retraining
@@ -191,15 +204,15 @@ def at_hand(profile: str = "lab", domains: Sequence[str] = DOMAINS) -> dict[str,
         study.at_hand(name, profile, domains) for name in ("main", "robust_region", "trajectory")
     )
     searches = guidelines.judged(guidelines.load_searches(profile), region.records)
-    return verdicts(
+    found = Evidence(
         main.records,
         main.baselines,
         region.records,
         trajectory.records,
         lab_retraining(domains) if profile == "lab" else {},
         guidelines.held_out(searches),
-        domains=domains,
     )
+    return verdicts(found, domains)
 
 
 def graded(passed: int, of: int) -> str:
@@ -215,7 +228,7 @@ def _titles(domains: Iterable[str]) -> str:
     return ", ".join(map(domain_title, domains))
 
 
-def way(record: Record, baselines: Iterable[Record]) -> float:
+def share_of_way(record: Record, baselines: Iterable[Record]) -> float:
     """Which share of the way from vanilla's forget perplexity to the oracle's a run has gone.
 
     In the logarithm: 0 is vanilla, 1 the oracle, above 1 too far. NaN without either.
@@ -247,40 +260,40 @@ def _one_framework(
                 )
         if math.isnan(baseline_value(baselines, domain, "oracle", FORGET, main)):
             return _undecided("C1", f"{domain_title(domain)} has no oracle")
-    ways = {
-        method: [(way(r, baselines), r) for d in domains for r in select(main, d, method)]
+    shares = {
+        method: [(share_of_way(r, baselines), r) for d in domains for r in select(main, d, method)]
         for method in PAPER_METHODS
     }
     arrived = [
         method
-        for method, runs in ways.items()
-        if all(w >= HALF_WAY and r.status == "done" for w, r in runs)
+        for method, runs in shares.items()
+        if all(share >= HALF_WAY and r.status == "done" for share, r in runs)
     ]
-    every = [(w, r) for runs in ways.values() for w, r in runs]
-    known = [(w, r) for w, r in every if not math.isnan(w)]
+    every = [(share, r) for runs in shares.values() for share, r in runs]
+    known = [(share, r) for share, r in every if not math.isnan(share)]
     diverged = sum(r.status == "diverged" for _, r in every)
     numbers: dict[str, Finding] = {
-        "methods": len(ways),
+        "methods": len(shares),
         "arrived": len(arrived),
         "runs": len(every),
         "diverged": diverged,
     }
     sentence = (
-        f"{len(arrived)} of {len(ways)} methods go at least half of the way from vanilla to the "
+        f"{len(arrived)} of {len(shares)} methods go at least half of the way from vanilla to the "
         f"oracle, without diverging, in every run on {_titles(domains)} ({len(every)} runs, "
         f"{diverged} diverged)."
     )
     if known:
-        (least, short), (most, far) = (f(known, key=lambda wr: wr[0]) for f in (min, max))
+        (least, short), (most, far) = (f(known, key=lambda pair: pair[0]) for f in (min, max))
         numbers |= {"least": least, "most": most}
         sentence += (
             f" The shortest way is {number(least)} of it ({_name(short)}), the longest "
             f"{number(most)} ({_name(far)})."
         )
-    short_of = [method_title(m) for m in ways if m not in arrived]
+    short_of = [method_title(m) for m in shares if m not in arrived]
     if short_of:
         sentence += f" Short of it at least once: {', '.join(short_of)}."
-    return Verdict(CLAIMS["C1"], graded(len(arrived), len(ways)), sentence, numbers)
+    return Verdict(CLAIMS["C1"], graded(len(arrived), len(shares)), sentence, numbers)
 
 
 def _name(record: Record) -> str:
@@ -307,16 +320,16 @@ def one_pass() -> dict[tuple[str, str], float]:
 
 def _cheap(main: Sequence[Record], retraining: Mapping[str, Retraining]) -> Verdict:
     ratios = one_pass()
-    passed = sum(ratio >= CHEAPER for ratio in ratios.values())
+    passed = sum(ratio >= CLAIMED_RATIO for ratio in ratios.values())
     (low_domain, low_kind), low = min(ratios.items(), key=lambda item: item[1])
     high = max(ratios.values())
     numbers: dict[str, Finding] = {"least": low, "most": high, "passed": passed, "of": len(ratios)}
-    numbers["chunks_allowed"] = low / CHEAPER
+    numbers["chunks_allowed"] = low / CLAIMED_RATIO
     sentence = (
         f"By account one pass is {number(low)} ({domain_title(low_domain)}, {low_kind}) to "
         f"{number(high)} times cheaper; {passed} of {len(ratios)} kinds and domains reach 10⁵. "
         f"That is with one chunk of {RELEASE_LENGTH:,} tokens to a document; the dearest stays "
-        f"above 10⁵ up to {number(low / CHEAPER)} chunks to a document."
+        f"above 10⁵ up to {number(low / CLAIMED_RATIO)} chunks to a document."
     )
     measured = [x for r in cost_ratios(main, retraining).values() for x in r.flops]
     if measured:
@@ -417,7 +430,7 @@ def _target(
             if math.isnan(ratios[measure]):
                 return _undecided("C5", f"{domain_title(domain)} lacks vanilla’s or the oracle’s")
             numbers[f"{domain}.{measure}"] = ratios[measure]
-        passed += all(_within(ratio, TARGET_WITHIN) for ratio in ratios.values())
+        passed += all(within_factor(ratio, 1.0, TARGET_WITHIN) for ratio in ratios.values())
         parts.append(
             f"{domain_title(domain)} {number(ratios['perplexity'])} in perplexity and "
             f"{number(ratios['accuracy'])} in accuracy"
@@ -426,7 +439,7 @@ def _target(
         f"Target ÷ truth: {'; '.join(parts)}. Both are within a factor {TARGET_WITHIN:g} in "
         f"{passed} of {len(domains)} domain{'s' * (len(domains) != 1)}."
     )
-    found = [s.late for s in stops(trajectory, baselines) if s.domain in domains]
+    found = [s.late for s in early_stops(trajectory, baselines) if s.domain in domains]
     late = [x for x in found if math.isfinite(x)]
     numbers |= {"passed": passed, "domains": len(domains), "stopped": len(late)}
     if late:
@@ -439,10 +452,6 @@ def _target(
     return Verdict(CLAIMS["C5"], graded(passed, len(domains)), sentence, numbers)
 
 
-def _within(ratio: float, factor: float) -> bool:
-    return 0 < ratio < math.inf and abs(math.log(ratio)) <= math.log(factor) + 1e-12
-
-
 def verdict_table(found: Mapping[str, Verdict]) -> pd.DataFrame:
     """Per claim: what the paper says, the verdict, and the numbers in words."""
     import pandas as pd
@@ -452,7 +461,7 @@ def verdict_table(found: Mapping[str, Verdict]) -> pd.DataFrame:
     return pd.DataFrame(rows, index=index, columns=["The paper claims", "Verdict", "Measured here"])
 
 
-def in_words(verdict: Verdict) -> str:
+def verdict_in_words(verdict: Verdict) -> str:
     """Claim, test, verdict and reach as Markdown paragraphs."""
     claim = verdict.claim
     sentence = f" {verdict.sentence}"

@@ -267,15 +267,15 @@ def throughput_table(records: Iterable[Record]) -> pd.DataFrame:
     """Per shape, method and recipe: tokens a second, share of a plain product's rate, memory."""
     rows, index = [], []
     for record in sorted(records, key=lambda r: [str(r.spec[n]) for n in _TIMED]):
-        spec, told = record.spec, record.provenance
+        spec, timed = record.spec, record.provenance
         index.append((spec["shape"], method_title(spec["method"]), spec["recipe"]))
         rows.append(
             {
-                "tokens per second": number(told["tokens_per_second"]),
+                "tokens per second": number(timed["tokens_per_second"]),
                 "share of a plain product": f"{_share(record):.0%}",
-                "peak memory": _gigabytes(told.get("peak_memory_bytes")),
+                "peak memory": _gigabytes(timed.get("peak_memory_bytes")),
                 "chunks per update": f"2 × {spec['batch']} × {spec['length']:,}",
-                "device": told.get("accelerator") or told["device"],
+                "device": timed.get("accelerator") or timed["device"],
             }
         )
     names = ["shape", "method", "recipe"]

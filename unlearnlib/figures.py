@@ -43,7 +43,7 @@ from matplotlib.ticker import (
 )
 
 from unlearnlib import exhibits, sweeps
-from unlearnlib.claims import HALF_WAY, TARGET_WITHIN, USABLE, way
+from unlearnlib.claims import HALF_WAY, TARGET_WITHIN, USABLE, share_of_way
 from unlearnlib.engineering import (
     LIMITS,
     is_memory,
@@ -66,9 +66,9 @@ from unlearnlib.looks import (
 )
 from unlearnlib.metrics.membership import auc, roc
 from unlearnlib.real import relative
-from unlearnlib.search import HARM, Situation, Step
+from unlearnlib.search import TOLERATED_RISE, Situation, Step
 from unlearnlib.store import Record
-from unlearnlib.sweeps import FORGET, GENERAL, KL, YARDSTICKS, Tolerance
+from unlearnlib.sweeps import FORGET, GENERAL, KL, YARDSTICKS, UsableWithin
 from unlearnlib.tables import (
     CLAIMED_RATIO,
     Ratios,
@@ -726,7 +726,7 @@ def robust_region(
     records: Iterable[Record],
     baselines: Iterable[Record],
     yardstick: str = "oracle",
-    tolerance: Tolerance = USABLE,
+    tolerance: UsableWithin = USABLE,
     *,
     narrow: bool = False,
 ) -> Plate:
@@ -859,7 +859,7 @@ def _power(x: float) -> str:
 def region_shares(
     records: Iterable[Record],
     baselines: Iterable[Record],
-    tolerance: Tolerance = USABLE,
+    tolerance: UsableWithin = USABLE,
     *,
     narrow: bool = False,
 ) -> Plate:
@@ -922,7 +922,7 @@ _NOTHING: dict[str, Any] = {"color": "#e6e0d8", "zorder": 0, "linewidth": 0}
 def region_tolerance(
     records: Iterable[Record],
     baselines: Iterable[Record],
-    tolerance: Tolerance = USABLE,
+    tolerance: UsableWithin = USABLE,
     *,
     narrow: bool = False,
 ) -> Plate:
@@ -1309,7 +1309,9 @@ def search(
     for ax in (left, right):
         ax.axhline(situation.target, **BASELINE_STYLES["target"])
         ax.axhline(situation.forget, **BASELINE_STYLES["vanilla"])
-    right.axvspan(right.get_xlim()[0], 100 * math.expm1(HARM), color="#2e8b57", alpha=0.08, lw=0)
+    right.axvspan(
+        right.get_xlim()[0], 100 * (TOLERATED_RISE - 1), color="#2e8b57", alpha=0.08, lw=0
+    )
     left.set_xlim(-0.3, situation.updates + 1)
     left.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     left.set_xlabel("update")
@@ -1336,13 +1338,9 @@ def bootstrap_perplexity(
     From the record's mean negative log-likelihood and number of tokens per chunk; the chunks of
     one document ("DOCUMENT#INDEX") are drawn together. NaN where the record has none.
     """
-    kept = record.documents.get(split, {})
-    if not kept.get("nll"):
+    tokens, nats = sweeps.document_totals(record, split)
+    if not len(tokens):
         return math.nan, math.nan
-    names = [str(name).rpartition("#")[0] or str(name) for name in kept["id"]]
-    _, groups = np.unique(names, return_inverse=True)
-    tokens = np.bincount(groups, weights=kept["tokens"])
-    nats = np.bincount(groups, weights=np.multiply(kept["tokens"], kept["nll"]))
     draws = np.random.default_rng(seed).integers(len(tokens), size=(resamples, len(tokens)))
     with np.errstate(over="ignore", invalid="ignore"):
         values = np.exp(nats[draws].sum(1) / tokens[draws].sum(1))
@@ -1476,7 +1474,7 @@ def stops(records: Iterable[Record], baselines: Iterable[Record], *, narrow: boo
     """The update at which target and truth would each have stopped a run, per method."""
     records, baselines = _checked(records, "trajectories"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
-    found = sweeps.stops(records, baselines)
+    found = sweeps.early_stops(records, baselines)
     plate, axes = layout.grid(len(domains), 0.75 + 0.3 * len(methods), extra=0.4)
     _dot_rows(axes, methods, layout)
     end = max(int(r.spec["updates"]) for r in records)
@@ -1529,7 +1527,9 @@ def ways(records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool
     plate, axes = layout.grid(len(domains), 0.75 + 0.28 * len(methods), extra=0.35)
     _dot_rows(axes, methods, layout)
     found = {
-        (d, m): [way(r, baselines) for r in select(records, d, m)] for d in domains for m in methods
+        (d, m): [share_of_way(r, baselines) for r in select(records, d, m)]
+        for d in domains
+        for m in methods
     }
     finite = [x for xs in found.values() for x in xs if math.isfinite(x)]
     # One run that went very far must not squeeze all others together.

@@ -1,8 +1,8 @@
 """How well the search of `unlearn tune` does: beside a full grid, and random search at equal cost.
 
 The searches are those that `benchmarks/tuning.py` made, the grid is the study robust_region. Both
-are judged by the search's own yardstick, the shortfall (`search.Step.shortfall`), because that is
-what a practitioner without an oracle can see.
+are judged by the search's own yardstick, `search.shortfall`, because that is what a practitioner
+without an oracle can measure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from unlearnlib.errors import UnlearnError
 from unlearnlib.looks import domain_title, method_title
 from unlearnlib.models import data_folder
-from unlearnlib.search import HARM, NEAR, Situation, Step
+from unlearnlib.search import GOOD_ENOUGH, TOLERATED_RISE, Situation, Step, shortfall
 from unlearnlib.store import Record
 from unlearnlib.sweeps import Cell, region_cells
 from unlearnlib.tables import number
@@ -83,11 +83,9 @@ def _search(line: Mapping[str, Any]) -> Search:
 
 def cell_shortfall(cell: Cell, situation: Situation) -> float:
     """The shortfall of a grid point; infinite if the model broke or was not measured."""
-    known = all(0 < x < math.inf for x in (cell.forget, cell.general))
-    if cell.broken or not known:
+    if cell.broken:
         return math.inf
-    gap = abs(math.log(cell.forget / situation.target))
-    return gap + max(0.0, math.log(cell.general / situation.general) - HARM)
+    return shortfall(cell.forget, situation.target, cell.general, situation.general)
 
 
 def grid(search: Search, region: Iterable[Record]) -> list[float]:
@@ -161,7 +159,7 @@ def held_out(rows: Iterable[Judged]) -> dict[tuple[str, int], tuple[float, int]]
     }
 
 
-def table(rows: Iterable[Judged]) -> pd.DataFrame:
+def searches_table(rows: Iterable[Judged]) -> pd.DataFrame:
     """One row per search."""
     import pandas as pd
 
@@ -202,22 +200,22 @@ def table(rows: Iterable[Judged]) -> pd.DataFrame:
     return pd.DataFrame(values, index=index, columns=names)
 
 
-def in_words(rows: Iterable[Judged]) -> str:
+def searches_in_words(rows: Iterable[Judged]) -> str:
     """What the searches came to, in a Markdown paragraph."""
     rows = [row for row in rows if not row.search.design]
     if not rows:
         return "No search on held-out domains and seeds is published."
     beaten = sum(row.tuned <= row.best_grid * (1 + 1e-12) for row in rows)
     lucky = sum(row.tuned < row.random for row in rows)
-    near = sum(row.tuned <= NEAR for row in rows)
-    harmed = sum(_rise(row.search) > HARM for row in rows)
+    near = sum(row.tuned <= GOOD_ENOUGH for row in rows)
+    harmed = sum(_rise(row.search) > TOLERATED_RISE for row in rows)
     runs = [row.runs for row in rows]
     return (
         f"{len(rows)} {'search' if len(rows) == 1 else 'searches'} on domains and seeds that the "
         "design did not see took "
         f"{min(runs)} to {max(runs)} runs each, against {rows[0].points} points of the grid. "
-        f"{near} of them end with a shortfall of at most {number(NEAR)}; {harmed} with general "
-        f"perplexity up by more than is tolerated; {beaten} end at or below "
+        f"{near} of them end with a shortfall of at most {number(GOOD_ENOUGH)}; {harmed} with "
+        f"general perplexity up by more than is tolerated; {beaten} end at or below "
         f"the best grid point’s; {lucky} end below what random search with as many runs would "
         f"reach in half of the cases. Their shortfalls are "
         f"{number(min(r.tuned for r in rows))} to {number(max(r.tuned for r in rows))}, "
@@ -227,9 +225,9 @@ def in_words(rows: Iterable[Judged]) -> str:
 
 
 def _rise(search: Search) -> float:
-    """The log-rise of general perplexity of the chosen run; 0 if none was made."""
+    """The factor by which the chosen run raised general perplexity; 1 if no run was made."""
     name = "general/perplexity"
-    return math.log(search.after[name] / search.before[name]) if search.after else 0.0
+    return search.after[name] / search.before[name] if search.after else 1.0
 
 
 def trace(search: Search) -> pd.DataFrame:
@@ -255,6 +253,6 @@ def trace(search: Search) -> pd.DataFrame:
     return pd.DataFrame(rows, index=index, columns=names)
 
 
-def title(search: Search) -> str:
+def search_title(search: Search) -> str:
     """ "GA + GD, in-dist. on Books, seed 200"."""
     return f"{method_title(search.method)} on {domain_title(search.domain)}, seed {search.seed}"

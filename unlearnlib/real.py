@@ -24,7 +24,8 @@ from unlearnlib.store import Record
 from unlearnlib.study import StudyResult
 from unlearnlib.sweeps import FORGET, GENERAL, KL, is_usable, region_cells
 from unlearnlib.tables import (
-    NEAR,
+    CLAIMED_RATIO,
+    NEAR_TARGET,
     auc_with_interval,
     baseline_record,
     baseline_value,
@@ -115,21 +116,36 @@ def relative(
     return {method: x for method, x in found.items() if not math.isnan(x)}
 
 
-def rank_correlation(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, float]:
-    """(Spearman's ρ, p) over the methods that both have, at most eight; NaN for fewer than three.
+ORDERS = 50_000  # of a permutation test: all orders of up to eight methods, or so many at random
 
-    p is the share of all orders of the methods whose ρ is at least as far from 0.
+
+def rank_correlation(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, float]:
+    """(Spearman's ρ, p) over the methods that both have; NaN for fewer than three or all alike.
+
+    p is the share of the orders of the methods whose ρ is at least as far from 0: of all orders up
+    to eight methods, of `ORDERS` drawn at random beyond.
     """
+    from scipy.stats import permutation_test, rankdata, spearmanr
+
     shared = [m for m in one if m in other]
-    if len(shared) < 3:
+    a, b = (rankdata([side[m] for m in shared]) for side in (one, other))
+    if len(shared) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return math.nan, math.nan
-    ranks = pd.DataFrame({"a": one, "b": other}).loc[shared].rank().to_numpy()
-    a, b = (column - column.mean() for column in ranks.T)
-    orders = np.array(list(itertools.permutations(b)))
-    with np.errstate(invalid="ignore"):  # all alike: there is no order to correlate
-        every = orders @ a / math.sqrt(float(a @ a) * float(b @ b) or math.nan)
-    rho = float(every[0])
-    return rho, math.nan if math.isnan(rho) else float(np.mean(np.abs(every) >= abs(rho) - 1e-12))
+
+    def from_zero(ranks: np.ndarray, axis: int = -1) -> np.ndarray:
+        """|ρ| but for a factor that no reordering changes."""
+        return np.abs(np.sum(ranks * (b - b.mean()), axis=axis))
+
+    every = permutation_test(
+        (a,),
+        from_zero,
+        permutation_type="pairings",
+        alternative="greater",
+        vectorized=True,
+        n_resamples=ORDERS,
+        rng=np.random.default_rng(0),
+    )
+    return float(spearmanr(a, b).statistic), float(every.pvalue)
 
 
 def compared(
@@ -200,7 +216,7 @@ def compared_in_words(
         text += (
             f"{title} the target is {number(target / truth)} times the truth, "
             f"{len(good)} of {len(methods_of(records))} methods have a run within a factor "
-            f"{NEAR:g} of the target that does little harm, and "
+            f"{NEAR_TARGET:g} of the target that does little harm, and "
             + (
                 f"{len(nearer)} end nearer to the oracle than vanilla "
                 f"({', '.join(method_title(m) for m in nearer)}). "
@@ -411,11 +427,11 @@ def _anew(region: StudyResult, earlier: StudyResult, domain: str) -> str:
 
 
 @dataclass(frozen=True)
-class Dose:
+class MatchedRate:
     """The learning rate at which a method's forget perplexity ends at the oracle's.
 
-    general    general perplexity there, as a multiple of vanilla's
-    distance   KL to the oracle on the forget set there, nats per token
+    general   general perplexity there, as a multiple of vanilla's
+    distance  KL to the oracle on the forget set there, nats per token
     """
 
     learning_rate: float
@@ -423,16 +439,17 @@ class Dose:
     distance: float
 
 
-def doses(region: StudyResult, domain: str) -> dict[str, Dose]:
-    """Method -> its dose; methods that no two neighbouring rates bring past the oracle have none.
+def matched_rates(region: StudyResult, domain: str) -> dict[str, MatchedRate]:
+    """Method -> the rate at which it forgets as much as the oracle.
 
-    Ends of runs compare doses as much as methods; here all have forgotten alike. Between two rates
-    the logarithms of rate and perplexities, and the divergence, are interpolated over the logarithm
-    of forget perplexity.
+    Methods that no two neighbouring rates bring past the oracle are left out. Runs that end at
+    different points compare their rates as much as their methods; here all have forgotten alike.
+    Between two rates the logarithms of rate and perplexities, and the divergence, are interpolated
+    over the logarithm of forget perplexity.
     """
     truth = baseline_value(region.baselines, domain, "oracle", FORGET, region.records)
     vanilla = baseline_value(region.baselines, domain, "vanilla", GENERAL, region.records)
-    out: dict[str, Dose] = {}
+    out: dict[str, MatchedRate] = {}
     for method in methods_of(region.records):
         runs = sorted(select(region.records, domain, method), key=lambda r: r.spec["learning_rate"])
         for low, high in itertools.pairwise(r for r in runs if r.status == "done"):
@@ -444,7 +461,7 @@ def doses(region: StudyResult, domain: str) -> dict[str, Dose]:
             def between(a: float, b: float, share: float = share) -> float:
                 return a + share * (b - a)
 
-            out[method] = Dose(
+            out[method] = MatchedRate(
                 math.exp(between(*(math.log(r.spec["learning_rate"]) for r in (low, high)))),
                 math.exp(between(*(math.log(value(r, GENERAL)) for r in (low, high)))) / vanilla,
                 between(*(value(r, KL) for r in (low, high))),
@@ -453,15 +470,15 @@ def doses(region: StudyResult, domain: str) -> dict[str, Dose]:
     return out
 
 
-def doses_in_words(region: StudyResult, domain: str) -> str:
+def matched_rates_in_words(region: StudyResult, domain: str) -> str:
     """What each method costs where it has forgotten as much as the oracle, as Markdown."""
-    found = doses(region, domain)
+    found = matched_rates(region, domain)
     if not found:
         return ""
     parts = [
-        f"{method_title(method)} at a rate of {dose.learning_rate:.2g}: general perplexity "
-        f"×{number(dose.general)}, {number(dose.distance)} nats per token from the oracle"
-        for method, dose in found.items()
+        f"{method_title(method)} at a rate of {matched.learning_rate:.2g}: general perplexity "
+        f"×{number(matched.general)}, {number(matched.distance)} nats per token from the oracle"
+        for method, matched in found.items()
     ]
     start = baseline_value(region.baselines, domain, "vanilla", KL, region.records)
     return (
@@ -492,18 +509,13 @@ def claims_here(
         domain for scale in scales for domain in scale.domains if _is_mapped(scale, domain, region)
     ]
     found = claims.verdicts(
-        main.records,
-        main.baselines,
-        (),
-        domains=domains,
+        claims.Evidence(main.records, main.baselines, tuning=guidelines.held_out(searches)),
+        domains,
         seeds=min(len(scale.seeds) for scale in scales),
-        tuning=guidelines.held_out(searches),
     )
     robust = claims.verdicts(
-        region.records,
-        region.baselines,
-        region.records,
-        domains=mapped or scales[0].domains,
+        claims.Evidence(region.records, region.baselines, region.records),
+        mapped or scales[0].domains,
         settings=min(scale.region.settings for scale in scales),
     )
     return found | {"C2": cheaper_than_pretraining(main.records), "C3": robust["C3"]}
@@ -514,7 +526,7 @@ def _is_mapped(scale: Profile, domain: str, region: StudyResult) -> bool:
     return len(select(region.records, domain)) >= len(wanted)
 
 
-def at_hand(name: str, profiles: Sequence[str] = SMALL) -> dict[str, StudyResult]:
+def studies_at_hand(name: str, profiles: Sequence[str] = SMALL) -> dict[str, StudyResult]:
     """Profile -> the records of a study that are published or in the local store."""
     return {p: study.at_hand(name, p, get_profile(p).domains) for p in profiles}
 
@@ -528,7 +540,7 @@ def searches_at_hand(region: StudyResult, profiles: Sequence[str] = SMALL) -> li
 def claims_at_hand(profiles: Sequence[str] = SMALL) -> dict[str, claims.Verdict]:
     """`claims_here` from the records that are published or in the local store."""
     main, region = (
-        study.joined(at_hand(name, profiles).values()) for name in ("main", "robust_region")
+        study.joined(studies_at_hand(name, profiles).values()) for name in ("main", "robust_region")
     )
     return claims_here(main, region, searches_at_hand(region, profiles), profiles)
 
@@ -547,7 +559,7 @@ def cheaper_than_pretraining(records: Iterable[Record]) -> claims.Verdict:
         )
     whole = training_flops(SMOLLM2_135M.active_parameters(), int(SMOLLM2_135M_TOKENS))
     ratios = [whole / flops for flops in spent]
-    passed = sum(ratio >= claims.CHEAPER for ratio in ratios)
+    passed = sum(ratio >= CLAIMED_RATIO for ratio in ratios)
     return claims.Verdict(
         claims.CLAIMS["C2"],
         claims.graded(passed, len(ratios)),
@@ -591,11 +603,11 @@ def published_table(
     """
     before = baseline_record(baselines, domain, "vanilla", records)
     shown = [r for r in records if r.spec["domain"] == domain]
-    told = {} if before is None else {"as published": before}
-    told |= {method_title(r.spec["method"]): r for r in shown}
+    rows_of = {} if before is None else {"as published": before}
+    rows_of |= {method_title(r.spec["method"]): r for r in shown}
     there = _rises(*vanilla, domain)
     rows = {}
-    for title, record in told.items():
+    for title, record in rows_of.items():
         rise = math.nan if before is None else record.metrics[FORGET] / before.metrics[FORGET]
         rows[title] = {
             "forget perplexity": record.metrics[FORGET],

@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from unlearnlib.card import CardFacts, card_text, printable, show
 from unlearnlib.errors import UnlearnError
-from unlearnlib.search import HARM, NEAR, Situation, Step
+from unlearnlib.search import GOOD_ENOUGH, TOLERATED_RISE, Situation, Step
 from unlearnlib.verify import Comparison, Difference, Tolerance
 
 MOST_SHOWN = 200  # numbers of one run, beside its metrics, that are listed one by one
@@ -104,8 +104,8 @@ def report(
         rows=trace_table(steps, situation),
         best=best,
         ending=ending,
-        harm=HARM,
-        near=NEAR,
+        tolerated_rise=TOLERATED_RISE,
+        good_enough=GOOD_ENOUGH,
     )
 
 

@@ -3,9 +3,12 @@
 What is fixed: the method (ascent with descent on in-distribution data, which the paper calls
 robust), a constant learning rate, batches of 16. What is searched: the dose, learning rate times
 updates, because forget perplexity follows it and little else; and only where the dose that reaches
-the target does too much harm, the weight of the retain term. What it is judged by is what anyone
-has: forget perplexity against the paper's target, vanilla's perplexity on the approximate set, and
-the rise of general perplexity. An oracle has no say.
+the target does too much harm, the weight of the retain term. It uses only what a practitioner can
+measure: forget perplexity against the paper's target, which is vanilla's perplexity on the
+approximate set, and the rise of general perplexity. An oracle is not needed.
+
+`shortfall` and `TOLERATED_RISE` are also the rule by which the settings of the main study are
+chosen, and by which the chapters call a setting harmless.
 
 Nothing here runs a model (`tune.py` does), so the search can be tested against any answer that a
 model might give, and an interrupted one goes on from its trace.
@@ -17,22 +20,36 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from unlearnlib.metrics.distance import target_gap
+
 RUNS = 8
 START = 1e-4  # of the first run, if none is given
-NEAR = 0.02  # |log(forget perplexity / target)| that needs no better
-HARM = 0.05  # log-rise of general perplexity that is tolerated, about 5 %
+GOOD_ENOUGH = 0.02  # the search ends at a shortfall of at most this
+TOLERATED_RISE = 1.05  # general perplexity may rise by this factor
 SLOWEST = 0.5  # a dose is slow enough if the target is reached in the last half of the updates
 LARGEST = 4.0  # factor between one learning rate and the next
 HEAVIER = 3.0  # factor between one retain weight and the next
-OVERSHOT = 0.7  # log above the target at which a run is ended
+
+
+def shortfall(forget: float, target: float, general: float, general_before: float) -> float:
+    """How far a run ends from what is asked of it: 0 is perfect, infinite is useless.
+
+    |log(forget / target)|, plus log(general / general_before) as far as that exceeds the log of
+    `TOLERATED_RISE`. All four are perplexities; infinite if `forget` or `general` is not a finite
+    number above 0, as after a divergence.
+    """
+    if not (0 < forget < math.inf and 0 < general < math.inf):
+        return math.inf
+    rise = math.log(general / general_before)
+    return target_gap(forget, target) + max(0.0, rise - math.log(TOLERATED_RISE))
 
 
 @dataclass(frozen=True)
 class Situation:
-    """Vanilla's own scores, which the search is about.
+    """Perplexities before unlearning, and the target.
 
-    forget, general   perplexities before unlearning
-    target            vanilla's perplexity on the approximate set
+    forget, general   of vanilla on the forget set and on general texts
+    target            of vanilla on the approximate set
     updates           updates that a run may make
     """
 
@@ -87,9 +104,14 @@ class Step:
             return math.inf
         return math.log(self.general / situation.general)
 
+    def harms(self, situation: Situation) -> bool:
+        """Has general perplexity risen by more than `TOLERATED_RISE`?"""
+        return self.rise(situation) > math.log(TOLERATED_RISE)
+
     def shortfall(self, situation: Situation) -> float:
-        """|gap| plus the harm beyond what is tolerated; 0 is perfect."""
-        return abs(self.gap(situation)) + max(0.0, self.rise(situation) - HARM)
+        """The `shortfall` of where the run ended."""
+        reached = self.path[self.updates]
+        return shortfall(reached, situation.target, self.general, situation.general)
 
     def crossing(self, situation: Situation) -> float | None:
         """The update, between two, at which the path crosses the target; None if it does not."""
@@ -111,7 +133,7 @@ def propose(
        in the first half of the updates, then bring the crossing onto a whole update.
     3. Harm: if general perplexity rose too much, weigh the retain term more and dose again.
     """
-    if situation.distance <= NEAR:
+    if situation.distance <= GOOD_ENOUGH:
         return Proposal(
             f"forget perplexity {situation.forget:.3g} is at the target {situation.target:.3g} "
             "before unlearning: there is nothing to forget that this could measure"
@@ -119,7 +141,7 @@ def propose(
     if not steps:
         return Proposal(f"a first rate of {start:.2g}, to see how the model answers", start)
     best = min(steps, key=lambda step: step.shortfall(situation))
-    if best.shortfall(situation) <= NEAR:
+    if best.shortfall(situation) <= GOOD_ENOUGH:
         return Proposal(
             f"forget perplexity is within {abs(best.gap(situation)):.1%} of the target and general "
             f"perplexity rose by {math.expm1(best.rise(situation)):.1%}"
@@ -128,12 +150,12 @@ def propose(
         return Proposal(f"the {runs} runs allowed are used up")
     weight = steps[-1].retain_weight
     tried = [step for step in steps if step.retain_weight == weight]
-    found = _dose(tried, situation)
+    found = _next_rate(tried, situation)
     if found is not None:
         rate, why = found
         return Proposal(why, rate, weight)
     dosed = min(tried, key=lambda step: abs(step.gap(situation)))
-    if dosed.rise(situation) > HARM:
+    if dosed.harms(situation):
         earlier = [s for s in steps if s.retain_weight < weight]
         before = min((s.rise(situation) for s in earlier), default=math.inf)
         if earlier and dosed.rise(situation) >= before:
@@ -148,7 +170,7 @@ def propose(
     return Proposal("no rate nearby comes closer to the target")
 
 
-def _dose(tried: Sequence[Step], situation: Situation) -> tuple[float, str] | None:
+def _next_rate(tried: Sequence[Step], situation: Situation) -> tuple[float, str] | None:
     """The next rate at one retain weight, and why; None if the dose is as good as it gets."""
     below = [s for s in tried if s.crossing(situation) is None]
     beyond = [s for s in tried if s.crossing(situation) is not None]
@@ -178,7 +200,7 @@ def _dose(tried: Sequence[Step], situation: Situation) -> tuple[float, str] | No
                 "steps too coarse to stop at it: a lower rate"
             )
         else:
-            if abs(last.gap(situation)) <= NEAR:
+            if abs(last.gap(situation)) <= GOOD_ENOUGH:
                 return None
             whole = max(round(crossing), slowest)
             rate = last.learning_rate * crossing / whole

@@ -27,6 +27,7 @@ from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.methods import PAPER_METHODS, get_method
 from unlearnlib.models import data_folder
 from unlearnlib.run import Bench, evaluate, execute, key_of, open_bench
+from unlearnlib.search import shortfall
 from unlearnlib.spec import COMPARED, DOMAINS, RunSpec, get_profile
 from unlearnlib.store import (
     Library,
@@ -60,7 +61,6 @@ SHAPES = (
     ("cosine", 0.0),
     ("cosine", 0.25),
 )
-GENERAL_TOLERANCE = 1.05  # a setting may raise general perplexity by at most 5 %
 
 Specs = list[RunSpec]
 Grid = Callable[[str, str], Specs]
@@ -279,26 +279,20 @@ def choose(rates: Iterable[Record], vanilla: Record) -> dict[str, dict[str, Any]
         method: {
             "learning_rate": min(
                 [r for r in records if r.status == "done"] or records,
-                key=lambda record: shortfall(record, vanilla),
+                key=lambda record: _shortfall(record, vanilla),
             ).spec["learning_rate"]
         }
         for method, records in by_method.items()
     }
 
 
-def shortfall(record: Record, vanilla: Record) -> float:
-    """How far a run is from what the paper asks for; 0 is perfect, infinite is useless.
-
-    |log(forget perplexity / target)|, the target being vanilla's perplexity on the approximate
-    set, plus the log of the rise of general perplexity as far as it exceeds 5 %.
-    """
-    forget = record.metrics["forget/perplexity"]
-    general = record.metrics["general/perplexity"]
-    if not (0 < forget < math.inf and 0 < general < math.inf):
-        return math.inf
-    gap = abs(math.log(forget / vanilla.metrics["approximate/perplexity"]))
-    rise = math.log(general / vanilla.metrics["general/perplexity"])
-    return gap + max(0.0, rise - math.log(GENERAL_TOLERANCE))
+def _shortfall(record: Record, vanilla: Record) -> float:
+    """The `shortfall` of a run; the target is vanilla's perplexity on the approximate set."""
+    forget, general = (record.metrics[f"{split}/perplexity"] for split in ("forget", "general"))
+    before = vanilla.metrics
+    return shortfall(
+        forget, before["approximate/perplexity"], general, before["general/perplexity"]
+    )
 
 
 def write_settings(profile: str, domain: str, chosen: dict[str, dict[str, Any]]) -> None:
@@ -749,17 +743,6 @@ def _place(record: Record) -> tuple[str, str]:
 
 def _text(spec: Mapping[str, Any]) -> str:
     return json.dumps(spec, sort_keys=True)
-
-
-def mean_over_seeds(records: Iterable[Record], metric: str) -> dict[tuple[str, str], list[float]]:
-    """(domain, method) -> the metric's value for each seed, in seed order."""
-    table: dict[tuple[str, str], list[tuple[int, float]]] = {}
-    for record in records:
-        key = (record.spec["domain"], record.spec["method"])
-        table.setdefault(key, []).append(
-            (record.spec["seed"], record.metrics.get(metric, math.nan))
-        )
-    return {key: [value for _, value in sorted(values)] for key, values in table.items()}
 
 
 def average(values: Sequence[float]) -> float:

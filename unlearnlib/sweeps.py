@@ -7,9 +7,10 @@ From records alone, as `tables`. Three ideas:
 - A sweep is a list of `Point`s, whatever was swept: a field of the spec, or the updates of a
   probed run (`points`).
 - The target can be held against the truth for requests of any size, from the scores of single
-  documents (`target_ratios`), and along a run: when would either have stopped it (`stops`).
+  documents (`target_ratios`), and along a run: when would either have stopped it (`early_stops`).
 
-And runs that end at different points can be compared where they have forgotten alike (`arrivals`).
+And runs that end at different points can be compared where they have forgotten alike
+(`at_equal_forgetting`).
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ from unlearnlib.store import Record
 from unlearnlib.tables import (
     baseline_record,
     baseline_value,
+    by_document,
     domains_of,
     methods_of,
     number,
     select,
     value,
     with_spread,
+    within_factor,
 )
 
 if TYPE_CHECKING:
@@ -42,12 +45,11 @@ if TYPE_CHECKING:
 
 FORGET, GENERAL, KL = "forget/perplexity", "general/perplexity", "oracle_kl/forget"
 YARDSTICKS = {"oracle": "the truth", "target": "the paper’s target"}
-CONFIDENCE = 1.959964  # standard errors on either side of a 95 % interval
 
 
 @dataclass(frozen=True)
-class Tolerance:
-    """When a setting is usable.
+class UsableWithin:
+    """Within which limits a setting is usable.
 
     near      forget perplexity may be off the yardstick by this factor, either way
     harmless  general perplexity may be at most this multiple of vanilla's
@@ -58,9 +60,7 @@ class Tolerance:
 
     def is_near(self, forget: float, yardstick: float) -> bool:
         """Is a forget perplexity within the factor `near` of the yardstick?"""
-        known = 0 < forget < math.inf and 0 < yardstick < math.inf
-        # A ratio that is the factor itself counts as within it, whatever rounding says.
-        return known and abs(math.log(forget / yardstick)) <= math.log(self.near) + 1e-12
+        return within_factor(forget, yardstick, self.near)
 
     def allows(self, forget: float, general: float, yardstick: float, vanilla: float) -> bool:
         """Near the yardstick, and general perplexity not above `harmless` x `vanilla`?"""
@@ -131,7 +131,7 @@ def region_cells(records: Iterable[Record]) -> list[Cell]:
     return cells
 
 
-def is_usable(cell: Cell, tolerance: Tolerance, yardstick: float, vanilla: float) -> bool:
+def is_usable(cell: Cell, tolerance: UsableWithin, yardstick: float, vanilla: float) -> bool:
     """Is a cell near the yardstick and harmless (`vanilla`: its general perplexity)?"""
     return not cell.broken and tolerance.allows(cell.forget, cell.general, yardstick, vanilla)
 
@@ -157,10 +157,10 @@ class Share:
         """(low, high), inside [0, 1] even for none or all (Wilson 1927, without correction)."""
         if not self.settings:
             return math.nan, math.nan
-        n, p, z2 = self.settings, self.share, CONFIDENCE**2
-        middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-        half = CONFIDENCE * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-        return max(0.0, middle - half), min(1.0, middle + half)
+        from scipy.stats import binomtest
+
+        found = binomtest(self.usable, self.settings).proportion_ci(0.95, method="wilson")
+        return float(found.low), float(found.high)
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -172,7 +172,7 @@ class Share:
 def region_shares(
     records: Iterable[Record],
     baselines: Iterable[Record],
-    tolerance: Tolerance,
+    tolerance: UsableWithin,
     yardstick: str = "oracle",
 ) -> dict[tuple[str, str], Share]:
     """(domain, method) -> usable settings of the grid, by the "oracle" or by the "target".
@@ -201,7 +201,7 @@ def region_shares(
 
 
 def region_table(
-    records: Iterable[Record], baselines: Iterable[Record], tolerance: Tolerance
+    records: Iterable[Record], baselines: Iterable[Record], tolerance: UsableWithin
 ) -> pd.DataFrame:
     """Per domain and method: usable settings by the truth and by the paper's target; divergences.
 
@@ -238,7 +238,7 @@ def region_table(
 
 
 def region_in_words(
-    records: Iterable[Record], baselines: Iterable[Record], tolerance: Tolerance
+    records: Iterable[Record], baselines: Iterable[Record], tolerance: UsableWithin
 ) -> str:
     """Per domain the methods by usable settings, and what the choice of yardstick changes."""
     records, baselines = list(records), list(baselines)
@@ -282,7 +282,7 @@ def tolerance_curves(
     for _, ours in sorted(by_seed.items()):
         rows: dict[tuple[str, str], list[float]] = {}
         for near in factors:
-            shares = region_shares(ours, baselines, Tolerance(near, harmless))
+            shares = region_shares(ours, baselines, UsableWithin(near, harmless))
             for place, share in shares.items():
                 rows.setdefault(place, []).append(share.share)
         for place, row in rows.items():
@@ -291,7 +291,7 @@ def tolerance_curves(
 
 
 def seeds_table(
-    records: Iterable[Record], baselines: Iterable[Record], tolerance: Tolerance
+    records: Iterable[Record], baselines: Iterable[Record], tolerance: UsableWithin
 ) -> pd.DataFrame:
     """Per domain and method: usable settings with each seed, and those usable with every seed."""
     import pandas as pd
@@ -330,7 +330,7 @@ def seeds_table(
 def seeds_in_words(
     records: Iterable[Record],
     baselines: Iterable[Record],
-    tolerance: Tolerance,
+    tolerance: UsableWithin,
     one: str = "ga_gd_in_dist",
     other: str = "ga",
 ) -> str:
@@ -366,7 +366,7 @@ def seeds_in_words(
 
 
 @dataclass(frozen=True)
-class Arrival:
+class EqualForgetting:
     """A probed run where its forget perplexity first reaches the oracle's, between two probes.
 
     update    where that is
@@ -382,7 +382,9 @@ class Arrival:
     distance: float
 
 
-def arrivals(records: Iterable[Record], baselines: Iterable[Record]) -> list[Arrival]:
+def at_equal_forgetting(
+    records: Iterable[Record], baselines: Iterable[Record]
+) -> list[EqualForgetting]:
     """Every probed run at the truth, in the book's order; those that never reach it are left out.
 
     A run that has gone less far is nearer to vanilla in everything, so ends can only be compared
@@ -410,7 +412,7 @@ def arrivals(records: Iterable[Record], baselines: Iterable[Record]) -> list[Arr
                     return ends[0] + share * (ends[1] - ends[0])  # noqa: B023
 
                 out.append(
-                    Arrival(
+                    EqualForgetting(
                         domain,
                         method,
                         int(run.spec["seed"]),
@@ -422,12 +424,12 @@ def arrivals(records: Iterable[Record], baselines: Iterable[Record]) -> list[Arr
     return out
 
 
-def arrivals_table(records: Iterable[Record], baselines: Iterable[Record]) -> pd.DataFrame:
+def equal_forgetting_table(records: Iterable[Record], baselines: Iterable[Record]) -> pd.DataFrame:
     """Per domain and method, at the truth: update, harm, distance; mean ± std over seeds."""
     import pandas as pd
 
     records, baselines = list(records), list(baselines)
-    found = arrivals(records, baselines)
+    found = at_equal_forgetting(records, baselines)
     index, rows = [], []
     for domain in domains_of(records):
         before = baseline_value(baselines, domain, "vanilla", KL, records)
@@ -445,7 +447,7 @@ def arrivals_table(records: Iterable[Record], baselines: Iterable[Record]) -> pd
     )
 
 
-def arrivals_in_words(
+def equal_forgetting_in_words(
     records: Iterable[Record],
     baselines: Iterable[Record],
     one: str = "ga_gd_in_dist",
@@ -453,7 +455,7 @@ def arrivals_in_words(
 ) -> str:
     """Who is nearest to the oracle at the truth, and who does least harm, as a Markdown list."""
     records, baselines = list(records), list(baselines)
-    found = arrivals(records, baselines)
+    found = at_equal_forgetting(records, baselines)
     lines = []
     for domain in domains_of(records):
         means = {
@@ -527,7 +529,7 @@ FIELD_TITLES = {
 
 def documents_in(record: Record, split: str = "forget") -> int:
     """How many documents of a split a record has scores of."""
-    return len(_of_documents(record, split)[0])
+    return len(document_totals(record, split)[0])
 
 
 def shape_title(spec: Mapping[str, Any]) -> str:
@@ -641,11 +643,11 @@ def _cell(point: Point | None, general: float) -> str:
     return f"{number(point[FORGET])} (×{number(point[GENERAL] / general)})"
 
 
-def usable_points(
+def _usable_points(
     records: Iterable[Record],
     baselines: Iterable[Record],
     swept: str,
-    tolerance: Tolerance,
+    tolerance: UsableWithin,
 ) -> dict[tuple[str, str], Share]:
     """(domain, method) -> usable values of a sweep, by the truth that belongs to each value."""
     records, baselines = list(records), list(baselines)
@@ -692,14 +694,14 @@ def span(records: Iterable[Record], baselines: Iterable[Record], swept: str) -> 
 
 
 def swept_in_words(
-    records: Iterable[Record], baselines: Iterable[Record], swept: str, tolerance: Tolerance
+    records: Iterable[Record], baselines: Iterable[Record], swept: str, tolerance: UsableWithin
 ) -> str:
     """How much a setting matters: the span of forget perplexity per method, usable values."""
     records, baselines = list(records), list(baselines)
     every = points(records, swept)
     values = list(dict.fromkeys(p.x for p in every))
     spans = {m: s for m, s in span(records, baselines, swept).items() if not math.isnan(s)}
-    shares = usable_points(records, baselines, swept, tolerance)
+    shares = _usable_points(records, baselines, swept, tolerance)
     names = values if swept == "schedule" else [f"{x:g}" for x in values]
     what = FIELD_TITLES.get(swept, swept).capitalize()
     # The words of a schedule have commas of their own.
@@ -724,14 +726,15 @@ def swept_in_words(
 # --- the target, held against the truth ----------------------------------------------------------
 
 
-def _of_documents(record: Record, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens, nats) of each document of a split, in its order; chunks of a document are added."""
+def document_totals(record: Record, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens, nats) of each document of a split, in its order; chunks of a document are added.
+
+    Both are arrays of one number per document, empty where the record has no scores of the split.
+    """
     kept = record.documents.get(split, {})
     if not kept.get("nll"):
         return np.zeros(0), np.zeros(0)
-    names = [str(name).rpartition("#")[0] or str(name) for name in kept["id"]]
-    order = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    groups = [order[name] for name in names]
+    _, groups = by_document(kept["id"])
     with np.errstate(invalid="ignore"):
         tokens = np.bincount(groups, weights=np.asarray(kept["tokens"], dtype=float))
         nats = np.bincount(
@@ -742,7 +745,7 @@ def _of_documents(record: Record, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 def first_perplexity(record: Record, split: str, count: int) -> float:
     """Perplexity on the first `count` documents of a split; NaN without scores of so many."""
-    tokens, nats = _of_documents(record, split)
+    tokens, nats = document_totals(record, split)
     if count < 1 or count > len(tokens):
         return math.nan
     with np.errstate(over="ignore"):
@@ -788,8 +791,8 @@ def target_ratios(
     if vanilla is None or oracle is None:
         return []
     target = value(vanilla, "approximate/perplexity")
-    near_tokens, near_nats = _of_documents(vanilla, "approximate")
-    tokens, nats = _of_documents(oracle, "forget")
+    near_tokens, near_nats = document_totals(vanilla, "approximate")
+    tokens, nats = document_totals(oracle, "forget")
     if not len(tokens) or not len(near_tokens):
         return []
     draw = np.random.default_rng(seed)
@@ -870,7 +873,7 @@ def target_sizes_in_words(
 
 
 @dataclass(frozen=True)
-class Stop:
+class EarlyStop:
     """At which update a run would have been stopped, by the paper's target and by the truth.
 
     Updates are interpolated between probes, in the logarithm of the perplexity; infinite where
@@ -919,7 +922,7 @@ def crossing(record: Record, level: float) -> float:
     return math.inf
 
 
-def stops(records: Iterable[Record], baselines: Iterable[Record]) -> list[Stop]:
+def early_stops(records: Iterable[Record], baselines: Iterable[Record]) -> list[EarlyStop]:
     """Where target and truth would have stopped each probed run, in the book's order."""
     records, baselines = list(records), list(baselines)
     out = []
@@ -930,7 +933,7 @@ def stops(records: Iterable[Record], baselines: Iterable[Record]) -> list[Stop]:
         )
         for method in methods_of(select(records, domain)):
             out += [
-                Stop(
+                EarlyStop(
                     domain,
                     method,
                     run.spec["learning_rate"],
@@ -943,7 +946,7 @@ def stops(records: Iterable[Record], baselines: Iterable[Record]) -> list[Stop]:
     return out
 
 
-def stops_table(records: Iterable[Record], baselines: Iterable[Record]) -> pd.DataFrame:
+def early_stops_table(records: Iterable[Record], baselines: Iterable[Record]) -> pd.DataFrame:
     """Per domain and method: the update at which each yardstick stops, and the difference.
 
     Whole updates are what a practitioner can stop at: the first at or above the level.
@@ -951,7 +954,7 @@ def stops_table(records: Iterable[Record], baselines: Iterable[Record]) -> pd.Da
     import pandas as pd
 
     index, rows = [], []
-    for stop in stops(records, baselines):
+    for stop in early_stops(records, baselines):
         index.append((domain_title(stop.domain), method_title(stop.method)))
         rows.append([_whole(stop.by_target), _whole(stop.by_truth), late_in_words(stop.late)])
     return pd.DataFrame(
@@ -977,10 +980,10 @@ def late_in_words(late: float) -> str:
     return "with the truth" if abs(late) < 0.05 else f"{abs(late):.1f} updates {side}"
 
 
-def stops_in_words(records: Iterable[Record], baselines: Iterable[Record]) -> str:
+def early_stops_in_words(records: Iterable[Record], baselines: Iterable[Record]) -> str:
     """How early or late the target would stop, per domain, as a Markdown list."""
     lines = []
-    found = stops(records, baselines)
+    found = early_stops(records, baselines)
     for domain in dict.fromkeys(s.domain for s in found):
         ours = [s for s in found if s.domain == domain]
         known = [s.late for s in ours if math.isfinite(s.late)]

@@ -2,8 +2,8 @@
 
 Nothing here touches a model. Numbers are means over seeds with the sample standard deviation
 behind a ±; what a run that diverged left behind are the metrics of its last finite parameters,
-and the row says so. Sentences (`in_words` and its kin) are made from the same values as the
-tables, so that prose can never claim what the records do not show.
+and the row says so. Sentences (`findings_in_words` and the like) are made from the same values as
+the tables, so that prose can never claim what the records do not show.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from unlearnlib.looks import (
     domain_title,
     method_title,
 )
+from unlearnlib.metrics.distance import target_gap
+from unlearnlib.search import TOLERATED_RISE
 from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record
 
@@ -40,8 +42,7 @@ if TYPE_CHECKING:
     from unlearnlib.metrics.scores import TokenScores
 
 CLAIMED_RATIO = 1e5  # the paper's abstract: more than so many times cheaper than retraining
-NEAR = 1.5  # a perplexity counts as near the target if it is within this factor of it
-TOLERANCE = 1.05  # general perplexity may rise by this factor before a setting is unusable
+NEAR_TARGET = 1.5  # a perplexity counts as near the target if it is within this factor of it
 # Chunks of 4,096 tokens in one update of the authors' release: its effective batch.
 RELEASE_BATCH = {"arxiv": 480, "github": 680}
 RELEASE_LENGTH = 4096
@@ -151,6 +152,23 @@ def baseline_value(
     return math.nan if record is None else value(record, metric)
 
 
+def within_factor(x: float, level: float, factor: float) -> bool:
+    """Is a perplexity within a factor of a level, either way? False unless both are finite, > 0."""
+    known = 0 < x < math.inf and 0 < level < math.inf
+    # A ratio that is the factor itself counts as within it, whatever rounding says.
+    return known and target_gap(x, level) <= math.log(factor) + 1e-12
+
+
+def by_document(chunks: Iterable[str]) -> tuple[list[str], np.ndarray]:
+    """(documents in order of appearance, index of each chunk's document), from names of chunks.
+
+    Chunk 3 of the document `books-7` is named "books-7#3"; a name without "#" is a document's.
+    """
+    names = [str(chunk).rpartition("#")[0] or str(chunk) for chunk in chunks]
+    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    return list(places), np.array([places[name] for name in names], dtype=np.int64)
+
+
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     """(mean, sample standard deviation); the latter NaN for fewer than two or infinite values."""
     known = [v for v in values if not math.isnan(v)]
@@ -194,35 +212,6 @@ def with_spread(values: Sequence[float]) -> str:
 
 
 # --- the main table ------------------------------------------------------------------------------
-
-
-def main_values(
-    records: Iterable[Record],
-    baselines: Iterable[Record],
-    columns: Sequence[Column] = COLUMNS,
-) -> pd.DataFrame:
-    """The main table as numbers, one row per (domain, model, metric).
-
-    Columns: domain, model ("vanilla", "target", "oracle" or a method), metric, mean, std (NaN for
-    one run), runs, diverged.
-    """
-    import pandas as pd
-
-    records, baselines = list(records), list(baselines)
-    rows = []
-    for domain in domains_of(records or baselines):
-        for which in BASELINE_TITLES:
-            for column in columns:
-                x = baseline_value(baselines, domain, which, column.metric, records)
-                rows.append((domain, which, column.metric, x, math.nan, 1, 0))
-        for method in methods_of(records):
-            runs = select(records, domain, method)
-            diverged = sum(r.status == "diverged" for r in runs)
-            for column in columns:
-                mean, spread = mean_and_spread([value(r, column.metric) for r in runs])
-                rows.append((domain, method, column.metric, mean, spread, len(runs), diverged))
-    names = ["domain", "model", "metric", "mean", "std", "runs", "diverged"]
-    return pd.DataFrame(rows, columns=names)
 
 
 def main_table(
@@ -315,45 +304,84 @@ def findings(records: Iterable[Record], baselines: Iterable[Record]) -> dict[str
         "diverged": sum(r.status == "diverged" for r in records),
     }
     for domain in domains_of(records or baselines):
-
-        def base(which: str, metric: str, domain: str = domain) -> float:
-            return baseline_value(baselines, domain, which, metric, records)
-
-        auc = f"membership/{ATTACK}/auc"
-        target, truth = base("target", "forget/perplexity"), base("oracle", "forget/perplexity")
-        out[f"{domain}.vanilla"] = base("vanilla", "forget/perplexity")
-        out[f"{domain}.target"], out[f"{domain}.truth"] = target, truth
-        out[f"{domain}.target_over_truth"] = target / truth if truth else math.nan
-        out[f"{domain}.vanilla_auc"] = base("vanilla", auc)
-        out[f"{domain}.oracle_auc"] = base("oracle", auc)
-        oracle = baseline_record(baselines, domain, "oracle", records)
-        low, high = (math.nan,) * 2 if oracle is None else auc_with_interval(oracle)[1:]
-        out |= {f"{domain}.oracle_auc_low": low, f"{domain}.oracle_auc_high": high}
-        out[f"{domain}.kl.vanilla"] = base("vanilla", "oracle_kl/forget")
-        out[f"{domain}.kl.floor"] = base("vanilla", "oracle_kl/approximate")
-        distance: dict[str, float] = {}
-        gap: dict[str, float] = {}
-        aucs: dict[str, float] = {}
-        for method in methods_of(select(records, domain)):
-            for table, metric in (
-                (distance, "oracle_kl/forget"),
-                (gap, "forget/perplexity"),
-                (aucs, auc),
-            ):
-                table[method] = mean_and_spread(seed_values(records, domain, method, metric))[0]
-            out[f"{domain}.kl.{method}"] = distance[method]
-            gap[method] = _log_gap(gap[method], target)
-        closest, nearest = _least(distance), _least(gap)
-        out[f"{domain}.closest"] = method_title(closest) if closest else "none"
-        out[f"{domain}.closest_kl"] = distance[closest] if closest else math.nan
-        out[f"{domain}.nearer"] = sum(
-            x < float(out[f"{domain}.kl.vanilla"]) for x in distance.values()
+        of_domain = (
+            _baseline_findings(records, baselines, domain)
+            | _distance_findings(records, baselines, domain)
+            | _membership_findings(records, domain)
         )
-        out[f"{domain}.nearest_target"] = method_title(nearest) if nearest else "none"
-        out[f"{domain}.gd_against_ga"] = _compare(records, domain, "ga_gd_in_dist", "ga")
-        out[f"{domain}.below_half"] = sum(x < 0.5 for x in aucs.values())
-        out[f"{domain}.below_elsewhere"] = _below_elsewhere(records, domain)
+        out |= {f"{domain}.{name}": x for name, x in of_domain.items()}
     return out
+
+
+def _baseline_findings(
+    records: Sequence[Record], baselines: Sequence[Record], domain: str
+) -> dict[str, Finding]:
+    """What vanilla and the oracle score, and the target against the truth."""
+    vanilla, target, truth = (
+        baseline_value(baselines, domain, which, "forget/perplexity", records)
+        for which in ("vanilla", "target", "oracle")
+    )
+    vanilla_auc, oracle_auc = (
+        baseline_value(baselines, domain, which, f"membership/{ATTACK}/auc", records)
+        for which in ("vanilla", "oracle")
+    )
+    oracle = baseline_record(baselines, domain, "oracle", records)
+    low, high = (math.nan,) * 2 if oracle is None else auc_with_interval(oracle)[1:]
+    return {
+        "vanilla": vanilla,
+        "target": target,
+        "truth": truth,
+        "target_over_truth": target / truth if truth else math.nan,
+        "vanilla_auc": vanilla_auc,
+        "oracle_auc": oracle_auc,
+        "oracle_auc_low": low,
+        "oracle_auc_high": high,
+    }
+
+
+def _distance_findings(
+    records: Sequence[Record], baselines: Sequence[Record], domain: str
+) -> dict[str, Finding]:
+    """Which methods end nearest to the oracle, and nearest to the target."""
+    before, floor = (
+        baseline_value(baselines, domain, "vanilla", f"oracle_kl/{split}", records)
+        for split in ("forget", "approximate")
+    )
+    target = baseline_value(baselines, domain, "target", "forget/perplexity", records)
+    distance = _seed_means(records, domain, "oracle_kl/forget")
+    gap = {
+        method: target_gap(x, target)
+        for method, x in _seed_means(records, domain, "forget/perplexity").items()
+        if x > 0 and target > 0
+    }
+    closest, nearest = _least(distance), _least(gap)
+    return {
+        "kl.vanilla": before,
+        "kl.floor": floor,
+        **{f"kl.{method}": x for method, x in distance.items()},
+        "closest": method_title(closest) if closest else "none",
+        "closest_kl": distance[closest] if closest else math.nan,
+        "nearer": sum(x < before for x in distance.values()),
+        "nearest_target": method_title(nearest) if nearest else "none",
+        "gd_against_ga": _compare(records, domain, "ga_gd_in_dist", "ga"),
+    }
+
+
+def _membership_findings(records: Sequence[Record], domain: str) -> dict[str, Finding]:
+    """After how many methods the forget set looks less like training data than unseen text."""
+    aucs = _seed_means(records, domain, f"membership/{ATTACK}/auc")
+    return {
+        "below_half": sum(x < 0.5 for x in aucs.values()),
+        "below_elsewhere": _below_elsewhere(records, domain),
+    }
+
+
+def _seed_means(records: Sequence[Record], domain: str, metric: str) -> dict[str, float]:
+    """Method -> a metric's mean over the seeds on a domain."""
+    return {
+        method: mean_and_spread(seed_values(records, domain, method, metric))[0]
+        for method in methods_of(select(records, domain))
+    }
 
 
 def auc_with_interval(record: Record, attack: str = ATTACK) -> tuple[float, float, float]:
@@ -367,10 +395,9 @@ def auc_with_interval(record: Record, attack: str = ATTACK) -> tuple[float, floa
     sides = []
     for split in ("forget", "approximate"):
         part = record.documents.get(split, {})
-        owned: dict[str, list[float]] = {}
-        for name, score in zip(part.get("id", ()), part.get(attack, ()), strict=False):
-            owned.setdefault(str(name).rpartition("#")[0] or str(name), []).append(score)
-        sides.append(np.array([fmean(scores) for scores in owned.values()]))
+        scores = np.asarray(part.get(attack, ()), dtype=float)
+        documents, of = by_document(part.get("id", ())[: len(scores)])
+        sides.append(np.array([scores[of == i].mean() for i in range(len(documents))]))
     if not all(len(side) and np.isfinite(side).all() for side in sides):
         return math.nan, math.nan, math.nan
     members, others = sides
@@ -393,13 +420,6 @@ def _below_elsewhere(records: Sequence[Record], domain: str) -> str:
     return " and ".join(found)
 
 
-def _log_gap(x: float, target: float) -> float:
-    """|log(x / target)|, inf or NaN where that is what it is."""
-    if math.isnan(x) or math.isnan(target) or x <= 0 or target <= 0:
-        return math.nan
-    return abs(math.log(x) - math.log(target)) if math.isfinite(x) else math.inf
-
-
 def _least(table: Mapping[str, float]) -> str | None:
     known = {name: x for name, x in table.items() if math.isfinite(x)}
     return min(known, key=lambda name: known[name]) if known else None
@@ -420,7 +440,7 @@ def _compare(records: Sequence[Record], domain: str, one: str, other: str) -> st
     return "farther" if all(d > 0 for d in differences) else "no clear difference"
 
 
-def in_words(found: Mapping[str, Finding]) -> str:
+def findings_in_words(found: Mapping[str, Finding]) -> str:
     """The findings as a Markdown list: the target against the truth, and who is closest."""
     lines = [
         f"- {found['runs']} runs: {found['methods']} methods on {found['domains']} "
@@ -525,12 +545,14 @@ def glue(found: Mapping[str, Finding], prefix: str = "") -> None:
 
 
 def usable(record: Record, target: float, general: float) -> bool:
-    """Did a run come within a factor `NEAR` of the target without harming general perplexity?"""
-    gap = _log_gap(value(record, "forget/perplexity"), target)
+    """Did a run come within a factor `NEAR_TARGET` of the target without harming other texts?
+
+    general  vanilla's general perplexity, which may rise by the factor `TOLERATED_RISE`
+    """
     return (
         record.status == "done"
-        and gap <= math.log(NEAR)
-        and value(record, "general/perplexity") <= TOLERANCE * general
+        and within_factor(value(record, "forget/perplexity"), target, NEAR_TARGET)
+        and value(record, "general/perplexity") <= TOLERATED_RISE * general
     )
 
 
@@ -588,8 +610,8 @@ def robustness_in_words(rates: Iterable[Record], baselines: Iterable[Record]) ->
         for method, (good, tried) in sorted(table.items(), key=lambda item: -item[1][0])
     ]
     return (
-        f"Usable settings (forget perplexity within a factor {NEAR:g} of the target, general "
-        f"perplexity up by at most {100 * (TOLERANCE - 1):.0f} %): {'; '.join(parts)}."
+        f"Usable settings (forget perplexity within a factor {NEAR_TARGET:g} of the target, "
+        f"general perplexity up by at most {100 * (TOLERATED_RISE - 1):.0f} %): {'; '.join(parts)}."
     )
 
 
@@ -1176,7 +1198,7 @@ def padding_in_words(lengths: Sequence[int], full: int) -> str:
 # --- as HTML -------------------------------------------------------------------------------------
 
 
-def to_html(table: pd.DataFrame, caption: str = "", command: str = "", name: str = "") -> str:
+def table_html(table: pd.DataFrame, caption: str = "", command: str = "", name: str = "") -> str:
     """HTML of a table: numbers right-aligned, words left, domains as row groups.
 
     A two-level header spans its groups; of a two-level index, the first level becomes a line
@@ -1251,10 +1273,10 @@ def _is_text(column: Iterable[Any]) -> bool:
 
 
 def styled(table: pd.DataFrame, caption: str = "", command: str = "", name: str = "") -> Any:
-    """The table as notebooks and the book show it; see `to_html`."""
+    """The table as notebooks and the book show it; see `table_html`."""
     from IPython.display import HTML
 
-    return HTML(to_html(table, caption, command, name))
+    return HTML(table_html(table, caption, command, name))
 
 
 def say(text: str) -> None:

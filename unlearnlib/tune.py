@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from unlearnlib.errors import UnlearnError
+from unlearnlib.metrics.distance import target_gap
 from unlearnlib.metrics.perplexity import perplexity
 from unlearnlib.run import Bench, evaluate, execute
 from unlearnlib.scoring import score_chunks
@@ -155,7 +156,7 @@ def _one(
 def _nearer_before(path: Sequence[float], end: int, target: float) -> bool:
     if not (path[end] >= target):
         return False
-    return abs(math.log(path[end - 1] / target)) < abs(math.log(path[end] / target))
+    return target_gap(path[end - 1], target) < target_gap(path[end], target)
 
 
 def _digest(mark: dict[str, Any]) -> str:
