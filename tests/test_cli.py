@@ -32,7 +32,7 @@ from unlearnlib.models import load_model, load_tokenizer, model_hash, save_model
 from unlearnlib.report import verification
 from unlearnlib.spec import PROFILES
 from unlearnlib.store import Record, Store, read_parquet, run_key, write_parquet
-from unlearnlib.verify import Comparison, Tolerance, compare, numbers, pick, runs_to_verify
+from unlearnlib.verify import Comparison, NumericalTolerance, compare, numbers, pick, runs_to_verify
 
 COMMANDS = ("run", "study", "pretrain", "score", "verify", "data", "methods", "profiles")
 LIMITS = [
@@ -915,7 +915,7 @@ def test_a_metric_that_came_later_is_no_difference_where_the_published_record_la
 def test_numbers_within_the_tolerance_agree_and_others_do_not(
     number: float, relative: float, absolute: float, share: float
 ) -> None:
-    tolerance = Tolerance(relative, absolute)
+    tolerance = NumericalTolerance(relative, absolute)
     allowed = absolute + relative * abs(number)
     assert tolerance.excess(number, number + 2 * allowed + 1e-6 * abs(number)) > 1
     if share * allowed > 1e-9 * abs(number):
@@ -923,7 +923,7 @@ def test_numbers_within_the_tolerance_agree_and_others_do_not(
 
 
 def test_zero_tolerance_wants_equal_numbers() -> None:
-    exact = Tolerance(0, 0)
+    exact = NumericalTolerance(0, 0)
     assert exact.excess(1.0, 1.0) == 0 and exact.excess(1.0, 1.0 + 1e-12) == float("inf")
 
 
@@ -942,29 +942,31 @@ def test_a_report_of_a_verification_shows_every_metric_and_where_it_was_computed
     published = a_record(provenance=there)
     metrics = published.metrics | {"a": 1.6}
     result = compare(published, a_record(provenance=here, metrics=metrics))
-    page = verification([result], Tolerance(), available=7, command="unlearn verify --sample 1")
+    page = verification(
+        [result], NumericalTolerance(), available=7, command="unlearn verify --sample 1"
+    )
     assert "1 of 1 record differs" in page and "1 of 7 published runs" in page
     assert differing_rows(page) == ["a"]
     for cell in ("1.5", "1.6", "0.1", "0.0025", "cpu, A", "cpu, B", "torch 2.13.0"):
         assert f"<td>{cell}</td>" in page
     assert all(f"<th scope=row>{name}</th>" in page for name in published.metrics)
     assert "4 numbers were compared" in page and "unlearn verify --sample 1" in page
-    same = verification([compare(published, published)], Tolerance(), available=1)
+    same = verification([compare(published, published)], NumericalTolerance(), available=1)
     assert "1 of 1 record agrees" in same and differing_rows(same) == []
 
 
 def test_a_number_that_is_no_metric_is_listed_when_it_differs() -> None:
     changed = a_record(trajectory=[{"update": 1, "forget": -3.5}])
-    page = verification([compare(a_record(), changed)], Tolerance(), available=1)
+    page = verification([compare(a_record(), changed)], NumericalTolerance(), available=1)
     assert differing_rows(page) == ["trajectory/0/forget"]
 
 
 def test_a_report_says_where_a_repetition_started_from_another_model() -> None:
-    published, wide = a_record(), Tolerance(0.1, 0.1)
+    published, wide = a_record(), NumericalTolerance(0.1, 0.1)
     name = next(iter(published.metrics))
     changed = a_record(metrics={**published.metrics, name: published.metrics[name] * 1.05})
     other = dataclasses.replace(compare(published, changed, wide), base="f" * 64)
-    page = verification([other], Tolerance(), available=1, remade=wide)
+    page = verification([other], NumericalTolerance(), available=1, remade=wide)
     assert "The base differs in 1 of them" in page and "here ffffffffffff" in page
     assert differing_rows(page) == [] and "0.1 + 0.1" in page
     assert "base differs" not in verification([compare(published, published)], wide, available=1)
@@ -982,7 +984,7 @@ def test_a_report_of_a_verification_escapes_what_records_hold() -> None:
     )
     changed = a_record(spec=spec, metrics={evil: 2.0}, key="0" * 64)
     for comparison in (compare(record, changed), Comparison(record, reason=evil)):
-        page = verification([comparison], Tolerance(), available=1, command=evil)
+        page = verification([comparison], NumericalTolerance(), available=1, command=evil)
         assert "<script" not in page and "&lt;script&gt;" in page
         assert "\n" not in page.split("</style>")[1].rstrip("\n")
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from unlearnlib.store import Record, Store
     from unlearnlib.study import StudyResult
     from unlearnlib.tasks import TaskSet
+    from unlearnlib.verify import Comparison, NumericalTolerance
 
 logger = logging.getLogger("unlearnlib.cli")
 
@@ -622,12 +623,12 @@ def _pairs(given: Sequence[str], flag: str, example: str) -> dict[str, str]:
     return pairs
 
 
-def _limits(args: argparse.Namespace) -> dict[str, int]:
+def _limits(given: Sequence[str]) -> dict[str, int]:
     """--limit as split -> count, checked."""
     from unlearnlib.corpus.files import checked_limits
 
     limits: dict[str, int] = {}
-    for split, text in _pairs(args.limit, "--limit", "forget=16").items():
+    for split, text in _pairs(given, "--limit", "forget=16").items():
         try:
             limits[split] = int(text)
         except ValueError:
@@ -729,19 +730,31 @@ def _store_path(args: argparse.Namespace) -> Path | None:
     return default_store().root
 
 
-def _domains(args: argparse.Namespace) -> tuple[str, ...]:
-    """The domains asked for, each once; by default all that the profile has."""
-    profile = get_profile(args.profile)
-    if args.domain:
-        for domain in args.domain:
-            if domain not in profile.domains:
-                raise unknown("domain", domain, profile.domains)
-        return tuple(dict.fromkeys(args.domain))
-    if profile.corpus == "hub":
+def _domains(profile: str, given: Sequence[str] | None) -> tuple[str, ...]:
+    """The domains given, each once; by default all that the profile has."""
+    scale = get_profile(profile)
+    if given:
+        for domain in given:
+            if domain not in scale.domains:
+                raise unknown("domain", domain, scale.domains)
+        return tuple(dict.fromkeys(given))
+    if scale.corpus == "hub":
         from unlearnlib.corpus.hub import HUB_DOMAINS
 
         return HUB_DOMAINS
-    return profile.domains
+    return scale.domains
+
+
+def _file_to_write(name: str | None, option: str, force: bool) -> Path | None:
+    """The file that an option names, checked before hours are spent; None if it was not given."""
+    if name is None:
+        return None
+    path = Path(name)
+    if path.is_dir() or (path.exists() and not force):
+        raise UnlearnError(f"{option} {name!r} exists: give another name, or --force.")
+    if not path.absolute().parent.is_dir():
+        raise UnlearnError(f"the folder of {option} {name!r} does not exist: make it first.")
+    return path
 
 
 def _columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -777,7 +790,7 @@ def run_command(args: argparse.Namespace) -> Report:
     """One run: of a profile, of a profile's texts with another model, or of a user's documents."""
     own = _is_own(args)
     spec = _own_spec(args) if own else _profile_spec(args)
-    limits = _limits(args)
+    limits = _limits(args.limit)
     out = Path(args.out) if args.out is not None else None
     if out is not None:
         if args.published:
@@ -1031,7 +1044,7 @@ def tune_command(args: argparse.Namespace) -> Report:
         if spec.domain == YOURS:
             raise unknown("domain", spec.domain, DOMAINS)
         spec = spec.replace(**defaults)
-    limits = _limits(args)
+    limits = _limits(args.limit)
     out = Path(args.out) if args.out is not None else None
     if out is not None:
         _check_apart(out, args)
@@ -1587,7 +1600,11 @@ def study_command(args: argparse.Namespace) -> Report:
     from unlearnlib.store import Store
     from unlearnlib.study import Shard, get_study, publish, run_study
 
-    study, domains, limits = get_study(args.name), _domains(args), _limits(args)
+    study, domains, limits = (
+        get_study(args.name),
+        _domains(args.profile, args.domain),
+        _limits(args.limit),
+    )
     shard = None if args.shard is None else Shard.parse(args.shard)
     if shard is not None and (args.publish or args.choose):
         raise UnlearnError(
@@ -2013,26 +2030,21 @@ def _score_values(scores: TokenScores) -> dict[str, Any]:
 
 def verify_command(args: argparse.Namespace) -> Report:
     """Pick published records at random, run them again, and compare."""
-    from unlearnlib.verify import REMADE, Tolerance, as_row, pick, runs_to_verify, verify
+    from unlearnlib.run import open_bench
+    from unlearnlib.verify import REMADE, NumericalTolerance, find_runs, pick, verify_records
 
     page = _file_to_write(args.report, "--report", args.force)
-    remade = None
-    if args.remade:
-        given = REMADE if args.tolerance is None else (args.tolerance, args.tolerance)
-        remade = Tolerance(*given)
-    tolerance = Tolerance() if args.tolerance is None else Tolerance(args.tolerance, args.tolerance)
-    domains, limits = _domains(args), _limits(args)
-    records = runs_to_verify(_records_to_verify(args, domains), args.profile, domains)
-    picked = pick(records, args.sample, args.seed)
-
-    from unlearnlib.run import open_bench
-
+    given = None if args.tolerance is None else NumericalTolerance(args.tolerance, args.tolerance)
+    tolerance = given or NumericalTolerance()
+    remade = (given or REMADE) if args.remade else None
+    domains, limits = _domains(args.profile, args.domain), _limits(args.limit)
+    runs = find_runs(args.profile, domains, study=args.study, store=args.store)
+    picked = pick(runs, args.sample, args.seed)
     device = _device(args.device)
     _hush_transformers()
-    started = time.time()
-    comparisons = verify(
-        picked,
-        lambda spec: open_bench(
+
+    def bench_for(spec: RunSpec) -> Bench:
+        return open_bench(
             spec.profile,
             spec.domain,
             model=args.model,
@@ -2042,30 +2054,87 @@ def verify_command(args: argparse.Namespace) -> Report:
             precision=spec.precision,
             execution=_execution(args, progress=False),
             base=spec.base,
-        ),
-        tolerance,
-        progress=not args.quiet,
-        remade=remade,
+        )
+
+    started = time.time()
+    comparisons = verify_records(
+        picked, bench_for, tolerance, progress=not args.quiet, remade=remade
     )
-    rows = [as_row(c) for c in comparisons]
-    agree = sum(row["agrees"] for row in rows)
-    measured = [row for row in rows if row["excess"] is not None]
-    largest = max(measured, key=lambda row: row["excess"], default=None)
     values = {
         "profile": args.profile,
         "study": args.study,
-        "records": len(records),
-        "sample": len(rows),
+        "records": len(runs),
+        "sample": len(comparisons),
         "seed": args.seed,
         "tolerance": dataclasses.asdict(tolerance),
+        **_verification_values(comparisons),
+        "seconds": round(time.time() - started, 3),
+    }
+    text = _verification_text(values, comparisons, tolerance, remade)
+    if page is not None:
+        command = _verify_again(args)
+        _write_verification(page, comparisons, tolerance, len(runs), command, remade)
+        values["report"] = str(page)
+        text += f"\nevery number: {page}"
+    return Report(values, text, 1 if values["differ"] else 0)
+
+
+def _verification_values(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """How many records agree, the largest difference, and a row per record, for --json."""
+    from unlearnlib.verify import as_row
+
+    rows = [as_row(comparison) for comparison in comparisons]
+    agree = sum(row["agrees"] for row in rows)
+    measured = [row for row in rows if row["excess"] is not None]
+    return {
         "remade": sum(row["remade"] for row in rows),
         "agree": agree,
         "differ": len(rows) - agree,
-        "largest": largest,
+        "largest": max(measured, key=lambda row: row["excess"], default=None),
         "comparisons": rows,
-        "seconds": round(time.time() - started, 3),
     }
-    table = _columns(
+
+
+def _verification_text(
+    values: Mapping[str, Any],
+    comparisons: Sequence[Comparison],
+    tolerance: NumericalTolerance,
+    remade: NumericalTolerance | None,
+) -> str:
+    """A row per record, how many agree, and what to know about a base that differs."""
+    rows, largest = values["comparisons"], values["largest"]
+    lines = [
+        _verification_table(rows),
+        f"{values['agree']} of {len(rows)} records agree (of {values['records']} in all); numbers "
+        f"may differ by {_within(tolerance)}",
+    ]
+    if remade is not None and values["remade"]:
+        bases = {(c.record.model_hash[:12], c.base[:12]) for c in comparisons if c.base}
+        which = ", ".join(f"published {theirs}, here {ours}" for theirs, ours in sorted(bases))
+        lines.append(
+            f"THE BASE DIFFERS in {values['remade']} of them: they were repeated on a vanilla "
+            f"that was trained here ({which}). Of these only metrics were compared, within "
+            f"{_within(remade)}: agreement says that the recipe leads to the same numbers, not "
+            "that the runs are the same"
+        )
+    elif get_profile(values["profile"]).continued and any(
+        "another model" in row["reason"] for row in rows
+    ):
+        lines.append(
+            "The vanilla of this profile is trained, and another kind of machine trains it to "
+            "other bits: --remade compares with one that was trained here"
+        )
+    if largest is not None:
+        lines.append(f"largest difference: {largest['excess']:.2g} of what is allowed")
+    return "\n".join(lines)
+
+
+def _within(tolerance: NumericalTolerance) -> str:
+    return f"{tolerance.absolute:g} + {tolerance.relative:g} x the published one"
+
+
+def _verification_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    return _columns(
         ("record", "domain", "method", "seed", "result", "furthest off", "published", "repeated"),
         [
             (
@@ -2081,43 +2150,21 @@ def verify_command(args: argparse.Namespace) -> Report:
             for row in rows
         ],
     )
-    text = (
-        f"{table}\n{agree} of {len(rows)} records agree (of {len(records)} in all); numbers may "
-        f"differ by {tolerance.absolute:g} + {tolerance.relative:g} x the published one"
-    )
-    if remade is not None and values["remade"]:
-        bases = {(c.record.model_hash[:12], c.base[:12]) for c in comparisons if c.base}
-        which = ", ".join(f"published {theirs}, here {ours}" for theirs, ours in sorted(bases))
-        text += (
-            f"\nTHE BASE DIFFERS in {values['remade']} of them: they were repeated on a vanilla "
-            f"that was trained here ({which}). Of these only metrics were compared, within "
-            f"{remade.absolute:g} + {remade.relative:g} x the published one: agreement says that "
-            "the recipe leads to the same numbers, not that the runs are the same"
-        )
-    elif (
-        any("another model" in row["reason"] for row in rows)
-        and get_profile(args.profile).continued
-    ):
-        text += (
-            "\nThe vanilla of this profile is trained, and another kind of machine trains it to "
-            "other bits: --remade compares with one that was trained here"
-        )
-    if largest is not None:
-        text += f"\nlargest difference: {largest['excess']:.2g} of what is allowed"
-    if page is not None:
-        from unlearnlib.report import verification
 
-        whole = verification(
-            comparisons,
-            tolerance,
-            available=len(records),
-            command=_verify_again(args),
-            remade=remade,
-        )
-        page.write_text(whole, encoding="utf-8")
-        values["report"] = str(page)
-        text += f"\nevery number: {page}"
-    return Report(values, text, 0 if agree == len(rows) else 1)
+
+def _write_verification(
+    page: Path,
+    comparisons: Sequence[Comparison],
+    tolerance: NumericalTolerance,
+    available: int,
+    command: str,
+    remade: NumericalTolerance | None,
+) -> None:
+    """Write the page with every number beside its repetition."""
+    from unlearnlib.report import verification
+
+    text = verification(comparisons, tolerance, available=available, command=command, remade=remade)
+    page.write_text(text, encoding="utf-8")
 
 
 def _verify_again(args: argparse.Namespace) -> str:
@@ -2125,9 +2172,11 @@ def _verify_again(args: argparse.Namespace) -> str:
     from unlearnlib.card import shell_join
 
     words = ["unlearn", "verify", "--profile", args.profile]
-    for name in ("study", "sample", "seed", "tolerance"):
-        if getattr(args, name) is not None:
-            words += [f"--{name}", str(getattr(args, name))]
+    if args.study is not None:
+        words += ["--study", args.study]
+    words += ["--sample", str(args.sample), "--seed", str(args.seed)]
+    if args.tolerance is not None:
+        words += ["--tolerance", str(args.tolerance)]
     words += ["--remade"] if args.remade else []
     for name in args.domain or ():
         words += ["--domain", name]
@@ -2135,48 +2184,11 @@ def _verify_again(args: argparse.Namespace) -> str:
         words += ["--limit", limit]
     if args.model is not None:
         words += ["--model", _source_name(args.model)]
-    for name in ("store", "corpora"):
-        if getattr(args, name) is not None:
-            words += [f"--{name}", _file_name(getattr(args, name))]
-    return shell_join(words)
-
-
-def _file_to_write(name: str | None, option: str, force: bool) -> Path | None:
-    """The file that an option names, checked before hours are spent; None if it was not given."""
-    if name is None:
-        return None
-    path = Path(name)
-    if path.is_dir() or (path.exists() and not force):
-        raise UnlearnError(f"{option} {name!r} exists: give another name, or --force.")
-    if not path.absolute().parent.is_dir():
-        raise UnlearnError(f"the folder of {option} {name!r} does not exist: make it first.")
-    return path
-
-
-def _records_to_verify(args: argparse.Namespace, domains: Sequence[str]) -> list[Record]:
-    """The published records, or a store's; of one study or of all."""
-    from unlearnlib.models import data_folder
-    from unlearnlib.store import Store, read_parquet
-    from unlearnlib.study import get_study, published_files
-
-    study = None if args.study is None else get_study(args.study)
     if args.store is not None:
-        if not Path(args.store).is_dir():
-            raise UnlearnError(f"--store {args.store!r} is no folder: give that of a run store.")
-        records = list(Store(Path(args.store)).records())
-        if study is None:
-            return records
-        specs = [s.as_dict() for d in domains for s in study.runs(args.profile, d)]
-        return [record for record in records if record.spec in specs]
-    if study is None:
-        return [record for path in published_files() for record in read_parquet(path)]
-    path = data_folder() / "results" / f"{args.profile}-{study.name}.parquet"
-    if not path.exists():
-        raise UnlearnError(
-            f"study {study.name!r} is not published at profile {args.profile!r}: run `unlearn "
-            f"study {study.name} --profile {args.profile} --publish` first."
-        )
-    return read_parquet(path)
+        words += ["--store", _file_name(args.store)]
+    if args.corpora is not None:
+        words += ["--corpora", _file_name(args.corpora)]
+    return shell_join(words)
 
 
 # --- unlearn data, methods, profiles -------------------------------------------------------------
@@ -2186,7 +2198,11 @@ def data_command(args: argparse.Namespace) -> Report:
     """Documents, characters and tokens per split; fetch, show or export them."""
     from unlearnlib.corpus.documents import SPLITS
 
-    profile, domains, limits = get_profile(args.profile), _domains(args), _limits(args)
+    profile, domains, limits = (
+        get_profile(args.profile),
+        _domains(args.profile, args.domain),
+        _limits(args.limit),
+    )
     if args.fetch is not None and profile.corpus != "public":
         raise UnlearnError(
             f"profile {args.profile!r} has no public texts to fetch: use --profile open."

@@ -19,7 +19,7 @@ from typing import Any
 from unlearnlib.card import CardFacts, model_card, printable, show
 from unlearnlib.errors import UnlearnError
 from unlearnlib.search import HARM, NEAR, Situation, Step
-from unlearnlib.verify import Comparison, Difference, Tolerance
+from unlearnlib.verify import Comparison, Difference, NumericalTolerance
 
 MOST_SHOWN = 200  # numbers of one run, beside its metrics, that are listed one by one
 
@@ -131,11 +131,11 @@ def _document(title: str, body: str) -> str:
 
 def verification(
     comparisons: Sequence[Comparison],
-    tolerance: Tolerance,
+    tolerance: NumericalTolerance,
     *,
     available: int,
     command: str = "",
-    remade: Tolerance | None = None,
+    remade: NumericalTolerance | None = None,
 ) -> str:
     """The report of `unlearn verify` as HTML: the verdict first, then every run, number by number.
 
@@ -173,7 +173,7 @@ def verification(
     return _document("Published and repeated: report", "".join(parts))
 
 
-def _bases(comparisons: Sequence[Comparison], remade: Tolerance | None) -> str:
+def _bases(comparisons: Sequence[Comparison], remade: NumericalTolerance | None) -> str:
     """A warning where repetitions started from another model than the published runs."""
     others = [c for c in comparisons if c.base]
     if not others or remade is None:
@@ -256,7 +256,7 @@ def _place(provenance: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _one(number: int, comparison: Comparison, tolerance: Tolerance) -> str:
+def _one(number: int, comparison: Comparison, tolerance: NumericalTolerance) -> str:
     """One run: its numbers, open where something differs."""
     record, spec = comparison.record, comparison.record.spec
     words = ", ".join(str(spec.get(name, "–")) for name in ("domain", "method"))
@@ -290,7 +290,7 @@ def _one(number: int, comparison: Comparison, tolerance: Tolerance) -> str:
     )
 
 
-def _row(difference: Difference, tolerance: Tolerance) -> tuple[str, ...]:
+def _row(difference: Difference, tolerance: NumericalTolerance) -> tuple[str, ...]:
     published, repeated = difference.published, difference.repeated
     both = math.isfinite(published) and math.isfinite(repeated)
     return (
