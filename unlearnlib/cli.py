@@ -21,9 +21,10 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,15 +34,19 @@ from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.spec import DOMAINS, PROFILES, YOURS, Profile, RunSpec, get_profile
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from unlearnlib.card import CardFacts
     from unlearnlib.corpus.documents import Document, DomainData
     from unlearnlib.engine import Execution
     from unlearnlib.metrics.scores import TokenScores
+    from unlearnlib.plan import Plan
     from unlearnlib.run import Bench
     from unlearnlib.search import Proposal
-    from unlearnlib.store import Record, Store
-    from unlearnlib.study import StudyResult
+    from unlearnlib.store import Library, Record, Store
+    from unlearnlib.study import Shard, StudyResult
     from unlearnlib.tasks import TaskSet
+    from unlearnlib.tune import Tuned
     from unlearnlib.verify import Comparison, NumericalTolerance
 
 logger = logging.getLogger("unlearnlib.cli")
@@ -67,7 +72,7 @@ HEADINGS = {
 }
 SHORTCUTS = ("learning_rate", "updates", "batch_size", "length")
 TUNED = ("learning_rate", "updates", "batch_size")  # always spelt out in a command that repeats
-_FIXED = (("schedule", ""), ("warmup", ""), ("requests", ""))  # by the procedure of `unlearn tune`
+DECIDED_BY_TUNE = ("learning_rate", "retain_weight", "schedule", "warmup", "requests")
 _NOT_BY_SET = ("profile", "domain", "method")  # they have flags of their own
 FILES = ("forget", "retain", "approximate", "general")
 ADAPTER, ADAPTER_FILES = "adapter", ("adapter_config.json", "adapter_model.safetensors")
@@ -84,6 +89,19 @@ class Report:
 
 # --- main ----------------------------------------------------------------------------------------
 
+# Command -> where its function is, as "module:function".
+COMMANDS = {
+    "run": "unlearnlib.cli:run_command",
+    "tune": "unlearnlib.cli:tune_command",
+    "study": "unlearnlib.cli:study_command",
+    "pretrain": "unlearnlib.cli:pretrain_command",
+    "score": "unlearnlib.cli:score_command",
+    "verify": "unlearnlib.cli:verify_command",
+    "data": "unlearnlib.cli:data_command",
+    "methods": "unlearnlib.cli:methods_command",
+    "profiles": "unlearnlib.cli:profiles_command",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. argparse's own errors exit with code 2."""
@@ -92,15 +110,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser().parse_args(words)
     except UnlearnError as error:
         return _complain(str(error), 2)
-    if _processes() > 1 and args.run is not run_command:
+    if _processes() > 1 and args.command != "run":
         return _complain(
             f"{_processes()} processes were launched for a command that runs in one: start it "
             "without the launcher (only `unlearn run` divides its work).",
             2,
         )
     try:
-        with _logging(args), contextlib.redirect_stdout(sys.stderr):
-            report: Report = args.run(args)
+        with _logging(args.quiet), contextlib.redirect_stdout(sys.stderr):
+            report = _function_of(args.command)(args)
     except UnlearnError as error:
         return _complain(str(error), 2)
     except KeyboardInterrupt:
@@ -123,6 +141,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if _is_main():
         _print(json.dumps(_strict(report.values)) if args.json else report.text)
     return report.code
+
+
+def _function_of(command: str) -> Callable[[argparse.Namespace], Report]:
+    """The function that carries a command out; its module is imported now, and not for help."""
+    module, _, name = COMMANDS[command].partition(":")
+    function: Callable[[argparse.Namespace], Report] = getattr(import_module(module), name)
+    return function
 
 
 def _with_negative_numbers(argv: Sequence[str]) -> list[str]:
@@ -156,14 +181,14 @@ def _print(text: str) -> None:
 
 
 @contextlib.contextmanager
-def _logging(args: argparse.Namespace) -> Iterator[None]:
-    """The package's log goes to stderr while a command runs."""
+def _logging(quiet: bool) -> Iterator[None]:
+    """The package's log goes to stderr while a command runs; `quiet` leaves warnings only."""
     log = logging.getLogger("unlearnlib")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("unlearn: %(message)s"))
     before = log.level
     log.addHandler(handler)
-    log.setLevel(logging.WARNING if args.quiet else logging.INFO)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
     try:
         yield
     finally:
@@ -180,13 +205,17 @@ def _out_of_memory(what: str) -> str:
 
 def _what_remains(args: argparse.Namespace) -> str:
     """What an interrupted command leaves behind."""
+    store = None
     if args.command == "pretrain":
         return "finished models stay, and --missing goes on with the others"
     if args.command == "tune":
         return "finished runs of the search are remembered, the same command goes on"
-    if getattr(args, "save_every", 0):
-        return "the same command goes on after the last state that --save-every kept"
-    store = _store_path(args) if args.command in ("run", "study") else None
+    if args.command == "run":
+        if args.save_every:
+            return "the same command goes on after the last state that --save-every kept"
+        store = _store_path(args.store, args.model, args.limit, args.files)
+    if args.command == "study":
+        store = _store_path(args.store, args.model, args.limit)
     if store is None:
         return "nothing was saved, the same command starts again"
     return f"finished runs are in {store}, the same command goes on"
@@ -220,7 +249,7 @@ def _count(text: str) -> int:
 
 
 class _Once(argparse.Action):
-    """Take one value; of two, argparse alone would drop the first without a word."""
+    """Keep the file of a set in `files`; of two, argparse alone would drop the first silently."""
 
     def __call__(
         self,
@@ -229,12 +258,12 @@ class _Once(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        if getattr(namespace, self.dest) is not None:
+        if self.dest in namespace.files:
             raise UnlearnError(
-                f"{option_string} is given twice ({getattr(namespace, self.dest)!r} and "
+                f"{option_string} is given twice ({namespace.files[self.dest]!r} and "
                 f"{values!r}): put the documents into one folder and give that."
             )
-        setattr(namespace, self.dest, values)
+        namespace.files = {**namespace.files, self.dest: values}  # the default is left as it is
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -368,7 +397,10 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         ),
         strict=True,
     ):
-        parser.add_argument(f"--{name}", action=_Once, metavar="FILE", help=about)
+        parser.add_argument(
+            f"--{name}", action=_Once, default=argparse.SUPPRESS, metavar="FILE", help=about
+        )
+    parser.set_defaults(files={})
     parser.add_argument("--column", help="the column that holds the text (default: text, ...)")
     _add_source(parser)
     parser.add_argument(
@@ -445,7 +477,6 @@ ends by itself, says why each run is made, and goes on where it was interrupted.
     )
     parser.add_argument("--out", metavar="DIR", help="save model, record, card and report here")
     parser.add_argument("--force", action="store_true", help="replace what is in --out")
-    parser.set_defaults(run=tune_command)
 
 
 def _add_run(commands: Any) -> None:
@@ -484,7 +515,6 @@ low for a small model: `unlearn tune` finds one that reaches the target.""",
         action="store_true",
         help="do nothing, but say what memory and time the run would take, and what it would cost",
     )
-    parser.set_defaults(run=run_command)
 
 
 def _add_study(commands: Any) -> None:
@@ -508,7 +538,6 @@ def _add_study(commands: Any) -> None:
     parser.add_argument(
         "--choose", action="store_true", help="of rates: choose the settings of the main study"
     )
-    parser.set_defaults(run=study_command)
 
 
 def _add_pretrain(commands: Any) -> None:
@@ -529,7 +558,6 @@ def _add_pretrain(commands: Any) -> None:
         action="store_true",
         help="open: leave the published record of the training, for `unlearn verify --remade`",
     )
-    parser.set_defaults(run=pretrain_command)
 
 
 def _add_score(commands: Any) -> None:
@@ -546,7 +574,6 @@ def _add_score(commands: Any) -> None:
     parser.add_argument("--force", action="store_true", help="replace an --out that is there")
     _add_abilities(parser)
     _add_device(parser)
-    parser.set_defaults(run=score_command)
 
 
 def _add_verify(commands: Any) -> None:
@@ -579,7 +606,6 @@ def _add_verify(commands: Any) -> None:
     _add_model(parser)
     _add_source(parser)
     _add_device(parser)
-    parser.set_defaults(run=verify_command)
 
 
 def _add_data(commands: Any) -> None:
@@ -595,15 +621,14 @@ def _add_data(commands: Any) -> None:
         "--export", metavar="FOLDER", help="write FOLDER/DOMAIN/SPLIT.jsonl, one row per document"
     )
     parser.add_argument("--force", action="store_true", help="replace exported files")
-    parser.set_defaults(run=data_command)
 
 
 def _add_methods(commands: Any) -> None:
-    _command(commands, "methods", "list the unlearning methods").set_defaults(run=methods_command)
+    _command(commands, "methods", "list the unlearning methods")
 
 
 def _add_profiles(commands: Any) -> None:
-    _command(commands, "profiles", "list the profiles").set_defaults(run=profiles_command)
+    _command(commands, "profiles", "list the profiles")
 
 
 # --- shared by the commands ----------------------------------------------------------------------
@@ -676,21 +701,14 @@ def _device(name: str) -> str:
 
 
 def _execution(args: argparse.Namespace, progress: bool = True) -> Execution:
+    """How a command computes, by the arguments of `_add_device`."""
     from unlearnlib.engine import Execution
 
-    # Under a launcher one process is a script that was scaled down; without, a misunderstanding.
-    if getattr(args, "fsdp", False) and "WORLD_SIZE" not in os.environ:
-        raise UnlearnError(
-            "--fsdp divides a model among processes, and there is one: start several with "
-            "`accelerate launch ... -m unlearnlib`, or leave it out."
-        )
     return Execution(
         micro_tokens=args.micro_tokens,
         progress=progress and not args.quiet and _is_main(),
         packed=args.packed,
         recompute=args.recompute,
-        shard=getattr(args, "fsdp", False),
-        save_every=getattr(args, "save_every", 0),
     )
 
 
@@ -712,18 +730,20 @@ def _hush_transformers() -> None:
     theirs.disable_progress_bar()
 
 
-def _store_path(args: argparse.Namespace) -> Path | None:
-    """The run store that a command writes to, if it writes to one.
+def _store_path(
+    named: str | None,
+    model: str | None,
+    limits: Sequence[str],
+    files: Mapping[str, str] | None = None,
+) -> Path | None:
+    """The run store that a command writes to: the one named, else the default one, or none.
 
     Records of another model or of a part of the data have the same spec as those of the whole
     profile, and a study finds its records by their specs: they need a store of their own.
     """
-    if not hasattr(args, "store"):
-        return None
-    if args.store is not None:
-        return Path(args.store)
-    apart = bool(getattr(args, "limit", None) or getattr(args, "model", None))
-    if apart or any(getattr(args, name, None) for name in FILES):
+    if named is not None:
+        return Path(named)
+    if model or limits or files:
         return None
     from unlearnlib.study import default_store
 
@@ -743,6 +763,23 @@ def _domains(profile: str, given: Sequence[str] | None) -> tuple[str, ...]:
 
         return HUB_DOMAINS
     return scale.domains
+
+
+def _load_tasks(names: Sequence[str], limit: int | None, unsafe: bool) -> TaskSet | None:
+    """The tasks that --tasks names, with their data, before any model is loaded."""
+    if not names:
+        for flag, given in (("--task-limit", limit), ("--confirm-unsafe-code", unsafe)):
+            if given:
+                raise UnlearnError(f"{flag} is given without tasks: name some with --tasks.")
+        return None
+    if _processes() > 1:
+        raise UnlearnError(
+            f"tasks are asked by one process and {_processes()} were launched: leave out --tasks, "
+            "and give the model in --out to `unlearn score --tasks`."
+        )
+    from unlearnlib.tasks import load_tasks
+
+    return load_tasks(names, limit=limit, unsafe=unsafe)
 
 
 def _file_to_write(name: str | None, option: str, force: bool) -> Path | None:
@@ -788,78 +825,44 @@ def _columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def run_command(args: argparse.Namespace) -> Report:
     """One run: of a profile, of a profile's texts with another model, or of a user's documents."""
-    own = _is_own(args)
-    spec = _own_spec(args) if own else _profile_spec(args)
-    limits = _limits(args.limit)
-    out = Path(args.out) if args.out is not None else None
-    if out is not None:
-        if args.published:
-            raise UnlearnError(
-                "--published takes numbers in place of a run, and --out needs the run for its "
-                "model: leave out one of them."
-            )
-        _check_apart(out, args)
-        check_out(out, args.force, args.model)
-    device = _device(args.device)
-    data = _own_documents(args, limits) if own else None
-    _check_retain(args, spec, data)
-    _check_lora(args, spec)
-    if args.plan:
-        return _plan_report(args, spec, data, limits, device)
-    tasks = _tasks(args)
-
-    from unlearnlib.run import execute, key_of, open_bench, warn_of_data
+    from unlearnlib.run import evaluate, execute, key_of
     from unlearnlib.store import Library, Store
     from unlearnlib.study import published_files
 
-    _hush_transformers()
-    bench = open_bench(
-        spec.profile,
-        spec.domain,
-        model=args.model,
-        folder=args.corpora,
-        limits=limits,
-        data=data,
-        device=device,
-        precision=spec.precision,
-        execution=_execution(args),
-        base=spec.base,
-    )
-    spec = _fit_length(bench, spec, own)
-    bench.forgotten(spec)  # says so if there is nothing to forget
-    if own:
-        warn_of_data(bench, spec)
-    if out is not None:
-        _check_space(bench.model, out)
-    where = _store_path(args)
+    own = _is_own(args.files, args.out)
+    spec = _own_spec(args, needs_out=not args.plan) if own else _profile_spec(args)
+    if args.published and args.out is not None:
+        raise UnlearnError(
+            "--published takes numbers in place of a run, and --out needs the run for its "
+            "model: leave out one of them."
+        )
+    inputs = _check_inputs(args, spec, needs_out=not args.plan)
+    if args.plan:
+        return _plan_report(args, inputs)
+    tasks = _load_tasks(args.tasks, args.task_limit, args.confirm_unsafe_code)
+    bench, spec = _open_inputs(args, inputs, _run_execution(args))
+    where, out = _store_path(args.store, args.model, args.limit, args.files), inputs.out
     store = None if where is None else Store(where)
-    key = key_of(bench, spec)
-    library = Library(published_files() if args.published else [], store)
-    asked = None if tasks is None else _tasks_key(spec, bench, tasks)
-    if out is None and key in library and (asked is None or asked in library):
-        record = library.get(key)
-        answers = {} if asked is None else library.get(asked).metrics
-        return _run_report(args, _with_metrics(record, answers), computed=False, store=where)
+    if out is None:
+        library = Library(published_files() if args.published else [], store)
+        recorded = _recorded(library, bench, spec, tasks)
+        if recorded is not None:
+            return _run_report(recorded, computed=False, store=where)
 
-    command = repeat_command(args, spec)
-    with _claimed(store, key if out is None and _is_main() else None):
-        if out is None:
-            before: dict[str, float] = {}
-        else:
-            from unlearnlib.run import evaluate
-
+    command = repeat_command(args, spec, _task_words(args))
+    progress = not args.quiet
+    before: dict[str, float] = {}
+    with _claimed(store, key_of(bench, spec) if out is None and _is_main() else None):
+        if out is not None:
             logger.info("scoring the model before")
-            before = evaluate(bench, bench.model, spec)[0] | _answers(args, bench, None, tasks)
+            before = evaluate(bench, bench.model, spec)[0]
+            before |= _answers(bench.model, bench.tokenizer, tasks, progress)
         logger.info("unlearning: %s, %d updates", spec.method, spec.updates)
         model, record = execute(bench, spec, in_place=True, command=command)
-        answers = _answers(args, bench, model, tasks)
+        answers = _answers(model, bench.tokenizer, tasks, progress)
         if store is not None and _is_main():
-            store.put(record)
-            if tasks is not None:
-                from unlearnlib.tasks import tasks_record
-
-                store.put(tasks_record(record, tasks, answers))
-        record = _with_metrics(record, answers)
+            _put(store, record, tasks, answers)
+    record = _with_metrics(record, answers)
     if _processes() > 1:
         from accelerate import PartialState
 
@@ -867,96 +870,186 @@ def run_command(args: argparse.Namespace) -> Report:
     if out is not None and _is_main():
         facts = card_facts(bench, spec, record, before, args.adapter)
         save_unlearned(out, model, bench, record, facts)
-    return _run_report(args, record, computed=True, store=where, before=before, out=out)
+    return _run_report(record, computed=True, store=where, before=before, out=out)
 
 
-def _tasks(args: argparse.Namespace) -> TaskSet | None:
-    """The tasks that --tasks names, with their data, before any model is loaded."""
-    if not args.tasks:
-        for flag in ("task_limit", "confirm_unsafe_code"):
-            if getattr(args, flag):
-                raise UnlearnError(
-                    f"--{flag.replace('_', '-')} is given without tasks: name some with --tasks."
-                )
-        return None
-    if _processes() > 1:
+def _run_execution(args: argparse.Namespace, progress: bool = True) -> Execution:
+    """How a run computes: `_execution`, by several processes and with checkpoints if asked."""
+    # Under a launcher one process is a script that was scaled down; without, a misunderstanding.
+    if args.fsdp and "WORLD_SIZE" not in os.environ:
         raise UnlearnError(
-            f"tasks are asked by one process and {_processes()} were launched: leave out --tasks, "
-            "and give the model in --out to `unlearn score --tasks`."
+            "--fsdp divides a model among processes, and there is one: start several with "
+            "`accelerate launch ... -m unlearnlib`, or leave it out."
         )
-    from unlearnlib.tasks import load_tasks
+    execution = _execution(args, progress)
+    return dataclasses.replace(execution, shard=args.fsdp, save_every=args.save_every)
 
-    return load_tasks(args.tasks, limit=args.task_limit, unsafe=args.confirm_unsafe_code)
 
-
-def _tasks_key(spec: RunSpec, bench: Bench, tasks: TaskSet) -> str:
+def _recorded(
+    library: Library, bench: Bench, spec: RunSpec, tasks: TaskSet | None
+) -> Record | None:
+    """The record of the run with its answers to the tasks, if the library has both."""
+    from unlearnlib.run import key_of
     from unlearnlib.tasks import tasks_key
 
-    return tasks_key(spec.as_dict(), bench.data_hash, bench.model_hash, tasks)
+    key = key_of(bench, spec)
+    if key not in library:
+        return None
+    if tasks is None:
+        return library.get(key)
+    asked = tasks_key(spec.as_dict(), bench.data_hash, bench.model_hash, tasks)
+    if asked not in library:
+        return None
+    return _with_metrics(library.get(key), library.get(asked).metrics)
+
+
+def _put(store: Store, record: Record, tasks: TaskSet | None, answers: Mapping[str, float]) -> None:
+    """Keep the record of a run, and beside it that of its answers to the tasks."""
+    from unlearnlib.tasks import tasks_record
+
+    store.put(record)
+    if tasks is not None:
+        store.put(tasks_record(record, tasks, answers))
+
+
+def _task_words(args: argparse.Namespace) -> list[str]:
+    """The words that ask for the same tasks again; files by name only."""
+    words = []
+    for task in args.tasks:
+        words += ["--tasks", _file_name(task) if Path(task).exists() else task]
+    if args.task_limit:
+        words += ["--task-limit", str(args.task_limit)]
+    return [*words, "--confirm-unsafe-code"] if args.confirm_unsafe_code else words
 
 
 def _answers(
-    args: argparse.Namespace, bench: Bench, model: Any, tasks: TaskSet | None
+    model: nn.Module, tokenizer: Any, tasks: TaskSet | None, progress: bool
 ) -> dict[str, float]:
-    """What a model (None: the bench's own) makes of the tasks; nothing without tasks."""
+    """What a model answers to the tasks, as metrics; none without tasks."""
     if tasks is None:
         return {}
     from unlearnlib.tasks import run_tasks
 
     logger.info("asking the tasks %s", ", ".join(tasks.names))
-    return run_tasks(model or bench.model, bench.tokenizer, tasks, progress=not args.quiet)
+    return run_tasks(model, tokenizer, tasks, progress=progress)
 
 
 def _with_metrics(record: Record, more: Mapping[str, float]) -> Record:
     return dataclasses.replace(record, metrics=record.metrics | dict(more)) if more else record
 
 
-def _plan_report(
-    args: argparse.Namespace,
-    spec: RunSpec,
-    data: DomainData | None,
-    limits: Mapping[str, int],
-    device: str,
-) -> Report:
-    """What a run would take; loads the tokenizer and the documents, not the model."""
-    from unlearnlib.corpus.chunks import cut
-    from unlearnlib.methods import get_method
-    from unlearnlib.models import load_tokenizer, model_config
-    from unlearnlib.plan import plan
-    from unlearnlib.run import clipped, load_domain, sources
+@contextlib.contextmanager
+def _claimed(store: Store | None, key: str | None) -> Iterator[None]:
+    """Keep other processes from computing the same run; nothing to do without store or key."""
+    if store is None or key is None:
+        yield
+        return
+    with store.claim(key) as mine:
+        if not mine:
+            raise UnlearnError(
+                f"another process is computing this run ({key[:12]}): wait for it, or give "
+                "another --store."
+            )
+        yield
 
-    _hush_transformers()
-    scale, own = get_profile(spec.profile), data is not None
-    data = data or load_domain(spec.profile, spec.domain, args.corpora, limits)
-    source, oracle = sources(spec.profile, spec.domain, args.model, own=own, base=spec.base)
-    tokenizer = load_tokenizer(source)
-    length = _chunk_length(model_config(source), spec.length, None if own else scale.length)
-    if not own:
-        data = clipped(spec.profile, data, tokenizer)
-    method = get_method(spec.method)
-    kept = {"in_distribution": data.retain, "general": data.general_retain}.get(method.data or "")
-    forget = cut(data.forget[: spec.forget_size], tokenizer, length, name="forget")
-    planned = plan(
-        source,
-        spec,
-        forget,
-        cut(kept or (), tokenizer, length, name="retain"),
-        execution=_execution(args, progress=False),
-        device=device,
-        processes=_processes(),
-        oracle=oracle is not None,
-    )
-    here = _memory_here(device)
+
+def _profile_spec(args: argparse.Namespace) -> RunSpec:
+    """The spec of a run of a profile: given, else chosen, else default settings."""
+    from unlearnlib.study import BATCH, settings
+
+    if args.model is not None and args.profile is None:
+        raise UnlearnError(
+            f"there is nothing to forget for the model {args.model!r}: give your documents with "
+            "--forget FILE, or take a profile's with --profile and --domain."
+        )
+    if args.column is not None:
+        raise UnlearnError(
+            f"--column {args.column!r} is for documents of your own: give them with --forget FILE."
+        )
+    spec = _bare_spec(args.profile, args.domain, args.method)
+    given = _given_settings(args)
+    if given:
+        return spec.replace(**given)
+    try:
+        chosen = settings(spec.profile, spec.domain, spec.method)
+    except UnlearnError as error:
+        if isinstance(error.__cause__, KeyError | FileNotFoundError):
+            return spec
+        raise  # the file is there and cannot be read
+    scale = get_profile(spec.profile)
+    usual = {"updates": scale.updates, "batch_size": BATCH, "precision": scale.precision}
+    spec = spec.replace(**{**usual, **chosen})
+    logger.info("settings chosen for %s on %s: %s", spec.method, spec.domain, chosen)
+    return spec
+
+
+def _run_report(
+    record: Record,
+    *,
+    computed: bool,
+    store: Path | None,
+    before: Mapping[str, float] | None = None,
+    out: Path | None = None,
+) -> Report:
+    """A run for people and for --json; `before` has the metrics of the model before."""
+    from unlearnlib.card import score_rows
+
+    before = before or {}
+    values: dict[str, Any] = {
+        "key": record.key,
+        "status": record.status,
+        "diverged_at": record.diverged_at,
+        "profile": record.spec["profile"],
+        "domain": record.spec["domain"],
+        "method": record.spec["method"],
+        "computed": computed,
+        "spec": record.spec,
+        "metrics": record.metrics,
+        "data_hash": record.data_hash,
+        "model_hash": record.model_hash,
+        "seconds": record.provenance.get("seconds"),
+        "repeat": record.provenance.get("command"),
+        "store": store,
+        "out": out,
+    }
+    if before:
+        values["before"] = before
+    lines = [
+        f"{record.spec['method']} on {record.spec['domain']} ({record.key[:12]}): {record.status}"
+        + (f" at update {record.diverged_at}" if record.diverged_at else "")
+        + ("" if computed else ", from the records at hand")
+    ]
+    rows = score_rows(before, record.metrics)
+    if before:
+        lines.append(_columns(("score", "before", "after"), [row[:3] for row in rows]))
+        target = before.get("approximate/perplexity")
+        if target is not None:
+            lines.append(f"the target for the forget set is a perplexity of {target:.4g}")
+    else:
+        lines.append(_columns(("score", "after"), [(row[0], row[2]) for row in rows]))
+    if out is not None:
+        lines.append(f"the model and its card are in {out}")
+    elif store is not None and computed:
+        lines.append(f"the record is in {store}")
+    return Report(values, "\n".join(lines))
+
+
+def _plan_report(args: argparse.Namespace, inputs: Inputs) -> Report:
+    """What a run would take; loads the tokenizer and the documents, not the model."""
+    execution = _run_execution(args, progress=False)
+    planned = _plan(inputs, args.model, args.corpora, execution)
+    available = _memory_here(inputs.device)
+    fits = available is None or planned.peak <= available
     values = {
-        "spec": spec.as_dict(),
-        "device": device,
+        "spec": inputs.spec.as_dict(),
+        "device": inputs.device,
         "processes": planned.processes,
         "always": planned.always,
         "backward": planned.backward,
         "step": planned.step,
         "peak_bytes": planned.peak,
-        "memory_bytes": here,
-        "fits": here is None or planned.peak <= here,
+        "memory_bytes": available,
+        "fits": fits,
         "parameters": planned.parameters,
         "trained_parameters": planned.trained,
         "tokens": planned.tokens,
@@ -965,23 +1058,56 @@ def _plan_report(
         "seconds": planned.seconds,
         "retraining_ratio_per_1e12_tokens": 1e12 / planned.tokens if planned.tokens else None,
     }
+    return Report(values, _plan_text(planned, inputs.device, available), 0 if fits else 1)
 
-    def rows(title: str, part: Mapping[str, int]) -> list[tuple[str, str, str]]:
-        return [(title, name, _gigabytes(size)) for name, size in part.items()]
 
-    table = _columns(
-        ("held", "what", "memory"),
-        [
-            *rows("always", planned.always),
-            *rows("on the way back", planned.backward),
-            *rows("in a step", planned.step),
-        ],
+def _plan(inputs: Inputs, model: str | None, corpora: str | None, execution: Execution) -> Plan:
+    """Memory and time of the run that the inputs describe."""
+    from unlearnlib.corpus.chunks import cut
+    from unlearnlib.methods import get_method
+    from unlearnlib.models import load_tokenizer, model_config
+    from unlearnlib.plan import plan
+    from unlearnlib.run import clipped, load_domain, sources
+
+    _hush_transformers()
+    spec, own = inputs.spec, inputs.data is not None
+    scale, method = get_profile(spec.profile), get_method(spec.method)
+    data = inputs.data or load_domain(spec.profile, spec.domain, corpora, inputs.limits)
+    source, oracle = sources(spec.profile, spec.domain, model, own=own, base=spec.base)
+    tokenizer = load_tokenizer(source)
+    length = _chunk_length(model_config(source), spec.length, None if own else scale.length)
+    if not own:
+        data = clipped(spec.profile, data, tokenizer)
+    retain = {"in_distribution": data.retain, "general": data.general_retain}
+    return plan(
+        source,
+        spec,
+        cut(data.forget[: spec.forget_size], tokenizer, length, name="forget"),
+        cut(retain.get(method.data or "", ()), tokenizer, length, name="retain"),
+        execution=execution,
+        device=inputs.device,
+        processes=_processes(),
+        oracle=oracle is not None,
     )
+
+
+def _plan_text(planned: Plan, device: str, available: int | None) -> str:
+    """A plan for people; `available` is the device's memory in bytes, None if unknown."""
+    parts = {
+        "always": planned.always,
+        "on the way back": planned.backward,
+        "in a step": planned.step,
+    }
+    rows = [
+        (title, name, _gigabytes(size))
+        for title, part in parts.items()
+        for name, size in part.items()
+    ]
     lines = [
-        table,
+        _columns(("held", "what", "memory"), rows),
         f"{planned.trained:,} of {planned.parameters:,} parameters are trained",
         f"at most {_gigabytes(planned.peak)} at a time"
-        + ("" if here is None else f", of {_gigabytes(here)} on this machine's {device}"),
+        + ("" if available is None else f", of {_gigabytes(available)} on this machine's {device}"),
         f"{planned.tokens:,} tokens at about {planned.tokens_per_second:,.0f} a second: "
         f"{_duration(planned.seconds)} of updates; loading and evaluating come on top",
     ]
@@ -990,13 +1116,13 @@ def _plan_report(
             f"training the model again on 10^12 tokens would take {1e12 / planned.tokens:,.0f} "
             "times as long"
         )
-    if not values["fits"]:
+    if available is not None and planned.peak > available:
         lines.append(
             "that does not fit: try --recompute, a smaller --micro-tokens, --set "
             "precision=bfloat16, --set lora_rank=16, --set optimizer=adamw_8bit, or --fsdp on "
             "several GPUs"
         )
-    return Report(values, "\n".join(lines), 0 if values["fits"] else 1)
+    return "\n".join(lines)
 
 
 def _memory_here(device: str) -> int | None:
@@ -1025,80 +1151,79 @@ def _duration(seconds: float) -> str:
 
 
 def tune_command(args: argparse.Namespace) -> Report:
-    """Search for the dose that reaches the target, and keep the model of the best run."""
-    own = _is_own(args)
-    given = _given_settings(args)
-    for name, instead in (("learning_rate", "--start"), ("retain_weight", "nothing"), *_FIXED):
-        if name in given:
-            raise UnlearnError(
-                f"{name} is given, and tuning decides it: leave it out"
-                + (f" ({instead} sets the first one)." if instead == "--start" else ".")
-            )
-    from unlearnlib.study import BATCH, UPDATES
-
-    defaults: dict[str, Any] = {"updates": UPDATES, "batch_size": BATCH, **given}
-    if own:
-        spec = _own_spec(args).replace(**defaults)
-    else:
-        spec = RunSpec(args.profile or "lab", args.domain or RunSpec.domain, args.method)
-        if spec.domain == YOURS:
-            raise unknown("domain", spec.domain, DOMAINS)
-        spec = spec.replace(**defaults)
-    limits = _limits(args.limit)
-    out = Path(args.out) if args.out is not None else None
-    if out is not None:
-        _check_apart(out, args)
-        check_out(out, args.force, args.model)
-    device = _device(args.device)
-    data = _own_documents(args, limits) if own else None
-    _check_retain(args, spec, data)
-    _check_lora(args, spec)
-
+    """Search for the settings that reach the target, and keep the model of the best run."""
     from unlearnlib.models import cache_folder
-    from unlearnlib.report import check_extra, report, trace_table
-    from unlearnlib.run import open_bench, warn_of_data
+    from unlearnlib.report import HEADER, check_extra, report, trace_table
     from unlearnlib.tune import tune
 
+    inputs = _check_inputs(args, _tune_spec(args))
+    out = inputs.out
     if out is not None:
         check_extra()
-
-    _hush_transformers()
-    bench = open_bench(
-        spec.profile,
-        spec.domain,
-        model=args.model,
-        folder=args.corpora,
-        limits=limits,
-        data=data,
-        device=device,
-        precision=spec.precision,
-        execution=_execution(args),
-        base=spec.base,
-    )
-    spec = _fit_length(bench, spec, own)
-    if own:
-        warn_of_data(bench, spec)
-    if out is not None:
-        _check_space(bench.model, out)
-
-    def told(number: int, proposal: Proposal) -> None:
-        if proposal.learning_rate is None:
-            print(f"end: {proposal.reason}", flush=True)
-        else:
-            rate = f"learning rate {proposal.learning_rate:.3g}"
-            weight = f", retain weight {proposal.retain_weight:g}"
-            weight = "" if proposal.retain_weight == 1 else weight
-            print(f"run {number}: {rate}{weight}: {proposal.reason}", flush=True)
-
+    bench, spec = _open_inputs(args, inputs, _execution(args))
     found = tune(
         bench,
         spec,
         start=args.start,
         runs=args.runs,
         trace=cache_folder() / "tuning",
-        told=None if args.quiet else told,
+        told=None if args.quiet else _print_proposal,
     )
-    values: dict[str, Any] = {
+    values = _tuned_values(found)
+    if found.record is None or found.best is None:
+        unwritten = "" if out is None else f", and {out} is not written"
+        return Report(values, f"{found.ending}: the model was left as it is{unwritten}")
+    values |= {
+        "key": found.record.key,
+        "spec": found.record.spec,
+        "metrics": found.record.metrics,
+        "shortfall": found.steps[found.best].shortfall(found.situation),
+    }
+    # A terminal has no room for the reasons, the last column.
+    rows = [row[:-1] for row in trace_table(found.steps, found.situation)]
+    text = _columns(HEADER[:-1], rows)
+    if out is None:
+        text += f"\n\nrun {found.best + 1} is the best; give --out DIR to save its model"
+        return Report(values, text)
+    made = spec.replace(**found.record.spec)
+    provenance = found.record.provenance | {"command": repeat_command(args, made)}
+    record = dataclasses.replace(found.record, provenance=provenance)
+    facts = card_facts(bench, made, record, found.before, args.adapter)
+    page = report(facts, found.steps, found.best, found.situation, found.ending)
+    save_unlearned(out, found.model, bench, record, facts, {"report.html": page})
+    values["out"] = str(out)
+    text += f"\n\nrun {found.best + 1} is saved in {out}, with report.html"
+    return Report(values, text)
+
+
+def _tune_spec(args: argparse.Namespace) -> RunSpec:
+    """The spec that the search starts from: none of the settings that it decides may be given."""
+    from unlearnlib.study import BATCH, UPDATES
+
+    own = _is_own(args.files, args.out)
+    given = _given_settings(args)
+    for name in DECIDED_BY_TUNE:
+        if name in given:
+            instead = " (--start sets the first one)" if name == "learning_rate" else ""
+            raise UnlearnError(f"{name} is given, and tuning decides it: leave it out{instead}.")
+    spec = _own_spec(args) if own else _bare_spec(args.profile, args.domain, args.method)
+    return spec.replace(**{"updates": UPDATES, "batch_size": BATCH, **given})
+
+
+def _print_proposal(number: int, proposal: Proposal) -> None:
+    """Say what the search does next: run `number`, or its end."""
+    if proposal.learning_rate is None:
+        print(f"end: {proposal.reason}", flush=True)
+        return
+    weight = proposal.retain_weight
+    shown = "" if weight == 1 else f", retain weight {weight:g}"
+    rate = f"learning rate {proposal.learning_rate:.3g}"
+    print(f"run {number}: {rate}{shown}: {proposal.reason}", flush=True)
+
+
+def _tuned_values(found: Tuned) -> dict[str, Any]:
+    """The search for --json."""
+    return {
         "ending": found.ending,
         "runs": len(found.steps),
         "best": None if found.best is None else found.best + 1,
@@ -1107,118 +1232,110 @@ def tune_command(args: argparse.Namespace) -> Report:
         "before": found.before,
         "out": None,
     }
-    rows = [row[:-1] for row in trace_table(found.steps, found.situation)]
-    text = _columns(report_header(), rows) if rows else ""
-    if found.record is None or found.best is None:
-        unwritten = "" if out is None else f", and {out} is not written"
-        return Report(values, f"{found.ending}: the model was left as it is{unwritten}")
-    step = found.steps[found.best]
-    values |= {
-        "key": found.record.key,
-        "spec": found.record.spec,
-        "metrics": found.record.metrics,
-        "shortfall": step.shortfall(found.situation),
-    }
+
+
+# --- what is unlearned from what: shared by `run` and `tune` -------------------------------------
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run or a search starts from, checked before any model is loaded.
+
+    spec    the settings; chunks may still have to fit the model's length
+    data    documents of the user's own; None for those of the spec's profile
+    limits  split -> number of documents that are taken, where --limit says so
+    out     the folder that the model is saved to; None if it is not saved
+    device  "cpu" or "cuda"; "cuda:1", say, for one of several processes
+    """
+
+    spec: RunSpec
+    data: DomainData | None
+    limits: Mapping[str, int]
+    out: Path | None
+    device: str
+
+
+def _check_inputs(args: argparse.Namespace, spec: RunSpec, needs_out: bool = True) -> Inputs:
+    """Read the user's documents, and check all that can be checked without the model.
+
+    `needs_out` says that an adapter that is asked for needs a folder.
+    """
+    limits = _limits(args.limit)
+    out = None if args.out is None else Path(args.out)
     if out is not None:
-        record = dataclasses.replace(
-            found.record,
-            provenance=found.record.provenance
-            | {"command": repeat_command(args, spec.replace(**found.record.spec))},
-        )
-        made = spec.replace(**record.spec)
-        facts = card_facts(bench, made, record, found.before, args.adapter)
-        page = report(facts, found.steps, found.best, found.situation, found.ending)
-        save_unlearned(out, found.model, bench, record, facts, {"report.html": page})
-        values["out"] = str(out)
-        text += f"\n\nrun {found.best + 1} is saved in {out}, with report.html"
-    else:
-        text += f"\n\nrun {found.best + 1} is the best; give --out DIR to save its model"
-    return Report(values, text)
+        _check_apart(out, args.files)
+        check_out(out, args.force, args.model)
+    device = _device(args.device)
+    data = _own_documents(args.files, args.column, limits) if args.files else None
+    _check_retain(spec, data)
+    _check_lora(spec.lora_rank, args.adapter, needs_out and out is None)
+    return Inputs(spec, data, limits, out, device)
 
 
-def report_header() -> tuple[str, ...]:
-    """The columns of the search that a terminal has room for: all but the reasons."""
-    from unlearnlib.report import HEADER
+def _open_inputs(
+    args: argparse.Namespace, inputs: Inputs, execution: Execution
+) -> tuple[Bench, RunSpec]:
+    """Load model and data: the bench, and the spec with chunks that the model can read."""
+    from unlearnlib.run import open_bench, warn_of_data
 
-    return HEADER[:-1]
-
-
-@contextlib.contextmanager
-def _claimed(store: Store | None, key: str | None) -> Iterator[None]:
-    """Keep other processes from computing the same run; nothing to do without store or key."""
-    if store is None or key is None:
-        yield
-        return
-    with store.claim(key) as mine:
-        if not mine:
-            raise UnlearnError(
-                f"another process is computing this run ({key[:12]}): wait for it, or give "
-                "another --store."
-            )
-        yield
-
-
-def _is_own(args: argparse.Namespace) -> bool:
-    """Whether documents of one's own are given; `UnlearnError` for a word that is empty."""
-    for name in (*FILES, "out"):  # Path("") would be the working folder
-        if getattr(args, name) is not None and not getattr(args, name).strip():
-            raise UnlearnError(
-                f"--{name} is {getattr(args, name)!r}: give a name, or leave --{name} out."
-            )
-    return any(getattr(args, name) is not None for name in FILES)
-
-
-def _profile_spec(args: argparse.Namespace) -> RunSpec:
-    """The spec of a run of a profile: given, else chosen, else default settings."""
-    if args.model is not None and args.profile is None:
-        raise UnlearnError(
-            f"there is nothing to forget for the model {args.model!r}: give your documents with "
-            "--forget FILE, or take a profile's with --profile and --domain."
-        )
-    if args.column is not None:
-        raise UnlearnError(
-            f"--column {args.column!r} is for documents of your own: give them with --forget FILE."
-        )
-    spec = RunSpec(
-        args.profile or "lab",
-        RunSpec.domain if args.domain is None else args.domain,
-        args.method,
+    spec, own = inputs.spec, inputs.data is not None
+    _hush_transformers()
+    bench = open_bench(
+        spec.profile,
+        spec.domain,
+        model=args.model,
+        folder=args.corpora,
+        limits=inputs.limits,
+        data=inputs.data,
+        device=inputs.device,
+        precision=spec.precision,
+        execution=execution,
+        base=spec.base,
     )
+    spec = _fit_length(bench, spec, own)
+    bench.forgotten(spec)  # an error if there is nothing to forget
+    if own:
+        warn_of_data(bench, spec)
+    if inputs.out is not None:
+        _check_space(bench.model, inputs.out)
+    return bench, spec
+
+
+def _is_own(files: Mapping[str, str], out: str | None) -> bool:
+    """Whether documents of one's own are given; `UnlearnError` for a name that is empty."""
+    given = dict(files) if out is None else {**files, "out": out}
+    for name, path in given.items():
+        if not path.strip():  # Path("") would be the working folder
+            raise UnlearnError(f"--{name} is {path!r}: give a name, or leave --{name} out.")
+    return bool(files)
+
+
+def _bare_spec(profile: str | None, domain: str | None, method: str) -> RunSpec:
+    """The spec of a profile's domain with default settings."""
+    spec = RunSpec(profile or "lab", RunSpec.domain if domain is None else domain, method)
     if spec.domain == YOURS:
         raise unknown("domain", spec.domain, DOMAINS)
-    given = _given_settings(args)
-    if given:
-        return spec.replace(**given)
-    from unlearnlib.study import BATCH, settings
-
-    try:
-        chosen = settings(spec.profile, spec.domain, spec.method)
-    except UnlearnError as error:
-        if isinstance(error.__cause__, KeyError | FileNotFoundError):
-            return spec
-        raise  # the file is there and cannot be read
-    scale = get_profile(spec.profile)
-    usual = {"updates": scale.updates, "batch_size": BATCH, "precision": scale.precision}
-    spec = spec.replace(**{**usual, **chosen})
-    logger.info("settings chosen for %s on %s: %s", spec.method, spec.domain, chosen)
     return spec
 
 
-def _own_spec(args: argparse.Namespace) -> RunSpec:
+def _own_spec(args: argparse.Namespace, needs_out: bool = True) -> RunSpec:
     """The spec of a run on a user's documents; defaults are those of `unlearnlib.unlearn`."""
-    for name in ("profile", "domain", "corpora"):
-        if getattr(args, name) is not None:
+    from unlearnlib.run import unlearn
+
+    of_profile = {"profile": args.profile, "domain": args.domain, "corpora": args.corpora}
+    for name, value in of_profile.items():
+        if value is not None:
             raise UnlearnError(
                 f"--{name} is given together with files of your own: leave out one of the two."
             )
-    planned = getattr(args, "plan", False)  # which writes nothing
-    for name in ("forget", "model", *(() if planned else ("out",))):
-        if getattr(args, name) is None:
+    needed = {"forget": args.files.get("forget"), "model": args.model}
+    if needs_out:
+        needed["out"] = args.out
+    for name, value in needed.items():
+        if value is None:
             raise UnlearnError(
                 f"--{name} is missing: documents of your own need --model, --forget and --out."
             )
-    from unlearnlib.run import unlearn
-
     signature = inspect.signature(unlearn).parameters
     defaults = {name: signature[name].default for name in TUNED}
     return (
@@ -1228,34 +1345,31 @@ def _own_spec(args: argparse.Namespace) -> RunSpec:
     )
 
 
-def _own_documents(args: argparse.Namespace, limits: Mapping[str, int]) -> DomainData:
+def _own_documents(
+    files: Mapping[str, str], column: str | None, limits: Mapping[str, int]
+) -> DomainData:
+    """The documents in a user's files, by the names of `FILES`."""
     from unlearnlib.corpus.files import user_domain
 
     return user_domain(
-        args.forget,
-        args.retain,
-        args.approximate,
-        args.general,
-        column=args.column,
+        files["forget"],
+        files.get("retain"),
+        files.get("approximate"),
+        files.get("general"),
+        column=column,
         limits=limits,
     )
 
 
-def _check_retain(args: argparse.Namespace, spec: RunSpec, data: DomainData | None) -> None:
+def _check_retain(spec: RunSpec, data: DomainData | None) -> None:
     """Retain data for a method that needs some, before any model is loaded."""
     from unlearnlib.methods import get_method
 
     needs = get_method(spec.method).data
     if data is None or needs is None:
         return
-    flag, split = (
-        ("retain", "retain")
-        if needs == "in_distribution"
-        else (
-            "general",
-            "general_retain",
-        )
-    )
+    general = needs != "in_distribution"
+    flag, split = ("general", "general_retain") if general else ("retain", "retain")
     if not data.split(split):
         raise UnlearnError(
             f"method {spec.method!r} needs {split.replace('_', ' ')} documents and got none: give "
@@ -1263,16 +1377,16 @@ def _check_retain(args: argparse.Namespace, spec: RunSpec, data: DomainData | No
         )
 
 
-def _check_lora(args: argparse.Namespace, spec: RunSpec) -> None:
+def _check_lora(rank: int, adapter: bool, lacks_out: bool) -> None:
     """Whether the adapter asked for can be made and written, before any model is loaded."""
-    if args.adapter and not spec.lora_rank:
+    if adapter and not rank:
         raise UnlearnError(
             "--adapter is given and lora_rank is 0, so there is no adapter to write: give a rank "
             "with --set lora_rank=16, or leave --adapter out."
         )
-    if args.adapter and args.out is None and not getattr(args, "plan", False):
+    if adapter and lacks_out:
         raise UnlearnError("--adapter is given without --out: name a folder with --out DIR.")
-    if spec.lora_rank:
+    if rank:
         from unlearnlib.lora import check_peft
 
         check_peft()
@@ -1334,13 +1448,10 @@ def check_out(out: Path, force: bool, model: str | None = None) -> None:
         ) from None
 
 
-def _check_apart(out: Path, args: argparse.Namespace) -> None:
+def _check_apart(out: Path, files: Mapping[str, str]) -> None:
     """Whether `out` is outside of the user's documents: there its files would be documents, too."""
-    for name in FILES:
-        given = getattr(args, name)
-        if given is None or not Path(given).is_dir():
-            continue
-        if out.resolve().is_relative_to(Path(given).resolve()):
+    for name, given in files.items():
+        if Path(given).is_dir() and out.resolve().is_relative_to(Path(given).resolve()):
             raise UnlearnError(
                 f"--out {str(out)!r} lies in --{name} {given!r}, where the model card would be "
                 "read as a document: give a folder elsewhere."
@@ -1374,8 +1485,11 @@ def _source_name(model: str) -> str:
     return model if is_lab or not Path(model).exists() else _file_name(model)
 
 
-def repeat_command(args: argparse.Namespace, spec: RunSpec) -> str:
-    """The command that repeats a run, in one line; files by name only, since it is published."""
+def repeat_command(args: argparse.Namespace, spec: RunSpec, tasks: Sequence[str] = ()) -> str:
+    """The command that repeats a run, in one line; files by name only, since it is published.
+
+    `tasks` are the words that ask for tasks.
+    """
     from unlearnlib.card import shell_join
 
     words = ["unlearn", "run"]
@@ -1383,8 +1497,8 @@ def repeat_command(args: argparse.Namespace, spec: RunSpec) -> str:
         words += ["--model", _source_name(args.model)]
     if spec.domain == YOURS:
         for name in FILES:
-            if getattr(args, name) is not None:
-                words += [f"--{name}", _file_name(getattr(args, name))]
+            if name in args.files:
+                words += [f"--{name}", _file_name(args.files[name])]
         if args.column is not None:
             words += ["--column", args.column]
     else:
@@ -1393,13 +1507,7 @@ def repeat_command(args: argparse.Namespace, spec: RunSpec) -> str:
             words += ["--corpora", _file_name(args.corpora)]
     for limit in args.limit:
         words += ["--limit", limit]
-    for task in getattr(args, "tasks", ()):
-        words += ["--tasks", _file_name(task) if Path(task).exists() else task]
-    if getattr(args, "task_limit", None):
-        words += ["--task-limit", str(args.task_limit)]
-    if getattr(args, "confirm_unsafe_code", False):
-        words += ["--confirm-unsafe-code"]
-    words += ["--method", spec.method]
+    words += [*tasks, "--method", spec.method]
     default = RunSpec()
     for name, value in spec.as_dict().items():
         if name not in _NOT_BY_SET and (name in TUNED or value != getattr(default, name)):
@@ -1532,79 +1640,20 @@ def save_unlearned(
     logger.info("saved the model, record.json and README.md in %s", out)
 
 
-def _run_report(
-    args: argparse.Namespace,
-    record: Record,
-    *,
-    computed: bool,
-    store: Path | None,
-    before: Mapping[str, float] | None = None,
-    out: Path | None = None,
-) -> Report:
-    from unlearnlib.card import score_rows
-
-    before = before or {}
-    values: dict[str, Any] = {
-        "key": record.key,
-        "status": record.status,
-        "diverged_at": record.diverged_at,
-        "profile": record.spec["profile"],
-        "domain": record.spec["domain"],
-        "method": record.spec["method"],
-        "computed": computed,
-        "spec": record.spec,
-        "metrics": record.metrics,
-        "data_hash": record.data_hash,
-        "model_hash": record.model_hash,
-        "seconds": record.provenance.get("seconds"),
-        "repeat": record.provenance.get("command"),
-        "store": store,
-        "out": out,
-    }
-    if before:
-        values["before"] = before
-    lines = [
-        f"{record.spec['method']} on {record.spec['domain']} ({record.key[:12]}): {record.status}"
-        + (f" at update {record.diverged_at}" if record.diverged_at else "")
-        + ("" if computed else ", from the records at hand")
-    ]
-    rows = score_rows(before, record.metrics)
-    if before:
-        lines.append(_columns(("score", "before", "after"), [row[:3] for row in rows]))
-        target = before.get("approximate/perplexity")
-        if target is not None:
-            lines.append(f"the target for the forget set is a perplexity of {target:.4g}")
-    else:
-        lines.append(_columns(("score", "after"), [(row[0], row[2]) for row in rows]))
-    if out is not None:
-        lines.append(f"the model and its card are in {out}")
-    elif store is not None and computed:
-        lines.append(f"the record is in {store}")
-    return Report(values, "\n".join(lines))
-
-
 # --- unlearn study -------------------------------------------------------------------------------
 
 
 def study_command(args: argparse.Namespace) -> Report:
     """Compute what is missing of a study; publish it, or choose settings from it, if asked."""
-    from unlearnlib.study import STUDIES
-
-    if args.list or args.name is None:
-        studies = [{"name": s.name, "about": s.about} for s in STUDIES.values()]
-        listed = [(s["name"], s["about"]) for s in studies]
-        return Report({"studies": studies}, _columns(("study", "what it is"), listed))
-
     from unlearnlib.methods import get_method
     from unlearnlib.run import open_bench
     from unlearnlib.store import Store
     from unlearnlib.study import Shard, get_study, publish, run_study
 
-    study, domains, limits = (
-        get_study(args.name),
-        _domains(args.profile, args.domain),
-        _limits(args.limit),
-    )
+    if args.list or args.name is None:
+        return _list_studies()
+    study, limits = get_study(args.name), _limits(args.limit)
+    domains = _domains(args.profile, args.domain)
     shard = None if args.shard is None else Shard.parse(args.shard)
     if shard is not None and (args.publish or args.choose):
         raise UnlearnError(
@@ -1613,39 +1662,20 @@ def study_command(args: argparse.Namespace) -> Report:
         )
     for method in args.method or ():
         get_method(method)
-    if args.choose and args.name != "rates":
-        raise UnlearnError(f"--choose is for the study 'rates', not {args.name!r}: leave it out.")
-    if args.choose and (source := get_profile(args.profile).settings_of):
-        raise UnlearnError(
-            f"profile {args.profile!r} takes the settings that {source[0]!r} chose on "
-            f"{source[1]!r}, so that nothing is chosen from what it reports: leave out --choose."
-        )
-    if args.choose and (args.method or args.seed):
-        raise UnlearnError(
-            "--choose compares all methods of a domain: leave out --method and --seed."
-        )
-    where = _store_path(args)
+    if args.choose:
+        _check_choose(args.name, args.profile, some_runs=bool(args.method or args.seed))
+    where = _store_path(args.store, args.model, args.limit)
     if where is None:
         raise UnlearnError(
             "records of another model or of a part of the data must not mix with those of the "
             "whole profile: give them a folder with --store DIR."
         )
-    wanted = [
-        spec
-        for domain in domains
-        for spec in study.runs(args.profile, domain)
-        if (not args.method or spec.method in args.method)
-        and (not args.seed or spec.seed in args.seed)
-    ]
-    if not wanted:
-        raise UnlearnError(
-            f"study {args.name!r} has no run with the methods and seeds given: leave out --method "
-            "or --seed."
-        )
+    specs = (spec for domain in domains for spec in study.runs(args.profile, domain))
+    _check_any_run(args.name, specs, args.method, args.seed)
     device = _device(args.device)
     _hush_transformers()
 
-    def open_one(profile: str, domain: str) -> Bench:
+    def bench_for(profile: str, domain: str) -> Bench:
         return open_bench(
             profile,
             domain,
@@ -1666,7 +1696,7 @@ def study_command(args: argparse.Namespace) -> Report:
         fresh=args.fresh,
         methods=args.method,
         seeds=args.seed,
-        benches=open_one,
+        benches=bench_for,
         progress=not args.quiet,
         shard=shard,
     )
@@ -1677,11 +1707,64 @@ def study_command(args: argparse.Namespace) -> Report:
         )
     chosen = _choose(args.profile, domains, result) if args.choose else {}
     published = publish(args.name, args.profile, result) if args.publish else None
-    rows = _study_rows(result)
     values = {
         "study": args.name,
         "profile": args.profile,
         "domains": list(domains),
+        **_study_counts(result, shard),
+        "seconds": round(time.time() - started, 3),
+        "store": where,
+        "published": published,
+        "chosen": chosen,
+        **_study_metrics(result),
+    }
+    return Report(values, _study_text(values))
+
+
+def _list_studies() -> Report:
+    """The studies that there are, each with what it is."""
+    from unlearnlib.study import STUDIES
+
+    studies = [{"name": study.name, "about": study.about} for study in STUDIES.values()]
+    rows = [(study["name"], study["about"]) for study in studies]
+    return Report({"studies": studies}, _columns(("study", "what it is"), rows))
+
+
+def _check_choose(study: str, profile: str, some_runs: bool) -> None:
+    """Whether settings can be chosen from a study; `some_runs`: from a part of its runs."""
+    if study != "rates":
+        raise UnlearnError(f"--choose is for the study 'rates', not {study!r}: leave it out.")
+    if source := get_profile(profile).settings_of:
+        raise UnlearnError(
+            f"profile {profile!r} takes the settings that {source[0]!r} chose on "
+            f"{source[1]!r}, so that nothing is chosen from what it reports: leave out --choose."
+        )
+    if some_runs:
+        raise UnlearnError(
+            "--choose compares all methods of a domain: leave out --method and --seed."
+        )
+
+
+def _check_any_run(
+    study: str,
+    specs: Iterable[RunSpec],
+    methods: Sequence[str] | None,
+    seeds: Sequence[int] | None,
+) -> None:
+    """Whether a study has a run with one of the methods and seeds given."""
+    if not any(
+        (not methods or spec.method in methods) and (not seeds or spec.seed in seeds)
+        for spec in specs
+    ):
+        raise UnlearnError(
+            f"study {study!r} has no run with the methods and seeds given: leave out --method "
+            "or --seed."
+        )
+
+
+def _study_counts(result: StudyResult, shard: Shard | None) -> dict[str, Any]:
+    """How many runs there are, were computed, diverged, and are left."""
+    return {
         "runs": len(result.records),
         "computed": result.computed,
         "busy": result.busy,
@@ -1689,17 +1772,7 @@ def study_command(args: argparse.Namespace) -> Report:
         "wanted": result.wanted,
         "left": result.busy if shard is None else result.left,
         "diverged": sum(record.status == "diverged" for record in result.records),
-        "seconds": round(time.time() - started, 3),
-        "store": where,
-        "published": published,
-        "chosen": chosen,
-        "baselines": [
-            {"domain": r.spec["domain"], "baseline": r.spec["baseline"], "metrics": _key_metrics(r)}
-            for r in result.baselines
-        ],
-        "means": rows,
     }
-    return Report(values, _study_text(values, result))
 
 
 def _choose(profile: str, domains: Sequence[str], result: StudyResult) -> dict[str, Any]:
@@ -1723,8 +1796,8 @@ def _key_metrics(record: Record) -> dict[str, float]:
     return {name: record.metrics[name] for name in KEY_METRICS if name in record.metrics}
 
 
-def _study_rows(result: StudyResult) -> list[dict[str, Any]]:
-    """Means over seeds: one row per domain, method and learning rate, in the grid's order."""
+def _study_metrics(result: StudyResult) -> dict[str, Any]:
+    """The baselines, and means over seeds: a row per domain, method and learning rate."""
     from unlearnlib.study import average
 
     groups: dict[tuple[str, str, float], list[Record]] = {}
@@ -1732,7 +1805,11 @@ def _study_rows(result: StudyResult) -> list[dict[str, Any]]:
         spec = record.spec
         key = (spec["domain"], spec["method"], spec["learning_rate"])
         groups.setdefault(key, []).append(record)
-    return [
+    baselines = [
+        {"domain": r.spec["domain"], "baseline": r.spec["baseline"], "metrics": _key_metrics(r)}
+        for r in result.baselines
+    ]
+    means = [
         {
             "domain": domain,
             "method": method,
@@ -1747,9 +1824,11 @@ def _study_rows(result: StudyResult) -> list[dict[str, Any]]:
         }
         for (domain, method, rate), records in groups.items()
     ]
+    return {"baselines": baselines, "means": means}
 
 
-def _study_text(values: Mapping[str, Any], result: StudyResult) -> str:
+def _study_text(values: Mapping[str, Any]) -> str:
+    """A study for people: its means, its counts, and what was published and chosen."""
     rows: list[Sequence[object]] = [
         (b["domain"], b["baseline"], "", *(b["metrics"].get(m) for m in HEADINGS))
         for b in values["baselines"]
@@ -1789,6 +1868,9 @@ def _study_text(values: Mapping[str, Any], result: StudyResult) -> str:
 
 def pretrain_command(args: argparse.Namespace) -> Report:
     """Make a profile's models, vanilla and the oracles: from scratch, or by training further."""
+    from unlearnlib.models import lab_checkpoint
+    from unlearnlib.pretrain import LAB_MODELS
+
     scale = get_profile(args.profile)
     if scale.continued:
         return _train_further(args)
@@ -1797,15 +1879,16 @@ def pretrain_command(args: argparse.Namespace) -> Report:
             f"the model of profile {args.profile!r} is used as it was published ({scale.model}): "
             f"models are made for {', '.join(n for n, p in PROFILES.items() if _is_made(p))}."
         )
-    for flag in ("model", "corpora", "keep_record"):
-        if getattr(args, flag):
+    of_continued = {
+        "--model": args.model,
+        "--corpora": args.corpora,
+        "--keep-record": args.keep_record,
+    }
+    for flag, given in of_continued.items():
+        if given:
             raise UnlearnError(
-                f"--{flag.replace('_', '-')} is given, and the lab's models are made from nothing: "
-                "leave it out."
+                f"{flag} is given, and the lab's models are made from nothing: leave it out."
             )
-    from unlearnlib.models import lab_checkpoint
-    from unlearnlib.pretrain import LAB_MODELS
-
     names = tuple(dict.fromkeys(args.only or LAB_MODELS))
     for name in names:
         if name not in LAB_MODELS:
@@ -1813,19 +1896,6 @@ def pretrain_command(args: argparse.Namespace) -> Report:
     if args.missing:
         needed = ("model.safetensors", "record.json")
         names = tuple(n for n in names if not all((lab_checkpoint(n) / f).exists() for f in needed))
-    jobs = max(1, min(args.jobs, len(names)))
-    if jobs == 1:
-        records = [train_one(name, not args.quiet) for name in names]
-    else:
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-        # "spawn": a fork of a process that has started torch's threads may hang.
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            waiting = [pool.submit(train_one, name, not args.quiet, threads) for name in names]
-            try:
-                records = [future.result() for future in waiting]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
     models = [
         {
             "name": r["name"],
@@ -1836,11 +1906,34 @@ def pretrain_command(args: argparse.Namespace) -> Report:
             "seconds": r["provenance"]["seconds"],
             "model_hash": r["model_hash"],
         }
-        for r in records
+        for r in _train_lab(names, args.jobs, progress=not args.quiet)
     ]
     header = ("name", "parameters", "updates", "loss", "seconds")
-    text = _columns(header, [[m[h] for h in header] for m in models])
-    return Report({"profile": args.profile, "models": models}, text if models else "all are there")
+    return _models_report(args.profile, models, header)
+
+
+def _train_lab(names: Sequence[str], jobs: int, progress: bool) -> list[dict[str, Any]]:
+    """Train lab models, at most `jobs` at a time; the records of their training, in order."""
+    jobs = max(1, min(jobs, len(names)))
+    if jobs == 1:
+        return [train_one(name, progress) for name in names]
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    # "spawn": a fork of a process that has started torch's threads may hang.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(train_one, name, progress, threads) for name in names]
+        try:
+            return [future.result() for future in waiting]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _models_report(
+    profile: str, models: Sequence[Mapping[str, Any]], header: Sequence[str]
+) -> Report:
+    """The models that were made; `header` names the values that people are shown."""
+    text = _columns(header, [[model[name] for name in header] for model in models])
+    return Report({"profile": profile, "models": models}, text if models else "all are there")
 
 
 def _is_made(profile: Profile) -> bool:
@@ -1899,8 +1992,7 @@ def _train_further(args: argparse.Namespace) -> Report:
         for r in records
     ]
     header = ("name", "epochs", "updates", "loss", "auc", "seconds")
-    text = _columns(header, [[m[h] for h in header] for m in models])
-    return Report({"profile": args.profile, "models": models}, text if models else "all are there")
+    return _models_report(args.profile, models, header)
 
 
 def train_one(name: str, progress: bool, threads: int | None = None) -> dict[str, Any]:
@@ -1920,31 +2012,16 @@ def train_one(name: str, progress: bool, threads: int | None = None) -> dict[str
 
 def score_command(args: argparse.Namespace) -> Report:
     """Perplexity, accuracy and the attacks' scores of texts; AUCs of members and non-members."""
-    from unlearnlib.corpus.files import read_documents
-
-    if not args.texts and args.members is None and not args.tasks:
-        raise UnlearnError(
-            "there is nothing to score: give files, --members and --non-members, or --tasks."
-        )
-    if (args.members is None) != (args.non_members is None):
-        lacking = "--non-members" if args.non_members is None else "--members"
-        raise UnlearnError(f"{lacking} is missing: membership inference compares two sets.")
-    if args.out is not None and not args.texts:
-        raise UnlearnError(f"--out {args.out!r} is for the scores of texts: give some files.")
-    out = _file_to_write(args.out, "--out", args.force)
-    sets: dict[str, tuple[Document, ...]] = {}
-    if args.texts:
-        sets["texts"] = _read_all(args.texts, args.column)
-    if args.members is not None:
-        sets["members"] = read_documents(args.members, column=args.column)
-        sets["non_members"] = read_documents(args.non_members, column=args.column)
-    tasks = _tasks(args)
-
     from unlearnlib.corpus.chunks import cut
     from unlearnlib.metrics import membership
     from unlearnlib.models import load_model, load_tokenizer
     from unlearnlib.scoring import score_chunks
+    from unlearnlib.tasks import run_tasks
 
+    _check_sets(args)
+    out = _file_to_write(args.out, "--out", args.force)
+    sets = _read_sets(args.texts, args.members, args.non_members, args.column)
+    tasks = _load_tasks(args.tasks, args.task_limit, args.confirm_unsafe_code)
     device = _device(args.device)
     _hush_transformers()
     tokenizer = load_tokenizer(args.model)
@@ -1961,36 +2038,66 @@ def score_command(args: argparse.Namespace) -> Report:
     if out is not None:
         scores["texts"].save(out)
     values: dict[str, Any] = {"model": args.model, "length": length, "out": out, "sets": {}}
-    for name, each in scores.items():
-        values["sets"][name] = {"documents": len(sets[name]), **_score_values(each)}
-    text = (
-        ""
-        if not scores
-        else _columns(
-            ("score", *scores),
-            [
-                (key, *(values["sets"][name][key] for name in scores))
-                for key in ("documents", "chunks", "tokens", "perplexity", "accuracy")
-            ]
-            + [
-                (attack, *(values["sets"][name]["attacks"][attack] for name in scores))
-                for attack in next(iter(values["sets"].values()))["attacks"]
-            ],
-        )
-    )
+    for name, token_scores in scores.items():
+        values["sets"][name] = {"documents": len(sets[name]), **_score_values(token_scores)}
+    tables = [_sets_table(values["sets"])] if scores else []
     if tasks is not None:
-        from unlearnlib.card import task_score_rows
-        from unlearnlib.tasks import run_tasks
-
         values["tasks"] = run_tasks(model, tokenizer, tasks, progress=not args.quiet)
-        rows = [(row[0], row[2]) for row in task_score_rows({}, values["tasks"])]
-        text += ("\n\n" if text else "") + _columns(("task", "score"), rows)
+        tables.append(_tasks_table(values["tasks"]))
     if args.members is not None:
         values["membership"] = membership(scores["members"], scores["non_members"])
-        rows = [(attack, *row.values()) for attack, row in values["membership"].items()]
-        header = ("attack", *next(iter(values["membership"].values())))
-        text += f"\n\n{_columns(header, rows)}\nAUC is unflipped: 0.5 is chance."
-    return Report(values, text)
+        tables.append(_membership_table(values["membership"]))
+    return Report(values, "\n\n".join(tables))
+
+
+def _check_sets(args: argparse.Namespace) -> None:
+    """Whether there is something to score, and all that it takes."""
+    if not args.texts and args.members is None and not args.tasks:
+        raise UnlearnError(
+            "there is nothing to score: give files, --members and --non-members, or --tasks."
+        )
+    if (args.members is None) != (args.non_members is None):
+        lacking = "--non-members" if args.non_members is None else "--members"
+        raise UnlearnError(f"{lacking} is missing: membership inference compares two sets.")
+    if args.out is not None and not args.texts:
+        raise UnlearnError(f"--out {args.out!r} is for the scores of texts: give some files.")
+
+
+def _read_sets(
+    texts: Sequence[str], members: str | None, non_members: str | None, column: str | None
+) -> dict[str, tuple[Document, ...]]:
+    """The documents of each set that is given: texts, members, non_members."""
+    from unlearnlib.corpus.files import read_documents
+
+    sets: dict[str, tuple[Document, ...]] = {}
+    if texts:
+        sets["texts"] = _read_all(texts, column)
+    if members is not None and non_members is not None:
+        sets["members"] = read_documents(members, column=column)
+        sets["non_members"] = read_documents(non_members, column=column)
+    return sets
+
+
+def _sets_table(sets: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row per score, a column per set."""
+    plain = ("documents", "chunks", "tokens", "perplexity", "accuracy")
+    rows = [(key, *(values[key] for values in sets.values())) for key in plain]
+    attacks = next(iter(sets.values()))["attacks"]
+    rows += [(name, *(values["attacks"][name] for values in sets.values())) for name in attacks]
+    return _columns(("score", *sets), rows)
+
+
+def _tasks_table(metrics: Mapping[str, float]) -> str:
+    from unlearnlib.card import task_score_rows
+
+    return _columns(("task", "score"), [(row[0], row[2]) for row in task_score_rows({}, metrics)])
+
+
+def _membership_table(attacks: Mapping[str, Mapping[str, float]]) -> str:
+    """A row per attack, a column per measure."""
+    header = ("attack", *next(iter(attacks.values())))
+    rows = [(attack, *measures.values()) for attack, measures in attacks.items()]
+    return f"{_columns(header, rows)}\nAUC is unflipped: 0.5 is chance."
 
 
 def _read_all(paths: Sequence[str], column: str | None) -> tuple[Document, ...]:
@@ -2196,13 +2303,11 @@ def _verify_again(args: argparse.Namespace) -> str:
 
 def data_command(args: argparse.Namespace) -> Report:
     """Documents, characters and tokens per split; fetch, show or export them."""
-    from unlearnlib.corpus.documents import SPLITS
+    from unlearnlib.corpus.public import fetch
+    from unlearnlib.run import load_domain
 
-    profile, domains, limits = (
-        get_profile(args.profile),
-        _domains(args.profile, args.domain),
-        _limits(args.limit),
-    )
+    profile, limits = get_profile(args.profile), _limits(args.limit)
+    domains = _domains(args.profile, args.domain)
     if args.fetch is not None and profile.corpus != "public":
         raise UnlearnError(
             f"profile {args.profile!r} has no public texts to fetch: use --profile open."
@@ -2210,62 +2315,67 @@ def data_command(args: argparse.Namespace) -> Report:
     if args.export is not None:
         _check_export(Path(args.export), domains, args.force)
     if args.fetch is not None:
-        from unlearnlib.corpus.public import fetch
-
         fetch(args.fetch, domains, progress=not args.quiet)
-    from unlearnlib.run import load_domain
-
     _hush_transformers()
     folder = args.fetch or args.corpora
-    sets = {domain: load_domain(args.profile, domain, folder, limits) for domain in domains}
-    tokenizer = _tokenizer(args, profile.model)
-    statistics = []
-    for domain, data in sets.items():
-        for split in SPLITS:
-            documents = data.split(split)
-            statistics.append(
-                {
-                    "domain": domain,
-                    "split": split,
-                    "documents": len(documents),
-                    "characters": sum(len(d.text) for d in documents),
-                    "tokens": None if tokenizer is None else _tokens(tokenizer, documents),
-                    "facts": sum(len(d.facts) for d in documents),
-                }
-            )
-    header = ("domain", "split", "documents", "characters", "tokens", "facts")
+    sets = [load_domain(args.profile, domain, folder, limits) for domain in domains]
+    tokenizer = _tokenizer(args.model, profile.model)
+    statistics = [row for data in sets for row in _statistics(data, tokenizer)]
     values: dict[str, Any] = {"profile": args.profile, "statistics": statistics}
+    header = ("domain", "split", "documents", "characters", "tokens", "facts")
     text = _columns(header, [[row[name] for name in header] for row in statistics])
     if args.export is not None:
-        files = [f for data in sets.values() for f in _export(Path(args.export), data)]
+        files = [file for data in sets for file in _export(Path(args.export), data)]
         values["exported"] = [str(file) for file in files]
         text += f"\nwrote {len(files)} files in {args.export}"
     if args.show is not None:
-        shown = [
-            {"domain": domain, "split": split, "id": d.id, "text": d.text}
-            for domain, data in sets.items()
-            for split in SPLITS
-            for d in data.split(split)[: args.show]
-        ]
-        values["shown"] = shown
+        values["shown"] = [row for data in sets for row in _first_documents(data, args.show)]
         text += "".join(
-            f"\n\n--- {s['domain']}, {s['split']}: {s['id']}\n{s['text']}" for s in shown
+            f"\n\n--- {row['domain']}, {row['split']}: {row['id']}\n{row['text']}"
+            for row in values["shown"]
         )
     return Report(values, text)
 
 
-def _tokenizer(args: argparse.Namespace, source: str) -> Any:
+def _statistics(data: DomainData, tokenizer: Any) -> list[dict[str, Any]]:
+    """Counts per split; None for tokens without a tokenizer."""
+    from unlearnlib.corpus.documents import SPLITS
+
+    return [
+        {
+            "domain": data.domain,
+            "split": split,
+            "documents": len(documents),
+            "characters": sum(len(d.text) for d in documents),
+            "tokens": None if tokenizer is None else _tokens(tokenizer, documents),
+            "facts": sum(len(d.facts) for d in documents),
+        }
+        for split, documents in ((split, data.split(split)) for split in SPLITS)
+    ]
+
+
+def _first_documents(data: DomainData, count: int) -> list[dict[str, str]]:
+    """The first `count` documents of every split."""
+    from unlearnlib.corpus.documents import SPLITS
+
+    return [
+        {"domain": data.domain, "split": split, "id": document.id, "text": document.text}
+        for split in SPLITS
+        for document in data.split(split)[:count]
+    ]
+
+
+def _tokenizer(model: str | None, of_profile: str) -> Any:
     """The tokenizer of the model given or of the profile; None, with a warning, without one."""
     from unlearnlib.models import load_tokenizer
+    from unlearnlib.pretrain import lab_tokenizer
 
-    if args.model is not None:
-        return load_tokenizer(args.model)
+    if model is not None:
+        return load_tokenizer(model)
     try:
-        return load_tokenizer(source)
+        return load_tokenizer(of_profile)
     except UnlearnError as error:
-        if source == "lab":
-            from unlearnlib.pretrain import lab_tokenizer
-
+        if of_profile == "lab":
             return lab_tokenizer()
         logger.warning("tokens are not counted: %s", error)
         return None
