@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlearnlib import __version__
+from unlearnlib.corpus.documents import SPLITS, Document, DomainData
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.spec import DOMAINS, PROFILES, YOURS, Profile, RunSpec, get_profile
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from unlearnlib.card import CardFacts
-    from unlearnlib.corpus.documents import Document, DomainData
     from unlearnlib.engine import Execution
     from unlearnlib.metrics.scores import TokenScores
     from unlearnlib.plan import Plan
@@ -838,21 +838,23 @@ def run_command(args: argparse.Namespace) -> Report:
         )
     inputs = _check_inputs(args, spec, needs_out=not args.plan)
     if args.plan:
-        return _plan_report(args, inputs)
-    tasks = _load_tasks(args.tasks, args.task_limit, args.confirm_unsafe_code)
-    bench, spec = _open_inputs(args, inputs, _run_execution(args))
-    where, out = _store_path(args.store, args.model, args.limit, args.files), inputs.out
+        return _plan_report(inputs, _run_execution(args, progress=False))
+    asked = args.tasks, args.task_limit, args.confirm_unsafe_code
+    tasks = _load_tasks(*asked)
+    bench, spec = _open_inputs(inputs, _run_execution(args))
+    where = _store_path(args.store, args.model, args.limit, args.files)
     store = None if where is None else Store(where)
+    out, key = inputs.out, key_of(bench, spec)
     if out is None:
         library = Library(published_files() if args.published else [], store)
-        recorded = _recorded(library, bench, spec, tasks)
+        recorded = _recorded(library, key, bench, tasks)
         if recorded is not None:
             return _run_report(recorded, computed=False, store=where)
 
-    command = repeat_command(args, spec, _task_words(args))
+    command = repeat_command(args, spec, _task_words(*asked))
     progress = not args.quiet
     before: dict[str, float] = {}
-    with _claimed(store, key_of(bench, spec) if out is None and _is_main() else None):
+    with _claimed(store, key if out is None and _is_main() else None):
         if out is not None:
             logger.info("scoring the model before")
             before = evaluate(bench, bench.model, spec)[0]
@@ -885,22 +887,17 @@ def _run_execution(args: argparse.Namespace, progress: bool = True) -> Execution
     return dataclasses.replace(execution, shard=args.fsdp, save_every=args.save_every)
 
 
-def _recorded(
-    library: Library, bench: Bench, spec: RunSpec, tasks: TaskSet | None
-) -> Record | None:
-    """The record of the run with its answers to the tasks, if the library has both."""
-    from unlearnlib.run import key_of
+def _recorded(library: Library, key: str, bench: Bench, tasks: TaskSet | None) -> Record | None:
+    """The record of a run with its answers to the tasks, if the library has both."""
     from unlearnlib.tasks import tasks_key
 
-    key = key_of(bench, spec)
     if key not in library:
         return None
+    record = library.get(key)
     if tasks is None:
-        return library.get(key)
-    asked = tasks_key(spec.as_dict(), bench.data_hash, bench.model_hash, tasks)
-    if asked not in library:
-        return None
-    return _with_metrics(library.get(key), library.get(asked).metrics)
+        return record
+    asked = tasks_key(record.spec, bench.data_hash, bench.model_hash, tasks)
+    return _with_metrics(record, library.get(asked).metrics) if asked in library else None
 
 
 def _put(store: Store, record: Record, tasks: TaskSet | None, answers: Mapping[str, float]) -> None:
@@ -912,14 +909,14 @@ def _put(store: Store, record: Record, tasks: TaskSet | None, answers: Mapping[s
         store.put(tasks_record(record, tasks, answers))
 
 
-def _task_words(args: argparse.Namespace) -> list[str]:
+def _task_words(names: Sequence[str], limit: int | None, unsafe: bool) -> list[str]:
     """The words that ask for the same tasks again; files by name only."""
     words = []
-    for task in args.tasks:
-        words += ["--tasks", _file_name(task) if Path(task).exists() else task]
-    if args.task_limit:
-        words += ["--task-limit", str(args.task_limit)]
-    return [*words, "--confirm-unsafe-code"] if args.confirm_unsafe_code else words
+    for name in names:
+        words += ["--tasks", _file_name(name) if Path(name).exists() else name]
+    if limit is not None:
+        words += ["--task-limit", str(limit)]
+    return [*words, "--confirm-unsafe-code"] if unsafe else words
 
 
 def _answers(
@@ -935,6 +932,7 @@ def _answers(
 
 
 def _with_metrics(record: Record, more: Mapping[str, float]) -> Record:
+    """The record with more metrics; the one in the store stays as it is."""
     return dataclasses.replace(record, metrics=record.metrics | dict(more)) if more else record
 
 
@@ -1034,10 +1032,9 @@ def _run_report(
     return Report(values, "\n".join(lines))
 
 
-def _plan_report(args: argparse.Namespace, inputs: Inputs) -> Report:
+def _plan_report(inputs: Inputs, execution: Execution) -> Report:
     """What a run would take; loads the tokenizer and the documents, not the model."""
-    execution = _run_execution(args, progress=False)
-    planned = _plan(inputs, args.model, args.corpora, execution)
+    planned = _plan_run(inputs, execution)
     available = _memory_here(inputs.device)
     fits = available is None or planned.peak <= available
     values = {
@@ -1061,7 +1058,7 @@ def _plan_report(args: argparse.Namespace, inputs: Inputs) -> Report:
     return Report(values, _plan_text(planned, inputs.device, available), 0 if fits else 1)
 
 
-def _plan(inputs: Inputs, model: str | None, corpora: str | None, execution: Execution) -> Plan:
+def _plan_run(inputs: Inputs, execution: Execution) -> Plan:
     """Memory and time of the run that the inputs describe."""
     from unlearnlib.corpus.chunks import cut
     from unlearnlib.methods import get_method
@@ -1072,8 +1069,8 @@ def _plan(inputs: Inputs, model: str | None, corpora: str | None, execution: Exe
     _hush_transformers()
     spec, own = inputs.spec, inputs.data is not None
     scale, method = get_profile(spec.profile), get_method(spec.method)
-    data = inputs.data or load_domain(spec.profile, spec.domain, corpora, inputs.limits)
-    source, oracle = sources(spec.profile, spec.domain, model, own=own, base=spec.base)
+    data = inputs.data or load_domain(spec.profile, spec.domain, inputs.corpora, inputs.limits)
+    source, oracle = sources(spec.profile, spec.domain, inputs.model, own=own, base=spec.base)
     tokenizer = load_tokenizer(source)
     length = _chunk_length(model_config(source), spec.length, None if own else scale.length)
     if not own:
@@ -1160,7 +1157,7 @@ def tune_command(args: argparse.Namespace) -> Report:
     out = inputs.out
     if out is not None:
         check_extra()
-    bench, spec = _open_inputs(args, inputs, _execution(args))
+    bench, spec = _open_inputs(inputs, _execution(args))
     found = tune(
         bench,
         spec,
@@ -1241,15 +1238,19 @@ def _tuned_values(found: Tuned) -> dict[str, Any]:
 class Inputs:
     """What a run or a search starts from, checked before any model is loaded.
 
-    spec    the settings; chunks may still have to fit the model's length
-    data    documents of the user's own; None for those of the spec's profile
-    limits  split -> number of documents that are taken, where --limit says so
-    out     the folder that the model is saved to; None if it is not saved
-    device  "cpu" or "cuda"; "cuda:1", say, for one of several processes
+    spec     the settings; the chunks' length is fitted to the model when it is loaded
+    model    the source of the model; None for that of the spec's profile
+    data     documents of the user's own; None for those of the spec's profile
+    corpora  a local copy of the profile's texts, if there is one
+    limits   split -> number of documents that are taken, where --limit says so
+    out      the folder that the model is saved to; None if it is not saved
+    device   "cpu" or "cuda"; "cuda:1", say, for one of several processes
     """
 
     spec: RunSpec
+    model: str | None
     data: DomainData | None
+    corpora: str | None
     limits: Mapping[str, int]
     out: Path | None
     device: str
@@ -1269,12 +1270,10 @@ def _check_inputs(args: argparse.Namespace, spec: RunSpec, needs_out: bool = Tru
     data = _own_documents(args.files, args.column, limits) if args.files else None
     _check_retain(spec, data)
     _check_lora(spec.lora_rank, args.adapter, needs_out and out is None)
-    return Inputs(spec, data, limits, out, device)
+    return Inputs(spec, args.model, data, args.corpora, limits, out, device)
 
 
-def _open_inputs(
-    args: argparse.Namespace, inputs: Inputs, execution: Execution
-) -> tuple[Bench, RunSpec]:
+def _open_inputs(inputs: Inputs, execution: Execution) -> tuple[Bench, RunSpec]:
     """Load model and data: the bench, and the spec with chunks that the model can read."""
     from unlearnlib.run import open_bench, warn_of_data
 
@@ -1283,8 +1282,8 @@ def _open_inputs(
     bench = open_bench(
         spec.profile,
         spec.domain,
-        model=args.model,
-        folder=args.corpora,
+        model=inputs.model,
+        folder=inputs.corpora,
         limits=inputs.limits,
         data=inputs.data,
         device=inputs.device,
@@ -1320,8 +1319,6 @@ def _bare_spec(profile: str | None, domain: str | None, method: str) -> RunSpec:
 
 def _own_spec(args: argparse.Namespace, needs_out: bool = True) -> RunSpec:
     """The spec of a run on a user's documents; defaults are those of `unlearnlib.unlearn`."""
-    from unlearnlib.run import unlearn
-
     of_profile = {"profile": args.profile, "domain": args.domain, "corpora": args.corpora}
     for name, value in of_profile.items():
         if value is not None:
@@ -1336,13 +1333,15 @@ def _own_spec(args: argparse.Namespace, needs_out: bool = True) -> RunSpec:
             raise UnlearnError(
                 f"--{name} is missing: documents of your own need --model, --forget and --out."
             )
-    signature = inspect.signature(unlearn).parameters
-    defaults = {name: signature[name].default for name in TUNED}
-    return (
-        RunSpec(domain=YOURS, method=args.method)
-        .replace(**defaults)
-        .replace(**_given_settings(args))
-    )
+    settings = {name: _usual(name) for name in TUNED} | _given_settings(args)
+    return RunSpec(domain=YOURS, method=args.method).replace(**settings)
+
+
+def _usual(name: str) -> Any:
+    """What `unlearnlib.unlearn` takes for an argument that is not given."""
+    from unlearnlib.run import unlearn
+
+    return inspect.signature(unlearn).parameters[name].default
 
 
 def _own_documents(
@@ -1397,11 +1396,8 @@ def _chunk_length(config: Any, asked: int | None, profile: int | None) -> int:
 
     Own documents (`profile` is None) take `run.unlearn`'s length at most.
     """
-    from unlearnlib.run import unlearn
-
     most = getattr(config, "max_position_embeddings", None) or math.inf
-    usual = inspect.signature(unlearn).parameters["length"].default
-    length = asked or profile or int(min(usual, most))
+    length = asked or profile or int(min(_usual("length"), most))
     if length > most:
         raise UnlearnError(
             f"chunks have {length} tokens and the model reads at most {most}: give --length {most} "
@@ -2088,6 +2084,7 @@ def _sets_table(sets: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _tasks_table(metrics: Mapping[str, float]) -> str:
+    """A row per task and measure."""
     from unlearnlib.card import task_score_rows
 
     return _columns(("task", "score"), [(row[0], row[2]) for row in task_score_rows({}, metrics)])
@@ -2102,7 +2099,6 @@ def _membership_table(attacks: Mapping[str, Mapping[str, float]]) -> str:
 
 def _read_all(paths: Sequence[str], column: str | None) -> tuple[Document, ...]:
     """The documents of several files; names get the path in front where there are several."""
-    from unlearnlib.corpus.documents import Document
     from unlearnlib.corpus.files import check_column, read_documents
 
     check_column(column, paths)
@@ -2237,10 +2233,12 @@ def _verification_text(
 
 
 def _within(tolerance: NumericalTolerance) -> str:
+    """How far a repeated number may be from the published one."""
     return f"{tolerance.absolute:g} + {tolerance.relative:g} x the published one"
 
 
 def _verification_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A row per record: whether it agrees, and the number that is furthest off."""
     return _columns(
         ("record", "domain", "method", "seed", "result", "furthest off", "published", "repeated"),
         [
@@ -2339,8 +2337,6 @@ def data_command(args: argparse.Namespace) -> Report:
 
 def _statistics(data: DomainData, tokenizer: Any) -> list[dict[str, Any]]:
     """Counts per split; None for tokens without a tokenizer."""
-    from unlearnlib.corpus.documents import SPLITS
-
     return [
         {
             "domain": data.domain,
@@ -2356,8 +2352,6 @@ def _statistics(data: DomainData, tokenizer: Any) -> list[dict[str, Any]]:
 
 def _first_documents(data: DomainData, count: int) -> list[dict[str, str]]:
     """The first `count` documents of every split."""
-    from unlearnlib.corpus.documents import SPLITS
-
     return [
         {"domain": data.domain, "split": split, "id": document.id, "text": document.text}
         for split in SPLITS
@@ -2386,8 +2380,6 @@ def _tokens(tokenizer: Any, documents: Sequence[Document]) -> int:
 
 
 def _export_files(folder: Path, domain: str) -> dict[str, Path]:
-    from unlearnlib.corpus.documents import SPLITS
-
     return {split: folder / domain / f"{split}.jsonl" for split in SPLITS}
 
 
