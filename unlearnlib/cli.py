@@ -2124,7 +2124,7 @@ def _score_values(scores: TokenScores) -> dict[str, Any]:
         "perplexity": perplexity(scores),
         "chunk_perplexity": chunk_perplexity(scores),
         "accuracy": accuracy(scores),
-        "attacks": {name: float(each.mean()) for name, each in attacks.items()},
+        "attacks": {name: float(values.mean()) for name, values in attacks.items()},
     }
 
 

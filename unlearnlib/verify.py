@@ -347,9 +347,16 @@ def verify_records(
 
 def _profile_bench(spec: RunSpec) -> Bench:
     """The profile's own model and data for a spec, on the CPU."""
+    from unlearnlib.engine import Execution
     from unlearnlib.run import open_bench
 
-    return open_bench(spec.profile, spec.domain, precision=spec.precision, base=spec.base)
+    return open_bench(
+        spec.profile,
+        spec.domain,
+        precision=spec.precision,
+        execution=Execution(progress=False),  # verifying has a bar of its own
+        base=spec.base,
+    )
 
 
 def _why_not_repeatable(record: Record, bench: Bench) -> str:
