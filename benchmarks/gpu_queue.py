@@ -643,7 +643,7 @@ def verify_job(domain: str, sample: int = 2) -> Job:
 
     def run(desk: Desk) -> dict[str, Any]:
         from unlearnlib.study import get_study
-        from unlearnlib.verify import as_row, pick, verify
+        from unlearnlib.verify import as_row, pick, verify_records
 
         specs = [s.as_dict() for s in get_study("main").runs(desk.profile, domain)]
         bench = desk.bench(domain)
@@ -655,7 +655,7 @@ def verify_job(domain: str, sample: int = 2) -> Job:
         if not found:  # of another model none can be repeated here
             raise UnlearnError(f"the study main on {domain} has no record of this model to verify.")
         picked = pick(sorted(found, key=lambda r: r.key), sample, 0)
-        rows = [as_row(c) for c in verify(picked, lambda _: bench, progress=False)]
+        rows = [as_row(c) for c in verify_records(picked, lambda _: bench, progress=False)]
         desk.state["verify"] = json.loads(json.dumps(rows))
         return {"verify": rows}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import inspect
 import json
 import os
 import re
@@ -26,13 +27,24 @@ from hypothesis import strategies as st
 from unlearnlib import card, cli, pretrain, study
 from unlearnlib.corpus import fictitious
 from unlearnlib.corpus.documents import Document
+from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics import TokenScores, auc, loss_score
 from unlearnlib.models import load_model, load_tokenizer, model_hash, save_model
 from unlearnlib.report import verification
-from unlearnlib.spec import PROFILES
+from unlearnlib.run import Bench, open_bench
+from unlearnlib.spec import PROFILES, RunSpec
 from unlearnlib.store import Record, Store, read_parquet, run_key, write_parquet
-from unlearnlib.verify import Comparison, Tolerance, compare, numbers, pick, runs_to_verify
+from unlearnlib.verify import (
+    Comparison,
+    NumericalTolerance,
+    compare,
+    find_runs,
+    numbers,
+    pick,
+    runs_to_verify,
+    verify_records,
+)
 
 COMMANDS = ("run", "study", "pretrain", "score", "verify", "data", "methods", "profiles")
 LIMITS = [
@@ -155,6 +167,17 @@ def test_every_command_explains_itself(name: str, unlearn: Unlearn) -> None:
     code, out, err = unlearn(name, "--help")
     assert (code, err) == (0, "")
     assert "--json" in out and out.startswith(f"usage: unlearn {name}")
+
+
+def test_every_command_of_the_parser_has_a_function() -> None:
+    (commands,) = (
+        action
+        for action in cli.build_parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    assert set(commands.choices) == set(cli.COMMANDS)
+    for name in cli.COMMANDS:
+        assert inspect.signature(cli._function_of(name)).return_annotation == "Report"
 
 
 def test_help_does_not_wait_for_torch() -> None:
@@ -379,6 +402,13 @@ def test_the_labs_own_models_are_not_written_over(lab: Path, files: Path, unlear
     out = lab / "lab" / "vanilla"
     code, _, err = unlearn(*own(Path("lab"), "--method", "ga", "--out", out, "--force"))
     assert code == 2 and "the lab's own models" in err
+
+
+def test_the_files_of_one_command_line_are_not_those_of_the_next() -> None:
+    parser = cli.build_parser()
+    first = parser.parse_args(["run", "--forget", "a", "--general", "b"])
+    assert first.files == {"forget": "a", "general": "b"}
+    assert parser.parse_args(["run"]).files == {}
 
 
 def test_two_files_for_one_set_are_not_one_of_them(
@@ -685,12 +715,12 @@ def test_settings_that_were_chosen_are_the_default(
         args = cli.build_parser().parse_args(["run", "--method", "ga", *words])
         return cli._profile_spec(args)
 
-    assert spec_of() == cli.RunSpec(method="ga")
+    assert spec_of() == RunSpec(method="ga")
     study.write_settings("lab", "books", {"ga": {"learning_rate": 0.25}})
     assert spec_of().learning_rate == 0.25
     assert spec_of().updates == study.UPDATES and spec_of().batch_size == study.BATCH
-    assert spec_of("--set", "seed=3") == cli.RunSpec(method="ga", seed=3)
-    assert spec_of("--domain", "arxiv") == cli.RunSpec(method="ga", domain="arxiv")
+    assert spec_of("--set", "seed=3") == RunSpec(method="ga", seed=3)
+    assert spec_of("--domain", "arxiv") == RunSpec(method="ga", domain="arxiv")
     study.settings_path().write_text("{broken")
     with pytest.raises(UnlearnError):
         spec_of()
@@ -791,6 +821,38 @@ def differing_rows(page: str) -> list[str]:
     """The names of the numbers that a report of a verification shows as different."""
     rows = re.findall(r"<tr><th scope=row>([^<]*)</th>(.*?)</tr>", page)
     return [name for name, cells in rows if "differs" in cells]
+
+
+def test_runs_are_found_and_repeated_from_python(lab: Path, unlearn: Unlearn) -> None:
+    for seed in (0, 1):
+        values(unlearn(*lab_run("--set", f"seed={seed}")))
+    where = os.environ["UNLEARN_STORE"]
+    found = find_runs("lab", store=where)
+    assert sorted(record.spec["seed"] for record in found) == [0, 1]
+    assert find_runs("lab", ["books"], store=Path(where)) == found
+    limits = {"forget": 3, "retain": 4, "approximate": 3}
+    limits |= {"general_retain": 3, "general_evaluation": 2}
+    quiet = Execution(progress=False)
+    opened = []
+
+    def bench_for(spec: RunSpec) -> Bench:
+        opened.append(spec)
+        return open_bench(spec.profile, spec.domain, limits=limits, execution=quiet)
+
+    comparisons = verify_records(found, bench_for, progress=False)
+    assert [comparison.record for comparison in comparisons] == found
+    assert all(comparison.agrees and comparison.differences for comparison in comparisons)
+    assert len(opened) == 1, "a bench serves all runs of a domain"
+    # By default the profile's own data are taken, and these records are of a part of them.
+    (other,) = verify_records(found[:1], progress=False)
+    assert "another data" in other.reason and other.repeated is None
+
+    with pytest.raises(UnlearnError, match="no record of a run"):
+        find_runs("lab", ["arxiv"], store=where)
+    with pytest.raises(UnlearnError, match="'main' is not published at profile 'lab'"):
+        find_runs("lab", study="main")
+    with pytest.raises(UnlearnError, match="unknown study 'mane'"):
+        find_runs("lab", study="mane", store=where)
 
 
 def test_records_of_other_data_do_not_agree(lab: Path, unlearn: Unlearn) -> None:
@@ -915,7 +977,7 @@ def test_a_metric_that_came_later_is_no_difference_where_the_published_record_la
 def test_numbers_within_the_tolerance_agree_and_others_do_not(
     number: float, relative: float, absolute: float, share: float
 ) -> None:
-    tolerance = Tolerance(relative, absolute)
+    tolerance = NumericalTolerance(relative, absolute)
     allowed = absolute + relative * abs(number)
     assert tolerance.excess(number, number + 2 * allowed + 1e-6 * abs(number)) > 1
     if share * allowed > 1e-9 * abs(number):
@@ -923,7 +985,7 @@ def test_numbers_within_the_tolerance_agree_and_others_do_not(
 
 
 def test_zero_tolerance_wants_equal_numbers() -> None:
-    exact = Tolerance(0, 0)
+    exact = NumericalTolerance(0, 0)
     assert exact.excess(1.0, 1.0) == 0 and exact.excess(1.0, 1.0 + 1e-12) == float("inf")
 
 
@@ -942,29 +1004,31 @@ def test_a_report_of_a_verification_shows_every_metric_and_where_it_was_computed
     published = a_record(provenance=there)
     metrics = published.metrics | {"a": 1.6}
     result = compare(published, a_record(provenance=here, metrics=metrics))
-    page = verification([result], Tolerance(), available=7, command="unlearn verify --sample 1")
+    page = verification(
+        [result], NumericalTolerance(), available=7, command="unlearn verify --sample 1"
+    )
     assert "1 of 1 record differs" in page and "1 of 7 published runs" in page
     assert differing_rows(page) == ["a"]
     for cell in ("1.5", "1.6", "0.1", "0.0025", "cpu, A", "cpu, B", "torch 2.13.0"):
         assert f"<td>{cell}</td>" in page
     assert all(f"<th scope=row>{name}</th>" in page for name in published.metrics)
     assert "4 numbers were compared" in page and "unlearn verify --sample 1" in page
-    same = verification([compare(published, published)], Tolerance(), available=1)
+    same = verification([compare(published, published)], NumericalTolerance(), available=1)
     assert "1 of 1 record agrees" in same and differing_rows(same) == []
 
 
 def test_a_number_that_is_no_metric_is_listed_when_it_differs() -> None:
     changed = a_record(trajectory=[{"update": 1, "forget": -3.5}])
-    page = verification([compare(a_record(), changed)], Tolerance(), available=1)
+    page = verification([compare(a_record(), changed)], NumericalTolerance(), available=1)
     assert differing_rows(page) == ["trajectory/0/forget"]
 
 
 def test_a_report_says_where_a_repetition_started_from_another_model() -> None:
-    published, wide = a_record(), Tolerance(0.1, 0.1)
+    published, wide = a_record(), NumericalTolerance(0.1, 0.1)
     name = next(iter(published.metrics))
     changed = a_record(metrics={**published.metrics, name: published.metrics[name] * 1.05})
     other = dataclasses.replace(compare(published, changed, wide), base="f" * 64)
-    page = verification([other], Tolerance(), available=1, remade=wide)
+    page = verification([other], NumericalTolerance(), available=1, remade=wide)
     assert "The base differs in 1 of them" in page and "here ffffffffffff" in page
     assert differing_rows(page) == [] and "0.1 + 0.1" in page
     assert "base differs" not in verification([compare(published, published)], wide, available=1)
@@ -982,7 +1046,7 @@ def test_a_report_of_a_verification_escapes_what_records_hold() -> None:
     )
     changed = a_record(spec=spec, metrics={evil: 2.0}, key="0" * 64)
     for comparison in (compare(record, changed), Comparison(record, reason=evil)):
-        page = verification([comparison], Tolerance(), available=1, command=evil)
+        page = verification([comparison], NumericalTolerance(), available=1, command=evil)
         assert "<script" not in page and "&lt;script&gt;" in page
         assert r"&lt;/script&gt;\n" in page and "&lt;/script&gt;\n" not in page  # in one line
 
@@ -1098,7 +1162,7 @@ def test_a_repeated_command_has_no_paths() -> None:
         ["run", "--model", "/home/me/m", "--forget", "/home/me/f f.txt", "--out", "../here/o/"]
     )
     assert isinstance(args, argparse.Namespace)
-    command = cli.repeat_command(args, cli.RunSpec(domain="yours", length=64))
+    command = cli.repeat_command(args, RunSpec(domain="yours", length=64))
     assert "--forget 'f f.txt'" in command and "--out o" in command and "here" not in command
 
 

@@ -29,7 +29,7 @@ from unlearnlib.methods import PAPER_METHODS
 from unlearnlib.models import load_model, model_hash, save_model
 from unlearnlib.spec import RunSpec, get_profile
 from unlearnlib.store import Record, Store, run_key
-from unlearnlib.verify import REMADE, Comparison, Tolerance, not_remade, verify
+from unlearnlib.verify import REMADE, Comparison, verify_records, why_not_remade
 
 PROFILE = "open_cpu"
 RECIPE = Continuation(batch_size=4, learning_rate=3e-3, most_epochs=3, auc=0.55)
@@ -147,8 +147,8 @@ def test_a_vanilla_of_another_machine_is_verified_against_one_made_here(
     forged(vanilla, theirs)
 
     def verified(record: Record, remade: bool = True) -> Comparison:
-        tolerance = Tolerance(*REMADE) if remade else None
-        return verify([record], lambda _: bench, progress=False, remade=tolerance)[0]
+        tolerance = REMADE if remade else None
+        return verify_records([record], lambda _: bench, progress=False, remade=tolerance)[0]
 
     assert "another model" in verified(theirs, remade=False).reason
     said = verified(theirs)
@@ -172,8 +172,8 @@ def test_a_vanilla_of_another_machine_is_verified_against_one_made_here(
     rough_key = run_key(rough_spec, theirs.data_hash, theirs.model_hash)
     half = dataclasses.replace(theirs, spec=rough_spec, key=rough_key)
     misfiled = dataclasses.replace(theirs, spec=rough_spec)
-    assert "key does not follow" in not_remade(misfiled, rough)
-    assert rough.model_hash != bench.model_hash and not_remade(half, rough) == ""
+    assert "key does not follow" in why_not_remade(misfiled, rough)
+    assert rough.model_hash != bench.model_hash and why_not_remade(half, rough) == ""
     # Its own records are still held to the strict tolerance.
     assert verified(ours).agrees and not verified(ours).base
     assert not verified(dataclasses.replace(ours, metrics=metrics)).agrees

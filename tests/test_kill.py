@@ -220,7 +220,7 @@ def test_the_slurm_example_is_a_command_of_ours_and_its_shards_are_all_of_them()
         assert "$" not in filled
         args = cli.build_parser().parse_args(shlex.split(filled)[1:])
         assert Shard.parse(args.shard) == Shard(task, int(array))
-        assert args.name in study.STUDIES and args.store and args.run is cli.study_command
+        assert args.name in study.STUDIES and args.store and args.command == "study"
     assert subprocess.run(["bash", "-n", str(SLURM)], check=False).returncode == 0
     # The command that gathers, in the comments, is one of ours too.
     (gather,) = re.findall(r"^#   unlearn (study .*)$", text, re.M)

@@ -19,27 +19,33 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlearnlib import __version__
+from unlearnlib.corpus.documents import SPLITS, Document, DomainData
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.saved import _check_space, card_facts, check_out, save_unlearned, term_in_words
 from unlearnlib.spec import DOMAINS, PROFILES, YOURS, Profile, RunSpec, get_profile
 
 if TYPE_CHECKING:
-    from unlearnlib.corpus.documents import Document, DomainData
+    from torch import nn
+
     from unlearnlib.engine import Execution
     from unlearnlib.metrics.scores import TokenScores
+    from unlearnlib.plan import Plan
     from unlearnlib.run import Bench
     from unlearnlib.search import Proposal
-    from unlearnlib.store import Record, Store
-    from unlearnlib.study import StudyResult
+    from unlearnlib.store import Library, Record, Store
+    from unlearnlib.study import Shard, StudyResult
     from unlearnlib.tasks import TaskSet
+    from unlearnlib.tune import Tuned
+    from unlearnlib.verify import Comparison, NumericalTolerance
 
 logger = logging.getLogger("unlearnlib.cli")
 
@@ -64,7 +70,7 @@ HEADINGS = {
 }
 SHORTCUTS = ("learning_rate", "updates", "batch_size", "length")
 TUNED = ("learning_rate", "updates", "batch_size")  # always spelt out in a command that repeats
-_FIXED = (("schedule", ""), ("warmup", ""), ("requests", ""))  # by the procedure of `unlearn tune`
+DECIDED_BY_TUNE = ("learning_rate", "retain_weight", "schedule", "warmup", "requests")
 _NOT_BY_SET = ("profile", "domain", "method")  # they have flags of their own
 FILES = ("forget", "retain", "approximate", "general")
 
@@ -80,6 +86,19 @@ class Report:
 
 # --- main ----------------------------------------------------------------------------------------
 
+# Command -> where its function is, as "module:function".
+COMMANDS = {
+    "run": "unlearnlib.cli:run_command",
+    "tune": "unlearnlib.cli:tune_command",
+    "study": "unlearnlib.cli:study_command",
+    "pretrain": "unlearnlib.cli:pretrain_command",
+    "score": "unlearnlib.cli:score_command",
+    "verify": "unlearnlib.cli:verify_command",
+    "data": "unlearnlib.cli:data_command",
+    "methods": "unlearnlib.cli:methods_command",
+    "profiles": "unlearnlib.cli:profiles_command",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. argparse's own errors exit with code 2."""
@@ -88,15 +107,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser().parse_args(words)
     except UnlearnError as error:
         return _complain(str(error), 2)
-    if _processes() > 1 and args.run is not run_command:
+    if _processes() > 1 and args.command != "run":
         return _complain(
             f"{_processes()} processes were launched for a command that runs in one: start it "
             "without the launcher (only `unlearn run` divides its work).",
             2,
         )
     try:
-        with _logging(args), contextlib.redirect_stdout(sys.stderr):
-            report: Report = args.run(args)
+        with _logging(args.quiet), contextlib.redirect_stdout(sys.stderr):
+            report = _function_of(args.command)(args)
     except UnlearnError as error:
         return _complain(str(error), 2)
     except KeyboardInterrupt:
@@ -119,6 +138,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if _is_main():
         _print(json.dumps(_strict(report.values)) if args.json else report.text)
     return report.code
+
+
+def _function_of(command: str) -> Callable[[argparse.Namespace], Report]:
+    """The function that carries a command out; its module is imported now, and not for help."""
+    module, _, name = COMMANDS[command].partition(":")
+    function: Callable[[argparse.Namespace], Report] = getattr(import_module(module), name)
+    return function
 
 
 def _with_negative_numbers(argv: Sequence[str]) -> list[str]:
@@ -152,14 +178,14 @@ def _print(text: str) -> None:
 
 
 @contextlib.contextmanager
-def _logging(args: argparse.Namespace) -> Iterator[None]:
-    """The package's log goes to stderr while a command runs."""
+def _logging(quiet: bool) -> Iterator[None]:
+    """The package's log goes to stderr while a command runs; `quiet` leaves warnings only."""
     log = logging.getLogger("unlearnlib")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("unlearn: %(message)s"))
     before = log.level
     log.addHandler(handler)
-    log.setLevel(logging.WARNING if args.quiet else logging.INFO)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
     try:
         yield
     finally:
@@ -176,13 +202,17 @@ def _out_of_memory(what: str) -> str:
 
 def _what_remains(args: argparse.Namespace) -> str:
     """What an interrupted command leaves behind."""
+    store = None
     if args.command == "pretrain":
         return "finished models stay, and --missing goes on with the others"
     if args.command == "tune":
         return "finished runs of the search are remembered, the same command goes on"
-    if getattr(args, "save_every", 0):
-        return "the same command goes on after the last state that --save-every kept"
-    store = _store_path(args) if args.command in ("run", "study") else None
+    if args.command == "run":
+        if args.save_every:
+            return "the same command goes on after the last state that --save-every kept"
+        store = _store_path(args.store, args.model, args.limit, args.files)
+    if args.command == "study":
+        store = _store_path(args.store, args.model, args.limit)
     if store is None:
         return "nothing was saved, the same command starts again"
     return f"finished runs are in {store}, the same command goes on"
@@ -216,7 +246,7 @@ def _count(text: str) -> int:
 
 
 class _Once(argparse.Action):
-    """Take one value; of two, argparse alone would drop the first without a word."""
+    """Keep the file of a set in `files`; of two, argparse alone would drop the first silently."""
 
     def __call__(
         self,
@@ -225,12 +255,12 @@ class _Once(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        if getattr(namespace, self.dest) is not None:
+        if self.dest in namespace.files:
             raise UnlearnError(
-                f"{option_string} is given twice ({getattr(namespace, self.dest)!r} and "
+                f"{option_string} is given twice ({namespace.files[self.dest]!r} and "
                 f"{values!r}): put the documents into one folder and give that."
             )
-        setattr(namespace, self.dest, values)
+        namespace.files = {**namespace.files, self.dest: values}  # the default is left as it is
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -364,7 +394,10 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         ),
         strict=True,
     ):
-        parser.add_argument(f"--{name}", action=_Once, metavar="FILE", help=about)
+        parser.add_argument(
+            f"--{name}", action=_Once, default=argparse.SUPPRESS, metavar="FILE", help=about
+        )
+    parser.set_defaults(files={})
     parser.add_argument("--column", help="the column that holds the text (default: text, ...)")
     _add_source(parser)
     parser.add_argument(
@@ -441,7 +474,6 @@ ends by itself, says why each run is made, and goes on where it was interrupted.
     )
     parser.add_argument("--out", metavar="DIR", help="save model, record, card and report here")
     parser.add_argument("--force", action="store_true", help="replace what is in --out")
-    parser.set_defaults(run=tune_command)
 
 
 def _add_run(commands: Any) -> None:
@@ -480,7 +512,6 @@ low for a small model: `unlearn tune` finds one that reaches the target.""",
         action="store_true",
         help="do nothing, but say what memory and time the run would take, and what it would cost",
     )
-    parser.set_defaults(run=run_command)
 
 
 def _add_study(commands: Any) -> None:
@@ -504,7 +535,6 @@ def _add_study(commands: Any) -> None:
     parser.add_argument(
         "--choose", action="store_true", help="of rates: choose the settings of the main study"
     )
-    parser.set_defaults(run=study_command)
 
 
 def _add_pretrain(commands: Any) -> None:
@@ -525,7 +555,6 @@ def _add_pretrain(commands: Any) -> None:
         action="store_true",
         help="open: leave the published record of the training, for `unlearn verify --remade`",
     )
-    parser.set_defaults(run=pretrain_command)
 
 
 def _add_score(commands: Any) -> None:
@@ -542,7 +571,6 @@ def _add_score(commands: Any) -> None:
     parser.add_argument("--force", action="store_true", help="replace an --out that is there")
     _add_abilities(parser)
     _add_device(parser)
-    parser.set_defaults(run=score_command)
 
 
 def _add_verify(commands: Any) -> None:
@@ -575,7 +603,6 @@ def _add_verify(commands: Any) -> None:
     _add_model(parser)
     _add_source(parser)
     _add_device(parser)
-    parser.set_defaults(run=verify_command)
 
 
 def _add_data(commands: Any) -> None:
@@ -591,15 +618,14 @@ def _add_data(commands: Any) -> None:
         "--export", metavar="FOLDER", help="write FOLDER/DOMAIN/SPLIT.jsonl, one row per document"
     )
     parser.add_argument("--force", action="store_true", help="replace exported files")
-    parser.set_defaults(run=data_command)
 
 
 def _add_methods(commands: Any) -> None:
-    _command(commands, "methods", "list the unlearning methods").set_defaults(run=methods_command)
+    _command(commands, "methods", "list the unlearning methods")
 
 
 def _add_profiles(commands: Any) -> None:
-    _command(commands, "profiles", "list the profiles").set_defaults(run=profiles_command)
+    _command(commands, "profiles", "list the profiles")
 
 
 # --- shared by the commands ----------------------------------------------------------------------
@@ -619,12 +645,12 @@ def _pairs(given: Sequence[str], flag: str, example: str) -> dict[str, str]:
     return pairs
 
 
-def _limits(args: argparse.Namespace) -> dict[str, int]:
+def _limits(given: Sequence[str]) -> dict[str, int]:
     """--limit as split -> count, checked."""
     from unlearnlib.corpus.files import checked_limits
 
     limits: dict[str, int] = {}
-    for split, text in _pairs(args.limit, "--limit", "forget=16").items():
+    for split, text in _pairs(given, "--limit", "forget=16").items():
         try:
             limits[split] = int(text)
         except ValueError:
@@ -672,21 +698,14 @@ def _device(name: str) -> str:
 
 
 def _execution(args: argparse.Namespace, progress: bool = True) -> Execution:
+    """How a command computes, by the arguments of `_add_device`."""
     from unlearnlib.engine import Execution
 
-    # Under a launcher one process is a script that was scaled down; without, a misunderstanding.
-    if getattr(args, "fsdp", False) and "WORLD_SIZE" not in os.environ:
-        raise UnlearnError(
-            "--fsdp divides a model among processes, and there is one: start several with "
-            "`accelerate launch ... -m unlearnlib`, or leave it out."
-        )
     return Execution(
         micro_tokens=args.micro_tokens,
         progress=progress and not args.quiet and _is_main(),
         packed=args.packed,
         recompute=args.recompute,
-        shard=getattr(args, "fsdp", False),
-        save_every=getattr(args, "save_every", 0),
     )
 
 
@@ -708,37 +727,68 @@ def _hush_transformers() -> None:
     theirs.disable_progress_bar()
 
 
-def _store_path(args: argparse.Namespace) -> Path | None:
-    """The run store that a command writes to, if it writes to one.
+def _store_path(
+    named: str | None,
+    model: str | None,
+    limits: Sequence[str],
+    files: Mapping[str, str] | None = None,
+) -> Path | None:
+    """The run store that a command writes to: the one named, else the default one, or none.
 
     Records of another model or of a part of the data have the same spec as those of the whole
     profile, and a study finds its records by their specs: they need a store of their own.
     """
-    if not hasattr(args, "store"):
-        return None
-    if args.store is not None:
-        return Path(args.store)
-    apart = bool(getattr(args, "limit", None) or getattr(args, "model", None))
-    if apart or any(getattr(args, name, None) for name in FILES):
+    if named is not None:
+        return Path(named)
+    if model or limits or files:
         return None
     from unlearnlib.study import default_store
 
     return default_store().root
 
 
-def _domains(args: argparse.Namespace) -> tuple[str, ...]:
-    """The domains asked for, each once; by default all that the profile has."""
-    profile = get_profile(args.profile)
-    if args.domain:
-        for domain in args.domain:
-            if domain not in profile.domains:
-                raise unknown("domain", domain, profile.domains)
-        return tuple(dict.fromkeys(args.domain))
-    if profile.corpus == "hub":
+def _domains(profile: str, given: Sequence[str] | None) -> tuple[str, ...]:
+    """The domains given, each once; by default all that the profile has."""
+    scale = get_profile(profile)
+    if given:
+        for domain in given:
+            if domain not in scale.domains:
+                raise unknown("domain", domain, scale.domains)
+        return tuple(dict.fromkeys(given))
+    if scale.corpus == "hub":
         from unlearnlib.corpus.hub import HUB_DOMAINS
 
         return HUB_DOMAINS
-    return profile.domains
+    return scale.domains
+
+
+def _load_tasks(names: Sequence[str], limit: int | None, unsafe: bool) -> TaskSet | None:
+    """The tasks that --tasks names, with their data, before any model is loaded."""
+    if not names:
+        for flag, given in (("--task-limit", limit), ("--confirm-unsafe-code", unsafe)):
+            if given:
+                raise UnlearnError(f"{flag} is given without tasks: name some with --tasks.")
+        return None
+    if _processes() > 1:
+        raise UnlearnError(
+            f"tasks are asked by one process and {_processes()} were launched: leave out --tasks, "
+            "and give the model in --out to `unlearn score --tasks`."
+        )
+    from unlearnlib.tasks import load_tasks
+
+    return load_tasks(names, limit=limit, unsafe=unsafe)
+
+
+def _file_to_write(name: str | None, option: str, force: bool) -> Path | None:
+    """The file that an option names, checked before hours are spent; None if it was not given."""
+    if name is None:
+        return None
+    path = Path(name)
+    if path.is_dir() or (path.exists() and not force):
+        raise UnlearnError(f"{option} {name!r} exists: give another name, or --force.")
+    if not path.absolute().parent.is_dir():
+        raise UnlearnError(f"the folder of {option} {name!r} does not exist: make it first.")
+    return path
 
 
 def _columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -772,78 +822,46 @@ def _columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def run_command(args: argparse.Namespace) -> Report:
     """One run: of a profile, of a profile's texts with another model, or of a user's documents."""
-    own = _is_own(args)
-    spec = _own_spec(args) if own else _profile_spec(args)
-    limits = _limits(args)
-    out = Path(args.out) if args.out is not None else None
-    if out is not None:
-        if args.published:
-            raise UnlearnError(
-                "--published takes numbers in place of a run, and --out needs the run for its "
-                "model: leave out one of them."
-            )
-        _check_apart(out, args)
-        check_out(out, args.force, args.model)
-    device = _device(args.device)
-    data = _own_documents(args, limits) if own else None
-    _check_retain(args, spec, data)
-    _check_lora(args, spec)
-    if args.plan:
-        return _plan_report(args, spec, data, limits, device)
-    tasks = _tasks(args)
-
-    from unlearnlib.run import execute, key_of, open_bench, warn_of_data
+    from unlearnlib.run import evaluate, execute, key_of
     from unlearnlib.store import Library, Store
     from unlearnlib.study import published_files
 
-    _hush_transformers()
-    bench = open_bench(
-        spec.profile,
-        spec.domain,
-        model=args.model,
-        folder=args.corpora,
-        limits=limits,
-        data=data,
-        device=device,
-        precision=spec.precision,
-        execution=_execution(args),
-        base=spec.base,
-    )
-    spec = _fit_length(bench, spec, own)
-    bench.forgotten(spec)  # says so if there is nothing to forget
-    if own:
-        warn_of_data(bench, spec)
-    if out is not None:
-        _check_space(bench.model, out)
-    where = _store_path(args)
+    own = _is_own(args.files, args.out)
+    spec = _own_spec(args, needs_out=not args.plan) if own else _profile_spec(args)
+    if args.published and args.out is not None:
+        raise UnlearnError(
+            "--published takes numbers in place of a run, and --out needs the run for its "
+            "model: leave out one of them."
+        )
+    inputs = _check_inputs(args, spec, needs_out=not args.plan)
+    if args.plan:
+        return _plan_report(inputs, _run_execution(args, progress=False))
+    asked = args.tasks, args.task_limit, args.confirm_unsafe_code
+    tasks = _load_tasks(*asked)
+    bench, spec = _open_inputs(inputs, _run_execution(args))
+    where = _store_path(args.store, args.model, args.limit, args.files)
     store = None if where is None else Store(where)
-    key = key_of(bench, spec)
-    library = Library(published_files() if args.published else [], store)
-    asked = None if tasks is None else _tasks_key(spec, bench, tasks)
-    if out is None and key in library and (asked is None or asked in library):
-        record = library.get(key)
-        answers = {} if asked is None else library.get(asked).metrics
-        return _run_report(args, _with_metrics(record, answers), computed=False, store=where)
+    out, key = inputs.out, key_of(bench, spec)
+    if out is None:
+        library = Library(published_files() if args.published else [], store)
+        recorded = _recorded(library, key, bench, tasks)
+        if recorded is not None:
+            return _run_report(recorded, computed=False, store=where)
 
-    command = repeat_command(args, spec)
+    command = repeat_command(args, spec, _task_words(*asked))
+    progress = not args.quiet
+    before: dict[str, float] = {}
     with _claimed(store, key if out is None and _is_main() else None):
-        if out is None:
-            before: dict[str, float] = {}
-        else:
-            from unlearnlib.run import evaluate
-
+        if out is not None:
             logger.info("scoring the model before")
-            before = evaluate(bench, bench.model, spec)[0] | _answers(args, bench, None, tasks)
+            before = evaluate(bench, bench.model, spec)[0]
+            before |= _answers(bench.model, bench.tokenizer, tasks, progress)
         logger.info("unlearning: %s, %d updates", spec.method, spec.updates)
         model, record = execute(bench, spec, in_place=True, command=command)
-        answers = _answers(args, bench, model, tasks)
+        answers = _answers(model, bench.tokenizer, tasks, progress)
         if store is not None and _is_main():
-            store.put(record)
-            if tasks is not None:
-                from unlearnlib.tasks import tasks_record
-
-                store.put(tasks_record(record, tasks, answers))
-        record = _with_metrics(record, answers)
+            _put(store, record, tasks, answers)
+    record = _with_metrics(record, answers)
     if _processes() > 1:
         from accelerate import PartialState
 
@@ -851,280 +869,68 @@ def run_command(args: argparse.Namespace) -> Report:
     if out is not None and _is_main():
         facts = card_facts(bench, spec, record, before, args.adapter)
         save_unlearned(out, model, bench.tokenizer, record, facts)
-    return _run_report(args, record, computed=True, store=where, before=before, out=out)
+    return _run_report(record, computed=True, store=where, before=before, out=out)
 
 
-def _tasks(args: argparse.Namespace) -> TaskSet | None:
-    """The tasks that --tasks names, with their data, before any model is loaded."""
-    if not args.tasks:
-        for flag in ("task_limit", "confirm_unsafe_code"):
-            if getattr(args, flag):
-                raise UnlearnError(
-                    f"--{flag.replace('_', '-')} is given without tasks: name some with --tasks."
-                )
-        return None
-    if _processes() > 1:
+def _run_execution(args: argparse.Namespace, progress: bool = True) -> Execution:
+    """How a run computes: `_execution`, by several processes and with checkpoints if asked."""
+    # Under a launcher one process is a script that was scaled down; without, a misunderstanding.
+    if args.fsdp and "WORLD_SIZE" not in os.environ:
         raise UnlearnError(
-            f"tasks are asked by one process and {_processes()} were launched: leave out --tasks, "
-            "and give the model in --out to `unlearn score --tasks`."
+            "--fsdp divides a model among processes, and there is one: start several with "
+            "`accelerate launch ... -m unlearnlib`, or leave it out."
         )
-    from unlearnlib.tasks import load_tasks
+    execution = _execution(args, progress)
+    return dataclasses.replace(execution, shard=args.fsdp, save_every=args.save_every)
 
-    return load_tasks(args.tasks, limit=args.task_limit, unsafe=args.confirm_unsafe_code)
 
-
-def _tasks_key(spec: RunSpec, bench: Bench, tasks: TaskSet) -> str:
+def _recorded(library: Library, key: str, bench: Bench, tasks: TaskSet | None) -> Record | None:
+    """The record of a run with its answers to the tasks, if the library has both."""
     from unlearnlib.tasks import tasks_key
 
-    return tasks_key(spec.as_dict(), bench.data_hash, bench.model_hash, tasks)
+    if key not in library:
+        return None
+    record = library.get(key)
+    if tasks is None:
+        return record
+    asked = tasks_key(record.spec, bench.data_hash, bench.model_hash, tasks)
+    return _with_metrics(record, library.get(asked).metrics) if asked in library else None
+
+
+def _put(store: Store, record: Record, tasks: TaskSet | None, answers: Mapping[str, float]) -> None:
+    """Keep the record of a run, and beside it that of its answers to the tasks."""
+    from unlearnlib.tasks import tasks_record
+
+    store.put(record)
+    if tasks is not None:
+        store.put(tasks_record(record, tasks, answers))
+
+
+def _task_words(names: Sequence[str], limit: int | None, unsafe: bool) -> list[str]:
+    """The words that ask for the same tasks again; files by name only."""
+    words = []
+    for name in names:
+        words += ["--tasks", _file_name(name) if Path(name).exists() else name]
+    if limit is not None:
+        words += ["--task-limit", str(limit)]
+    return [*words, "--confirm-unsafe-code"] if unsafe else words
 
 
 def _answers(
-    args: argparse.Namespace, bench: Bench, model: Any, tasks: TaskSet | None
+    model: nn.Module, tokenizer: Any, tasks: TaskSet | None, progress: bool
 ) -> dict[str, float]:
-    """What a model (None: the bench's own) makes of the tasks; nothing without tasks."""
+    """What a model answers to the tasks, as metrics; none without tasks."""
     if tasks is None:
         return {}
     from unlearnlib.tasks import run_tasks
 
     logger.info("asking the tasks %s", ", ".join(tasks.names))
-    return run_tasks(model or bench.model, bench.tokenizer, tasks, progress=not args.quiet)
+    return run_tasks(model, tokenizer, tasks, progress=progress)
 
 
 def _with_metrics(record: Record, more: Mapping[str, float]) -> Record:
+    """The record with more metrics; the one in the store stays as it is."""
     return dataclasses.replace(record, metrics=record.metrics | dict(more)) if more else record
-
-
-def _plan_report(
-    args: argparse.Namespace,
-    spec: RunSpec,
-    data: DomainData | None,
-    limits: Mapping[str, int],
-    device: str,
-) -> Report:
-    """What a run would take; loads the tokenizer and the documents, not the model."""
-    from unlearnlib.corpus.chunks import cut
-    from unlearnlib.methods import get_method
-    from unlearnlib.models import load_tokenizer, model_config
-    from unlearnlib.plan import plan
-    from unlearnlib.run import clipped, load_domain, sources
-
-    _hush_transformers()
-    scale, own = get_profile(spec.profile), data is not None
-    data = data or load_domain(spec.profile, spec.domain, args.corpora, limits)
-    source, oracle = sources(spec.profile, spec.domain, args.model, own=own, base=spec.base)
-    tokenizer = load_tokenizer(source)
-    length = _chunk_length(model_config(source), spec.length, None if own else scale.length)
-    if not own:
-        data = clipped(spec.profile, data, tokenizer)
-    method = get_method(spec.method)
-    kept = {"in_distribution": data.retain, "general": data.general_retain}.get(method.data or "")
-    forget = cut(data.forget[: spec.forget_size], tokenizer, length, name="forget")
-    planned = plan(
-        source,
-        spec,
-        forget,
-        cut(kept or (), tokenizer, length, name="retain"),
-        execution=_execution(args, progress=False),
-        device=device,
-        processes=_processes(),
-        oracle=oracle is not None,
-    )
-    here = _memory_here(device)
-    values = {
-        "spec": spec.as_dict(),
-        "device": device,
-        "processes": planned.processes,
-        "always": planned.always,
-        "backward": planned.backward,
-        "step": planned.step,
-        "peak_bytes": planned.peak,
-        "memory_bytes": here,
-        "fits": here is None or planned.peak <= here,
-        "parameters": planned.parameters,
-        "trained_parameters": planned.trained,
-        "tokens": planned.tokens,
-        "flops": planned.flops,
-        "tokens_per_second": planned.tokens_per_second,
-        "seconds": planned.seconds,
-        "retraining_ratio_per_1e12_tokens": 1e12 / planned.tokens if planned.tokens else None,
-    }
-
-    def rows(title: str, part: Mapping[str, int]) -> list[tuple[str, str, str]]:
-        return [(title, name, _gigabytes(size)) for name, size in part.items()]
-
-    table = _columns(
-        ("held", "what", "memory"),
-        [
-            *rows("always", planned.always),
-            *rows("on the way back", planned.backward),
-            *rows("in a step", planned.step),
-        ],
-    )
-    lines = [
-        table,
-        f"{planned.trained:,} of {planned.parameters:,} parameters are trained",
-        f"at most {_gigabytes(planned.peak)} at a time"
-        + ("" if here is None else f", of {_gigabytes(here)} on this machine's {device}"),
-        f"{planned.tokens:,} tokens at about {planned.tokens_per_second:,.0f} a second: "
-        f"{_duration(planned.seconds)} of updates; loading and evaluating come on top",
-    ]
-    if planned.tokens:
-        lines.append(
-            f"training the model again on 10^12 tokens would take {1e12 / planned.tokens:,.0f} "
-            "times as long"
-        )
-    if not values["fits"]:
-        lines.append(
-            "that does not fit: try --recompute, a smaller --micro-tokens, --set "
-            "precision=bfloat16, --set lora_rank=16, --set optimizer=adamw_8bit, or --fsdp on "
-            "several GPUs"
-        )
-    return Report(values, "\n".join(lines), 0 if values["fits"] else 1)
-
-
-def _memory_here(device: str) -> int | None:
-    """Bytes of memory that the device has, where the system says so."""
-    import torch
-
-    if device == "cuda":
-        return int(torch.cuda.get_device_properties(0).total_memory)
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-# --- unlearn tune --------------------------------------------------------------------------------
-
-
-def tune_command(args: argparse.Namespace) -> Report:
-    """Search for the dose that reaches the target, and keep the model of the best run."""
-    own = _is_own(args)
-    given = _given_settings(args)
-    for name, instead in (("learning_rate", "--start"), ("retain_weight", "nothing"), *_FIXED):
-        if name in given:
-            raise UnlearnError(
-                f"{name} is given, and tuning decides it: leave it out"
-                + (f" ({instead} sets the first one)." if instead == "--start" else ".")
-            )
-    from unlearnlib.study import BATCH, UPDATES
-
-    defaults: dict[str, Any] = {"updates": UPDATES, "batch_size": BATCH, **given}
-    if own:
-        spec = _own_spec(args).replace(**defaults)
-    else:
-        spec = RunSpec(args.profile or "lab", args.domain or RunSpec.domain, args.method)
-        if spec.domain == YOURS:
-            raise unknown("domain", spec.domain, DOMAINS)
-        spec = spec.replace(**defaults)
-    limits = _limits(args)
-    out = Path(args.out) if args.out is not None else None
-    if out is not None:
-        _check_apart(out, args)
-        check_out(out, args.force, args.model)
-    device = _device(args.device)
-    data = _own_documents(args, limits) if own else None
-    _check_retain(args, spec, data)
-    _check_lora(args, spec)
-
-    from unlearnlib.models import cache_folder
-    from unlearnlib.report import check_extra, report, trace_table
-    from unlearnlib.run import open_bench, warn_of_data
-    from unlearnlib.tune import tune
-
-    if out is not None:
-        check_extra()
-
-    _hush_transformers()
-    bench = open_bench(
-        spec.profile,
-        spec.domain,
-        model=args.model,
-        folder=args.corpora,
-        limits=limits,
-        data=data,
-        device=device,
-        precision=spec.precision,
-        execution=_execution(args),
-        base=spec.base,
-    )
-    spec = _fit_length(bench, spec, own)
-    if own:
-        warn_of_data(bench, spec)
-    if out is not None:
-        _check_space(bench.model, out)
-
-    def told(number: int, proposal: Proposal) -> None:
-        if proposal.learning_rate is None:
-            print(f"end: {proposal.reason}", flush=True)
-        else:
-            rate = f"learning rate {proposal.learning_rate:.3g}"
-            weight = f", retain weight {proposal.retain_weight:g}"
-            weight = "" if proposal.retain_weight == 1 else weight
-            print(f"run {number}: {rate}{weight}: {proposal.reason}", flush=True)
-
-    found = tune(
-        bench,
-        spec,
-        start=args.start,
-        runs=args.runs,
-        trace=cache_folder() / "tuning",
-        told=None if args.quiet else told,
-    )
-    values: dict[str, Any] = {
-        "ending": found.ending,
-        "runs": len(found.steps),
-        "best": None if found.best is None else found.best + 1,
-        "situation": dataclasses.asdict(found.situation),
-        "steps": [dataclasses.asdict(step) for step in found.steps],
-        "before": found.before,
-        "out": None,
-    }
-    rows = [row[:-1] for row in trace_table(found.steps, found.situation)]
-    text = _columns(report_header(), rows) if rows else ""
-    if found.record is None or found.best is None:
-        unwritten = "" if out is None else f", and {out} is not written"
-        return Report(values, f"{found.ending}: the model was left as it is{unwritten}")
-    step = found.steps[found.best]
-    values |= {
-        "key": found.record.key,
-        "spec": found.record.spec,
-        "metrics": found.record.metrics,
-        "shortfall": step.shortfall(found.situation),
-    }
-    if out is not None:
-        record = dataclasses.replace(
-            found.record,
-            provenance=found.record.provenance
-            | {"command": repeat_command(args, spec.replace(**found.record.spec))},
-        )
-        made = spec.replace(**record.spec)
-        facts = card_facts(bench, made, record, found.before, args.adapter)
-        page = report(facts, found.steps, found.best, found.situation, found.ending)
-        save_unlearned(out, found.model, bench.tokenizer, record, facts, {"report.html": page})
-        values["out"] = str(out)
-        text += f"\n\nrun {found.best + 1} is saved in {out}, with report.html"
-    else:
-        text += f"\n\nrun {found.best + 1} is the best; give --out DIR to save its model"
-    return Report(values, text)
-
-
-def report_header() -> tuple[str, ...]:
-    """The columns of the search that a terminal has room for: all but the reasons."""
-    from unlearnlib.report import HEADER
-
-    return HEADER[:-1]
 
 
 @contextlib.contextmanager
@@ -1142,18 +948,10 @@ def _claimed(store: Store | None, key: str | None) -> Iterator[None]:
         yield
 
 
-def _is_own(args: argparse.Namespace) -> bool:
-    """Whether documents of one's own are given; `UnlearnError` for a word that is empty."""
-    for name in (*FILES, "out"):  # Path("") would be the working folder
-        if getattr(args, name) is not None and not getattr(args, name).strip():
-            raise UnlearnError(
-                f"--{name} is {getattr(args, name)!r}: give a name, or leave --{name} out."
-            )
-    return any(getattr(args, name) is not None for name in FILES)
-
-
 def _profile_spec(args: argparse.Namespace) -> RunSpec:
     """The spec of a run of a profile: given, else chosen, else default settings."""
+    from unlearnlib.study import BATCH, settings
+
     if args.model is not None and args.profile is None:
         raise UnlearnError(
             f"there is nothing to forget for the model {args.model!r}: give your documents with "
@@ -1163,18 +961,10 @@ def _profile_spec(args: argparse.Namespace) -> RunSpec:
         raise UnlearnError(
             f"--column {args.column!r} is for documents of your own: give them with --forget FILE."
         )
-    spec = RunSpec(
-        args.profile or "lab",
-        RunSpec.domain if args.domain is None else args.domain,
-        args.method,
-    )
-    if spec.domain == YOURS:
-        raise unknown("domain", spec.domain, DOMAINS)
+    spec = _bare_spec(args.profile, args.domain, args.method)
     given = _given_settings(args)
     if given:
         return spec.replace(**given)
-    from unlearnlib.study import BATCH, settings
-
     try:
         chosen = settings(spec.profile, spec.domain, spec.method)
     except UnlearnError as error:
@@ -1188,168 +978,7 @@ def _profile_spec(args: argparse.Namespace) -> RunSpec:
     return spec
 
 
-def _own_spec(args: argparse.Namespace) -> RunSpec:
-    """The spec of a run on a user's documents; defaults are those of `unlearnlib.unlearn`."""
-    for name in ("profile", "domain", "corpora"):
-        if getattr(args, name) is not None:
-            raise UnlearnError(
-                f"--{name} is given together with files of your own: leave out one of the two."
-            )
-    planned = getattr(args, "plan", False)  # which writes nothing
-    for name in ("forget", "model", *(() if planned else ("out",))):
-        if getattr(args, name) is None:
-            raise UnlearnError(
-                f"--{name} is missing: documents of your own need --model, --forget and --out."
-            )
-    from unlearnlib.run import unlearn
-
-    signature = inspect.signature(unlearn).parameters
-    defaults = {name: signature[name].default for name in TUNED}
-    return (
-        RunSpec(domain=YOURS, method=args.method)
-        .replace(**defaults)
-        .replace(**_given_settings(args))
-    )
-
-
-def _own_documents(args: argparse.Namespace, limits: Mapping[str, int]) -> DomainData:
-    from unlearnlib.corpus.files import user_domain
-
-    return user_domain(
-        args.forget,
-        args.retain,
-        args.approximate,
-        args.general,
-        column=args.column,
-        limits=limits,
-    )
-
-
-def _check_retain(args: argparse.Namespace, spec: RunSpec, data: DomainData | None) -> None:
-    """Retain data for a method that needs some, before any model is loaded."""
-    from unlearnlib.methods import get_method
-
-    needs = get_method(spec.method).data
-    if data is None or needs is None:
-        return
-    flag, split = (
-        ("retain", "retain")
-        if needs == "in_distribution"
-        else (
-            "general",
-            "general_retain",
-        )
-    )
-    if not data.split(split):
-        raise UnlearnError(
-            f"method {spec.method!r} needs {split.replace('_', ' ')} documents and got none: give "
-            f"them with --{flag} FILE, or choose a method without a retain term."
-        )
-
-
-def _check_lora(args: argparse.Namespace, spec: RunSpec) -> None:
-    """Whether the adapter asked for can be made and written, before any model is loaded."""
-    if args.adapter and not spec.lora_rank:
-        raise UnlearnError(
-            "--adapter is given and lora_rank is 0, so there is no adapter to write: give a rank "
-            "with --set lora_rank=16, or leave --adapter out."
-        )
-    if args.adapter and args.out is None and not getattr(args, "plan", False):
-        raise UnlearnError("--adapter is given without --out: name a folder with --out DIR.")
-    if spec.lora_rank:
-        from unlearnlib.lora import check_peft
-
-        check_peft()
-
-
-def _chunk_length(config: Any, asked: int | None, profile: int | None) -> int:
-    """Tokens per chunk: as asked, or the profile's; for own documents as many as the model reads.
-
-    Own documents (`profile` is None) take `run.unlearn`'s length at most.
-    """
-    from unlearnlib.run import unlearn
-
-    most = getattr(config, "max_position_embeddings", None) or math.inf
-    usual = inspect.signature(unlearn).parameters["length"].default
-    length = asked or profile or int(min(usual, most))
-    if length > most:
-        raise UnlearnError(
-            f"chunks have {length} tokens and the model reads at most {most}: give --length {most} "
-            "or less."
-        )
-    return length
-
-
-def _fit_length(bench: Bench, spec: RunSpec, own: bool) -> RunSpec:
-    """The spec with a chunk length that the model can read."""
-    config: Any = bench.model.config
-    length = _chunk_length(config, spec.length, None if own else bench.length)
-    return spec.replace(length=length) if own else spec
-
-
-def _check_apart(out: Path, args: argparse.Namespace) -> None:
-    """Whether `out` is outside of the user's documents: there its files would be documents, too."""
-    for name in FILES:
-        given = getattr(args, name)
-        if given is None or not Path(given).is_dir():
-            continue
-        if out.resolve().is_relative_to(Path(given).resolve()):
-            raise UnlearnError(
-                f"--out {str(out)!r} lies in --{name} {given!r}, where the model card would be "
-                "read as a document: give a folder elsewhere."
-            )
-
-
-def _file_name(path: str) -> str:
-    """The last part of a path that a user gave, also of "." and "x/"."""
-    return Path(os.path.abspath(path)).name
-
-
-def _source_name(model: str) -> str:
-    """A model source without the folders around it; hub ids and lab models as they are."""
-    is_lab = model == "lab" or model.startswith("lab/")
-    return model if is_lab or not Path(model).exists() else _file_name(model)
-
-
-def repeat_command(args: argparse.Namespace, spec: RunSpec) -> str:
-    """The command that repeats a run, in one line; files by name only, since it is published."""
-    from unlearnlib.card import shell_join
-
-    words = ["unlearn", "run"]
-    if args.model is not None:
-        words += ["--model", _source_name(args.model)]
-    if spec.domain == YOURS:
-        for name in FILES:
-            if getattr(args, name) is not None:
-                words += [f"--{name}", _file_name(getattr(args, name))]
-        if args.column is not None:
-            words += ["--column", args.column]
-    else:
-        words += ["--profile", spec.profile, "--domain", spec.domain]
-        if args.corpora is not None:
-            words += ["--corpora", _file_name(args.corpora)]
-    for limit in args.limit:
-        words += ["--limit", limit]
-    for task in getattr(args, "tasks", ()):
-        words += ["--tasks", _file_name(task) if Path(task).exists() else task]
-    if getattr(args, "task_limit", None):
-        words += ["--task-limit", str(args.task_limit)]
-    if getattr(args, "confirm_unsafe_code", False):
-        words += ["--confirm-unsafe-code"]
-    words += ["--method", spec.method]
-    default = RunSpec()
-    for name, value in spec.as_dict().items():
-        if name not in _NOT_BY_SET and (name in TUNED or value != getattr(default, name)):
-            words += ["--set", f"{name}={'none' if value is None else value}"]
-    if args.adapter:
-        words += ["--adapter"]
-    if args.out is not None:
-        words += ["--out", _file_name(args.out)]
-    return shell_join(words)
-
-
 def _run_report(
-    args: argparse.Namespace,
     record: Record,
     *,
     computed: bool,
@@ -1357,6 +986,7 @@ def _run_report(
     before: Mapping[str, float] | None = None,
     out: Path | None = None,
 ) -> Report:
+    """A run for people and for --json; `before` has the metrics of the model before."""
     from unlearnlib.card import score_rows
 
     before = before or {}
@@ -1399,24 +1029,456 @@ def _run_report(
     return Report(values, "\n".join(lines))
 
 
+def _plan_report(inputs: Inputs, execution: Execution) -> Report:
+    """What a run would take; loads the tokenizer and the documents, not the model."""
+    planned = _plan_run(inputs, execution)
+    available = _memory_here(inputs.device)
+    fits = available is None or planned.peak <= available
+    values = {
+        "spec": inputs.spec.as_dict(),
+        "device": inputs.device,
+        "processes": planned.processes,
+        "always": planned.always,
+        "backward": planned.backward,
+        "step": planned.step,
+        "peak_bytes": planned.peak,
+        "memory_bytes": available,
+        "fits": fits,
+        "parameters": planned.parameters,
+        "trained_parameters": planned.trained,
+        "tokens": planned.tokens,
+        "flops": planned.flops,
+        "tokens_per_second": planned.tokens_per_second,
+        "seconds": planned.seconds,
+        "retraining_ratio_per_1e12_tokens": 1e12 / planned.tokens if planned.tokens else None,
+    }
+    return Report(values, _plan_text(planned, inputs.device, available), 0 if fits else 1)
+
+
+def _plan_run(inputs: Inputs, execution: Execution) -> Plan:
+    """Memory and time of the run that the inputs describe."""
+    from unlearnlib.corpus.chunks import cut
+    from unlearnlib.methods import get_method
+    from unlearnlib.models import load_tokenizer, model_config
+    from unlearnlib.plan import plan
+    from unlearnlib.run import clipped, load_domain, sources
+
+    _hush_transformers()
+    spec, own = inputs.spec, inputs.data is not None
+    scale, method = get_profile(spec.profile), get_method(spec.method)
+    data = inputs.data or load_domain(spec.profile, spec.domain, inputs.corpora, inputs.limits)
+    source, oracle = sources(spec.profile, spec.domain, inputs.model, own=own, base=spec.base)
+    tokenizer = load_tokenizer(source)
+    length = _chunk_length(model_config(source), spec.length, None if own else scale.length)
+    if not own:
+        data = clipped(spec.profile, data, tokenizer)
+    retain = {"in_distribution": data.retain, "general": data.general_retain}
+    return plan(
+        source,
+        spec,
+        cut(data.forget[: spec.forget_size], tokenizer, length, name="forget"),
+        cut(retain.get(method.data or "", ()), tokenizer, length, name="retain"),
+        execution=execution,
+        device=inputs.device,
+        processes=_processes(),
+        oracle=oracle is not None,
+    )
+
+
+def _plan_text(planned: Plan, device: str, available: int | None) -> str:
+    """A plan for people; `available` is the device's memory in bytes, None if unknown."""
+    parts = {
+        "always": planned.always,
+        "on the way back": planned.backward,
+        "in a step": planned.step,
+    }
+    rows = [
+        (title, name, _gigabytes(size))
+        for title, part in parts.items()
+        for name, size in part.items()
+    ]
+    lines = [
+        _columns(("held", "what", "memory"), rows),
+        f"{planned.trained:,} of {planned.parameters:,} parameters are trained",
+        f"at most {_gigabytes(planned.peak)} at a time"
+        + ("" if available is None else f", of {_gigabytes(available)} on this machine's {device}"),
+        f"{planned.tokens:,} tokens at about {planned.tokens_per_second:,.0f} a second: "
+        f"{_duration(planned.seconds)} of updates; loading and evaluating come on top",
+    ]
+    if planned.tokens:
+        lines.append(
+            f"training the model again on 10^12 tokens would take {1e12 / planned.tokens:,.0f} "
+            "times as long"
+        )
+    if available is not None and planned.peak > available:
+        lines.append(
+            "that does not fit: try --recompute, a smaller --micro-tokens, --set "
+            "precision=bfloat16, --set lora_rank=16, --set optimizer=adamw_8bit, or --fsdp on "
+            "several GPUs"
+        )
+    return "\n".join(lines)
+
+
+def _memory_here(device: str) -> int | None:
+    """Bytes of memory that the device has, where the system says so."""
+    import torch
+
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+# --- unlearn tune --------------------------------------------------------------------------------
+
+
+def tune_command(args: argparse.Namespace) -> Report:
+    """Search for the settings that reach the target, and keep the model of the best run."""
+    from unlearnlib.models import cache_folder
+    from unlearnlib.report import HEADER, check_extra, report, trace_table
+    from unlearnlib.tune import tune
+
+    inputs = _check_inputs(args, _tune_spec(args))
+    out = inputs.out
+    if out is not None:
+        check_extra()
+    bench, spec = _open_inputs(inputs, _execution(args))
+    found = tune(
+        bench,
+        spec,
+        start=args.start,
+        runs=args.runs,
+        trace=cache_folder() / "tuning",
+        told=None if args.quiet else _print_proposal,
+    )
+    values = _tuned_values(found)
+    if found.record is None or found.best is None:
+        unwritten = "" if out is None else f", and {out} is not written"
+        return Report(values, f"{found.ending}: the model was left as it is{unwritten}")
+    values |= {
+        "key": found.record.key,
+        "spec": found.record.spec,
+        "metrics": found.record.metrics,
+        "shortfall": found.steps[found.best].shortfall(found.situation),
+    }
+    # A terminal has no room for the reasons, the last column.
+    rows = [row[:-1] for row in trace_table(found.steps, found.situation)]
+    text = _columns(HEADER[:-1], rows)
+    if out is None:
+        text += f"\n\nrun {found.best + 1} is the best; give --out DIR to save its model"
+        return Report(values, text)
+    made = spec.replace(**found.record.spec)
+    provenance = found.record.provenance | {"command": repeat_command(args, made)}
+    record = dataclasses.replace(found.record, provenance=provenance)
+    facts = card_facts(bench, made, record, found.before, args.adapter)
+    page = report(facts, found.steps, found.best, found.situation, found.ending)
+    save_unlearned(out, found.model, bench.tokenizer, record, facts, {"report.html": page})
+    values["out"] = str(out)
+    text += f"\n\nrun {found.best + 1} is saved in {out}, with report.html"
+    return Report(values, text)
+
+
+def _tune_spec(args: argparse.Namespace) -> RunSpec:
+    """The spec that the search starts from: none of the settings that it decides may be given."""
+    from unlearnlib.study import BATCH, UPDATES
+
+    own = _is_own(args.files, args.out)
+    given = _given_settings(args)
+    for name in DECIDED_BY_TUNE:
+        if name in given:
+            instead = " (--start sets the first one)" if name == "learning_rate" else ""
+            raise UnlearnError(f"{name} is given, and tuning decides it: leave it out{instead}.")
+    spec = _own_spec(args) if own else _bare_spec(args.profile, args.domain, args.method)
+    return spec.replace(**{"updates": UPDATES, "batch_size": BATCH, **given})
+
+
+def _print_proposal(number: int, proposal: Proposal) -> None:
+    """Say what the search does next: run `number`, or its end."""
+    if proposal.learning_rate is None:
+        print(f"end: {proposal.reason}", flush=True)
+        return
+    weight = proposal.retain_weight
+    shown = "" if weight == 1 else f", retain weight {weight:g}"
+    rate = f"learning rate {proposal.learning_rate:.3g}"
+    print(f"run {number}: {rate}{shown}: {proposal.reason}", flush=True)
+
+
+def _tuned_values(found: Tuned) -> dict[str, Any]:
+    """The search for --json."""
+    return {
+        "ending": found.ending,
+        "runs": len(found.steps),
+        "best": None if found.best is None else found.best + 1,
+        "situation": dataclasses.asdict(found.situation),
+        "steps": [dataclasses.asdict(step) for step in found.steps],
+        "before": found.before,
+        "out": None,
+    }
+
+
+# --- what is unlearned from what: shared by `run` and `tune` -------------------------------------
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run or a search starts from, checked before any model is loaded.
+
+    spec     the settings; the chunks' length is fitted to the model when it is loaded
+    model    the source of the model; None for that of the spec's profile
+    data     documents of the user's own; None for those of the spec's profile
+    corpora  a local copy of the profile's texts, if there is one
+    limits   split -> number of documents that are taken, where --limit says so
+    out      the folder that the model is saved to; None if it is not saved
+    device   "cpu" or "cuda"; "cuda:1", say, for one of several processes
+    """
+
+    spec: RunSpec
+    model: str | None
+    data: DomainData | None
+    corpora: str | None
+    limits: Mapping[str, int]
+    out: Path | None
+    device: str
+
+
+def _check_inputs(args: argparse.Namespace, spec: RunSpec, needs_out: bool = True) -> Inputs:
+    """Read the user's documents, and check all that can be checked without the model.
+
+    `needs_out` says that an adapter that is asked for needs a folder.
+    """
+    limits = _limits(args.limit)
+    out = None if args.out is None else Path(args.out)
+    if out is not None:
+        _check_apart(out, args.files)
+        check_out(out, args.force, args.model)
+    device = _device(args.device)
+    data = _own_documents(args.files, args.column, limits) if args.files else None
+    _check_retain(spec, data)
+    _check_lora(spec.lora_rank, args.adapter, needs_out and out is None)
+    return Inputs(spec, args.model, data, args.corpora, limits, out, device)
+
+
+def _open_inputs(inputs: Inputs, execution: Execution) -> tuple[Bench, RunSpec]:
+    """Load model and data: the bench, and the spec with chunks that the model can read."""
+    from unlearnlib.run import open_bench, warn_of_data
+
+    spec, own = inputs.spec, inputs.data is not None
+    _hush_transformers()
+    bench = open_bench(
+        spec.profile,
+        spec.domain,
+        model=inputs.model,
+        folder=inputs.corpora,
+        limits=inputs.limits,
+        data=inputs.data,
+        device=inputs.device,
+        precision=spec.precision,
+        execution=execution,
+        base=spec.base,
+    )
+    spec = _fit_length(bench, spec, own)
+    bench.forgotten(spec)  # an error if there is nothing to forget
+    if own:
+        warn_of_data(bench, spec)
+    if inputs.out is not None:
+        _check_space(bench.model, inputs.out)
+    return bench, spec
+
+
+def _is_own(files: Mapping[str, str], out: str | None) -> bool:
+    """Whether documents of one's own are given; `UnlearnError` for a name that is empty."""
+    given = dict(files) if out is None else {**files, "out": out}
+    for name, path in given.items():
+        if not path.strip():  # Path("") would be the working folder
+            raise UnlearnError(f"--{name} is {path!r}: give a name, or leave --{name} out.")
+    return bool(files)
+
+
+def _bare_spec(profile: str | None, domain: str | None, method: str) -> RunSpec:
+    """The spec of a profile's domain with default settings."""
+    spec = RunSpec(profile or "lab", RunSpec.domain if domain is None else domain, method)
+    if spec.domain == YOURS:
+        raise unknown("domain", spec.domain, DOMAINS)
+    return spec
+
+
+def _own_spec(args: argparse.Namespace, needs_out: bool = True) -> RunSpec:
+    """The spec of a run on a user's documents; defaults are those of `unlearnlib.unlearn`."""
+    of_profile = {"profile": args.profile, "domain": args.domain, "corpora": args.corpora}
+    for name, value in of_profile.items():
+        if value is not None:
+            raise UnlearnError(
+                f"--{name} is given together with files of your own: leave out one of the two."
+            )
+    needed = {"forget": args.files.get("forget"), "model": args.model}
+    if needs_out:
+        needed["out"] = args.out
+    for name, value in needed.items():
+        if value is None:
+            raise UnlearnError(
+                f"--{name} is missing: documents of your own need --model, --forget and --out."
+            )
+    settings = {name: _usual(name) for name in TUNED} | _given_settings(args)
+    return RunSpec(domain=YOURS, method=args.method).replace(**settings)
+
+
+def _usual(name: str) -> Any:
+    """What `unlearnlib.unlearn` takes for an argument that is not given."""
+    from unlearnlib.run import unlearn
+
+    return inspect.signature(unlearn).parameters[name].default
+
+
+def _own_documents(
+    files: Mapping[str, str], column: str | None, limits: Mapping[str, int]
+) -> DomainData:
+    """The documents in a user's files, by the names of `FILES`."""
+    from unlearnlib.corpus.files import user_domain
+
+    return user_domain(
+        files["forget"],
+        files.get("retain"),
+        files.get("approximate"),
+        files.get("general"),
+        column=column,
+        limits=limits,
+    )
+
+
+def _check_retain(spec: RunSpec, data: DomainData | None) -> None:
+    """Retain data for a method that needs some, before any model is loaded."""
+    from unlearnlib.methods import get_method
+
+    needs = get_method(spec.method).data
+    if data is None or needs is None:
+        return
+    general = needs != "in_distribution"
+    flag, split = ("general", "general_retain") if general else ("retain", "retain")
+    if not data.split(split):
+        raise UnlearnError(
+            f"method {spec.method!r} needs {split.replace('_', ' ')} documents and got none: give "
+            f"them with --{flag} FILE, or choose a method without a retain term."
+        )
+
+
+def _check_lora(rank: int, adapter: bool, lacks_out: bool) -> None:
+    """Whether the adapter asked for can be made and written, before any model is loaded."""
+    if adapter and not rank:
+        raise UnlearnError(
+            "--adapter is given and lora_rank is 0, so there is no adapter to write: give a rank "
+            "with --set lora_rank=16, or leave --adapter out."
+        )
+    if adapter and lacks_out:
+        raise UnlearnError("--adapter is given without --out: name a folder with --out DIR.")
+    if rank:
+        from unlearnlib.lora import check_peft
+
+        check_peft()
+
+
+def _chunk_length(config: Any, asked: int | None, profile: int | None) -> int:
+    """Tokens per chunk: as asked, or the profile's; for own documents as many as the model reads.
+
+    Own documents (`profile` is None) take `run.unlearn`'s length at most.
+    """
+    most = getattr(config, "max_position_embeddings", None) or math.inf
+    length = asked or profile or int(min(_usual("length"), most))
+    if length > most:
+        raise UnlearnError(
+            f"chunks have {length} tokens and the model reads at most {most}: give --length {most} "
+            "or less."
+        )
+    return length
+
+
+def _fit_length(bench: Bench, spec: RunSpec, own: bool) -> RunSpec:
+    """The spec with a chunk length that the model can read."""
+    config: Any = bench.model.config
+    length = _chunk_length(config, spec.length, None if own else bench.length)
+    return spec.replace(length=length) if own else spec
+
+
+def _check_apart(out: Path, files: Mapping[str, str]) -> None:
+    """Whether `out` is outside of the user's documents: there its files would be documents, too."""
+    for name, given in files.items():
+        if Path(given).is_dir() and out.resolve().is_relative_to(Path(given).resolve()):
+            raise UnlearnError(
+                f"--out {str(out)!r} lies in --{name} {given!r}, where the model card would be "
+                "read as a document: give a folder elsewhere."
+            )
+
+
+def _file_name(path: str) -> str:
+    """The last part of a path that a user gave, also of "." and "x/"."""
+    return Path(os.path.abspath(path)).name
+
+
+def _source_name(model: str) -> str:
+    """A model source without the folders around it; hub ids and lab models as they are."""
+    is_lab = model == "lab" or model.startswith("lab/")
+    return model if is_lab or not Path(model).exists() else _file_name(model)
+
+
+def repeat_command(args: argparse.Namespace, spec: RunSpec, tasks: Sequence[str] = ()) -> str:
+    """The command that repeats a run, in one line; files by name only, since it is published.
+
+    `tasks` are the words that ask for tasks.
+    """
+    from unlearnlib.card import shell_join
+
+    words = ["unlearn", "run"]
+    if args.model is not None:
+        words += ["--model", _source_name(args.model)]
+    if spec.domain == YOURS:
+        for name in FILES:
+            if name in args.files:
+                words += [f"--{name}", _file_name(args.files[name])]
+        if args.column is not None:
+            words += ["--column", args.column]
+    else:
+        words += ["--profile", spec.profile, "--domain", spec.domain]
+        if args.corpora is not None:
+            words += ["--corpora", _file_name(args.corpora)]
+    for limit in args.limit:
+        words += ["--limit", limit]
+    words += [*tasks, "--method", spec.method]
+    default = RunSpec()
+    for name, value in spec.as_dict().items():
+        if name not in _NOT_BY_SET and (name in TUNED or value != getattr(default, name)):
+            words += ["--set", f"{name}={'none' if value is None else value}"]
+    if args.adapter:
+        words += ["--adapter"]
+    if args.out is not None:
+        words += ["--out", _file_name(args.out)]
+    return shell_join(words)
+
+
 # --- unlearn study -------------------------------------------------------------------------------
 
 
 def study_command(args: argparse.Namespace) -> Report:
     """Compute what is missing of a study; publish it, or choose settings from it, if asked."""
-    from unlearnlib.study import STUDIES
-
-    if args.list or args.name is None:
-        studies = [{"name": s.name, "about": s.about} for s in STUDIES.values()]
-        listed = [(s["name"], s["about"]) for s in studies]
-        return Report({"studies": studies}, _columns(("study", "what it is"), listed))
-
     from unlearnlib.methods import get_method
     from unlearnlib.run import open_bench
     from unlearnlib.store import Store
     from unlearnlib.study import Shard, get_study, publish, run_study
 
-    study, domains, limits = get_study(args.name), _domains(args), _limits(args)
+    if args.list or args.name is None:
+        return _list_studies()
+    study, limits = get_study(args.name), _limits(args.limit)
+    domains = _domains(args.profile, args.domain)
     shard = None if args.shard is None else Shard.parse(args.shard)
     if shard is not None and (args.publish or args.choose):
         raise UnlearnError(
@@ -1425,39 +1487,20 @@ def study_command(args: argparse.Namespace) -> Report:
         )
     for method in args.method or ():
         get_method(method)
-    if args.choose and args.name != "rates":
-        raise UnlearnError(f"--choose is for the study 'rates', not {args.name!r}: leave it out.")
-    if args.choose and (source := get_profile(args.profile).settings_of):
-        raise UnlearnError(
-            f"profile {args.profile!r} takes the settings that {source[0]!r} chose on "
-            f"{source[1]!r}, so that nothing is chosen from what it reports: leave out --choose."
-        )
-    if args.choose and (args.method or args.seed):
-        raise UnlearnError(
-            "--choose compares all methods of a domain: leave out --method and --seed."
-        )
-    where = _store_path(args)
+    if args.choose:
+        _check_choose(args.name, args.profile, some_runs=bool(args.method or args.seed))
+    where = _store_path(args.store, args.model, args.limit)
     if where is None:
         raise UnlearnError(
             "records of another model or of a part of the data must not mix with those of the "
             "whole profile: give them a folder with --store DIR."
         )
-    wanted = [
-        spec
-        for domain in domains
-        for spec in study.runs(args.profile, domain)
-        if (not args.method or spec.method in args.method)
-        and (not args.seed or spec.seed in args.seed)
-    ]
-    if not wanted:
-        raise UnlearnError(
-            f"study {args.name!r} has no run with the methods and seeds given: leave out --method "
-            "or --seed."
-        )
+    specs = (spec for domain in domains for spec in study.runs(args.profile, domain))
+    _check_any_run(args.name, specs, args.method, args.seed)
     device = _device(args.device)
     _hush_transformers()
 
-    def open_one(profile: str, domain: str) -> Bench:
+    def bench_for(profile: str, domain: str) -> Bench:
         return open_bench(
             profile,
             domain,
@@ -1478,7 +1521,7 @@ def study_command(args: argparse.Namespace) -> Report:
         fresh=args.fresh,
         methods=args.method,
         seeds=args.seed,
-        benches=open_one,
+        benches=bench_for,
         progress=not args.quiet,
         shard=shard,
     )
@@ -1489,11 +1532,64 @@ def study_command(args: argparse.Namespace) -> Report:
         )
     chosen = _choose(args.profile, domains, result) if args.choose else {}
     published = publish(args.name, args.profile, result) if args.publish else None
-    rows = _study_rows(result)
     values = {
         "study": args.name,
         "profile": args.profile,
         "domains": list(domains),
+        **_study_counts(result, shard),
+        "seconds": round(time.time() - started, 3),
+        "store": where,
+        "published": published,
+        "chosen": chosen,
+        **_study_metrics(result),
+    }
+    return Report(values, _study_text(values))
+
+
+def _list_studies() -> Report:
+    """The studies that there are, each with what it is."""
+    from unlearnlib.study import STUDIES
+
+    studies = [{"name": study.name, "about": study.about} for study in STUDIES.values()]
+    rows = [(study["name"], study["about"]) for study in studies]
+    return Report({"studies": studies}, _columns(("study", "what it is"), rows))
+
+
+def _check_choose(study: str, profile: str, some_runs: bool) -> None:
+    """Whether settings can be chosen from a study; `some_runs`: from a part of its runs."""
+    if study != "rates":
+        raise UnlearnError(f"--choose is for the study 'rates', not {study!r}: leave it out.")
+    if source := get_profile(profile).settings_of:
+        raise UnlearnError(
+            f"profile {profile!r} takes the settings that {source[0]!r} chose on "
+            f"{source[1]!r}, so that nothing is chosen from what it reports: leave out --choose."
+        )
+    if some_runs:
+        raise UnlearnError(
+            "--choose compares all methods of a domain: leave out --method and --seed."
+        )
+
+
+def _check_any_run(
+    study: str,
+    specs: Iterable[RunSpec],
+    methods: Sequence[str] | None,
+    seeds: Sequence[int] | None,
+) -> None:
+    """Whether a study has a run with one of the methods and seeds given."""
+    if not any(
+        (not methods or spec.method in methods) and (not seeds or spec.seed in seeds)
+        for spec in specs
+    ):
+        raise UnlearnError(
+            f"study {study!r} has no run with the methods and seeds given: leave out --method "
+            "or --seed."
+        )
+
+
+def _study_counts(result: StudyResult, shard: Shard | None) -> dict[str, Any]:
+    """How many runs there are, were computed, diverged, and are left."""
+    return {
         "runs": len(result.records),
         "computed": result.computed,
         "busy": result.busy,
@@ -1501,17 +1597,7 @@ def study_command(args: argparse.Namespace) -> Report:
         "wanted": result.wanted,
         "left": result.busy if shard is None else result.left,
         "diverged": sum(record.status == "diverged" for record in result.records),
-        "seconds": round(time.time() - started, 3),
-        "store": where,
-        "published": published,
-        "chosen": chosen,
-        "baselines": [
-            {"domain": r.spec["domain"], "baseline": r.spec["baseline"], "metrics": _key_metrics(r)}
-            for r in result.baselines
-        ],
-        "means": rows,
     }
-    return Report(values, _study_text(values, result))
 
 
 def _choose(profile: str, domains: Sequence[str], result: StudyResult) -> dict[str, Any]:
@@ -1535,8 +1621,8 @@ def _key_metrics(record: Record) -> dict[str, float]:
     return {name: record.metrics[name] for name in KEY_METRICS if name in record.metrics}
 
 
-def _study_rows(result: StudyResult) -> list[dict[str, Any]]:
-    """Means over seeds: one row per domain, method and learning rate, in the grid's order."""
+def _study_metrics(result: StudyResult) -> dict[str, Any]:
+    """The baselines, and means over seeds: a row per domain, method and learning rate."""
     from unlearnlib.study import average
 
     groups: dict[tuple[str, str, float], list[Record]] = {}
@@ -1544,7 +1630,11 @@ def _study_rows(result: StudyResult) -> list[dict[str, Any]]:
         spec = record.spec
         key = (spec["domain"], spec["method"], spec["learning_rate"])
         groups.setdefault(key, []).append(record)
-    return [
+    baselines = [
+        {"domain": r.spec["domain"], "baseline": r.spec["baseline"], "metrics": _key_metrics(r)}
+        for r in result.baselines
+    ]
+    means = [
         {
             "domain": domain,
             "method": method,
@@ -1559,9 +1649,11 @@ def _study_rows(result: StudyResult) -> list[dict[str, Any]]:
         }
         for (domain, method, rate), records in groups.items()
     ]
+    return {"baselines": baselines, "means": means}
 
 
-def _study_text(values: Mapping[str, Any], result: StudyResult) -> str:
+def _study_text(values: Mapping[str, Any]) -> str:
+    """A study for people: its means, its counts, and what was published and chosen."""
     rows: list[Sequence[object]] = [
         (b["domain"], b["baseline"], "", *(b["metrics"].get(m) for m in HEADINGS))
         for b in values["baselines"]
@@ -1601,6 +1693,9 @@ def _study_text(values: Mapping[str, Any], result: StudyResult) -> str:
 
 def pretrain_command(args: argparse.Namespace) -> Report:
     """Make a profile's models, vanilla and the oracles: from scratch, or by training further."""
+    from unlearnlib.models import lab_checkpoint
+    from unlearnlib.pretrain import LAB_MODELS
+
     scale = get_profile(args.profile)
     if scale.continued:
         return _train_further(args)
@@ -1609,15 +1704,16 @@ def pretrain_command(args: argparse.Namespace) -> Report:
             f"the model of profile {args.profile!r} is used as it was published ({scale.model}): "
             f"models are made for {', '.join(n for n, p in PROFILES.items() if _is_made(p))}."
         )
-    for flag in ("model", "corpora", "keep_record"):
-        if getattr(args, flag):
+    of_continued = {
+        "--model": args.model,
+        "--corpora": args.corpora,
+        "--keep-record": args.keep_record,
+    }
+    for flag, given in of_continued.items():
+        if given:
             raise UnlearnError(
-                f"--{flag.replace('_', '-')} is given, and the lab's models are made from nothing: "
-                "leave it out."
+                f"{flag} is given, and the lab's models are made from nothing: leave it out."
             )
-    from unlearnlib.models import lab_checkpoint
-    from unlearnlib.pretrain import LAB_MODELS
-
     names = tuple(dict.fromkeys(args.only or LAB_MODELS))
     for name in names:
         if name not in LAB_MODELS:
@@ -1625,19 +1721,6 @@ def pretrain_command(args: argparse.Namespace) -> Report:
     if args.missing:
         needed = ("model.safetensors", "record.json")
         names = tuple(n for n in names if not all((lab_checkpoint(n) / f).exists() for f in needed))
-    jobs = max(1, min(args.jobs, len(names)))
-    if jobs == 1:
-        records = [train_one(name, not args.quiet) for name in names]
-    else:
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-        # "spawn": a fork of a process that has started torch's threads may hang.
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            waiting = [pool.submit(train_one, name, not args.quiet, threads) for name in names]
-            try:
-                records = [future.result() for future in waiting]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
     models = [
         {
             "name": r["name"],
@@ -1648,11 +1731,34 @@ def pretrain_command(args: argparse.Namespace) -> Report:
             "seconds": r["provenance"]["seconds"],
             "model_hash": r["model_hash"],
         }
-        for r in records
+        for r in _train_lab(names, args.jobs, progress=not args.quiet)
     ]
     header = ("name", "parameters", "updates", "loss", "seconds")
-    text = _columns(header, [[m[h] for h in header] for m in models])
-    return Report({"profile": args.profile, "models": models}, text if models else "all are there")
+    return _models_report(args.profile, models, header)
+
+
+def _train_lab(names: Sequence[str], jobs: int, progress: bool) -> list[dict[str, Any]]:
+    """Train lab models, at most `jobs` at a time; the records of their training, in order."""
+    jobs = max(1, min(jobs, len(names)))
+    if jobs == 1:
+        return [train_one(name, progress) for name in names]
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    # "spawn": a fork of a process that has started torch's threads may hang.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(train_one, name, progress, threads) for name in names]
+        try:
+            return [future.result() for future in waiting]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _models_report(
+    profile: str, models: Sequence[Mapping[str, Any]], header: Sequence[str]
+) -> Report:
+    """The models that were made; `header` names the values that people are shown."""
+    text = _columns(header, [[model[name] for name in header] for model in models])
+    return Report({"profile": profile, "models": models}, text if models else "all are there")
 
 
 def _is_made(profile: Profile) -> bool:
@@ -1711,8 +1817,7 @@ def _train_further(args: argparse.Namespace) -> Report:
         for r in records
     ]
     header = ("name", "epochs", "updates", "loss", "auc", "seconds")
-    text = _columns(header, [[m[h] for h in header] for m in models])
-    return Report({"profile": args.profile, "models": models}, text if models else "all are there")
+    return _models_report(args.profile, models, header)
 
 
 def train_one(name: str, progress: bool, threads: int | None = None) -> dict[str, Any]:
@@ -1732,31 +1837,16 @@ def train_one(name: str, progress: bool, threads: int | None = None) -> dict[str
 
 def score_command(args: argparse.Namespace) -> Report:
     """Perplexity, accuracy and the attacks' scores of texts; AUCs of members and non-members."""
-    from unlearnlib.corpus.files import read_documents
-
-    if not args.texts and args.members is None and not args.tasks:
-        raise UnlearnError(
-            "there is nothing to score: give files, --members and --non-members, or --tasks."
-        )
-    if (args.members is None) != (args.non_members is None):
-        lacking = "--non-members" if args.non_members is None else "--members"
-        raise UnlearnError(f"{lacking} is missing: membership inference compares two sets.")
-    if args.out is not None and not args.texts:
-        raise UnlearnError(f"--out {args.out!r} is for the scores of texts: give some files.")
-    out = _file_to_write(args.out, "--out", args.force)
-    sets: dict[str, tuple[Document, ...]] = {}
-    if args.texts:
-        sets["texts"] = _read_all(args.texts, args.column)
-    if args.members is not None:
-        sets["members"] = read_documents(args.members, column=args.column)
-        sets["non_members"] = read_documents(args.non_members, column=args.column)
-    tasks = _tasks(args)
-
     from unlearnlib.corpus.chunks import cut
     from unlearnlib.metrics import membership
     from unlearnlib.models import load_model, load_tokenizer
     from unlearnlib.scoring import score_chunks
+    from unlearnlib.tasks import run_tasks
 
+    _check_sets(args)
+    out = _file_to_write(args.out, "--out", args.force)
+    sets = _read_sets(args.texts, args.members, args.non_members, args.column)
+    tasks = _load_tasks(args.tasks, args.task_limit, args.confirm_unsafe_code)
     device = _device(args.device)
     _hush_transformers()
     tokenizer = load_tokenizer(args.model)
@@ -1773,41 +1863,71 @@ def score_command(args: argparse.Namespace) -> Report:
     if out is not None:
         scores["texts"].save(out)
     values: dict[str, Any] = {"model": args.model, "length": length, "out": out, "sets": {}}
-    for name, each in scores.items():
-        values["sets"][name] = {"documents": len(sets[name]), **_score_values(each)}
-    text = (
-        ""
-        if not scores
-        else _columns(
-            ("score", *scores),
-            [
-                (key, *(values["sets"][name][key] for name in scores))
-                for key in ("documents", "chunks", "tokens", "perplexity", "accuracy")
-            ]
-            + [
-                (attack, *(values["sets"][name]["attacks"][attack] for name in scores))
-                for attack in next(iter(values["sets"].values()))["attacks"]
-            ],
-        )
-    )
+    for name, token_scores in scores.items():
+        values["sets"][name] = {"documents": len(sets[name]), **_score_values(token_scores)}
+    tables = [_sets_table(values["sets"])] if scores else []
     if tasks is not None:
-        from unlearnlib.card import task_score_rows
-        from unlearnlib.tasks import run_tasks
-
         values["tasks"] = run_tasks(model, tokenizer, tasks, progress=not args.quiet)
-        rows = [(row[0], row[2]) for row in task_score_rows({}, values["tasks"])]
-        text += ("\n\n" if text else "") + _columns(("task", "score"), rows)
+        tables.append(_tasks_table(values["tasks"]))
     if args.members is not None:
         values["membership"] = membership(scores["members"], scores["non_members"])
-        rows = [(attack, *row.values()) for attack, row in values["membership"].items()]
-        header = ("attack", *next(iter(values["membership"].values())))
-        text += f"\n\n{_columns(header, rows)}\nAUC is unflipped: 0.5 is chance."
-    return Report(values, text)
+        tables.append(_membership_table(values["membership"]))
+    return Report(values, "\n\n".join(tables))
+
+
+def _check_sets(args: argparse.Namespace) -> None:
+    """Whether there is something to score, and all that it takes."""
+    if not args.texts and args.members is None and not args.tasks:
+        raise UnlearnError(
+            "there is nothing to score: give files, --members and --non-members, or --tasks."
+        )
+    if (args.members is None) != (args.non_members is None):
+        lacking = "--non-members" if args.non_members is None else "--members"
+        raise UnlearnError(f"{lacking} is missing: membership inference compares two sets.")
+    if args.out is not None and not args.texts:
+        raise UnlearnError(f"--out {args.out!r} is for the scores of texts: give some files.")
+
+
+def _read_sets(
+    texts: Sequence[str], members: str | None, non_members: str | None, column: str | None
+) -> dict[str, tuple[Document, ...]]:
+    """The documents of each set that is given: texts, members, non_members."""
+    from unlearnlib.corpus.files import read_documents
+
+    sets: dict[str, tuple[Document, ...]] = {}
+    if texts:
+        sets["texts"] = _read_all(texts, column)
+    if members is not None and non_members is not None:
+        sets["members"] = read_documents(members, column=column)
+        sets["non_members"] = read_documents(non_members, column=column)
+    return sets
+
+
+def _sets_table(sets: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row per score, a column per set."""
+    plain = ("documents", "chunks", "tokens", "perplexity", "accuracy")
+    rows = [(key, *(values[key] for values in sets.values())) for key in plain]
+    attacks = next(iter(sets.values()))["attacks"]
+    rows += [(name, *(values["attacks"][name] for values in sets.values())) for name in attacks]
+    return _columns(("score", *sets), rows)
+
+
+def _tasks_table(metrics: Mapping[str, float]) -> str:
+    """A row per task and measure."""
+    from unlearnlib.card import task_score_rows
+
+    return _columns(("task", "score"), [(row[0], row[2]) for row in task_score_rows({}, metrics)])
+
+
+def _membership_table(attacks: Mapping[str, Mapping[str, float]]) -> str:
+    """A row per attack, a column per measure."""
+    header = ("attack", *next(iter(attacks.values())))
+    rows = [(attack, *measures.values()) for attack, measures in attacks.items()]
+    return f"{_columns(header, rows)}\nAUC is unflipped: 0.5 is chance."
 
 
 def _read_all(paths: Sequence[str], column: str | None) -> tuple[Document, ...]:
     """The documents of several files; names get the path in front where there are several."""
-    from unlearnlib.corpus.documents import Document
     from unlearnlib.corpus.files import check_column, read_documents
 
     check_column(column, paths)
@@ -1833,7 +1953,7 @@ def _score_values(scores: TokenScores) -> dict[str, Any]:
         "perplexity": perplexity(scores),
         "chunk_perplexity": chunk_perplexity(scores),
         "accuracy": accuracy(scores),
-        "attacks": {name: float(each.mean()) for name, each in attacks.items()},
+        "attacks": {name: float(values.mean()) for name, values in attacks.items()},
     }
 
 
@@ -1842,26 +1962,21 @@ def _score_values(scores: TokenScores) -> dict[str, Any]:
 
 def verify_command(args: argparse.Namespace) -> Report:
     """Pick published records at random, run them again, and compare."""
-    from unlearnlib.verify import REMADE, Tolerance, as_row, pick, runs_to_verify, verify
+    from unlearnlib.run import open_bench
+    from unlearnlib.verify import REMADE, NumericalTolerance, find_runs, pick, verify_records
 
     page = _file_to_write(args.report, "--report", args.force)
-    remade = None
-    if args.remade:
-        given = REMADE if args.tolerance is None else (args.tolerance, args.tolerance)
-        remade = Tolerance(*given)
-    tolerance = Tolerance() if args.tolerance is None else Tolerance(args.tolerance, args.tolerance)
-    domains, limits = _domains(args), _limits(args)
-    records = runs_to_verify(_records_to_verify(args, domains), args.profile, domains)
-    picked = pick(records, args.sample, args.seed)
-
-    from unlearnlib.run import open_bench
-
+    given = None if args.tolerance is None else NumericalTolerance(args.tolerance, args.tolerance)
+    tolerance = given or NumericalTolerance()
+    remade = (given or REMADE) if args.remade else None
+    domains, limits = _domains(args.profile, args.domain), _limits(args.limit)
+    runs = find_runs(args.profile, domains, study=args.study, store=args.store)
+    picked = pick(runs, args.sample, args.seed)
     device = _device(args.device)
     _hush_transformers()
-    started = time.time()
-    comparisons = verify(
-        picked,
-        lambda spec: open_bench(
+
+    def bench_for(spec: RunSpec) -> Bench:
+        return open_bench(
             spec.profile,
             spec.domain,
             model=args.model,
@@ -1871,30 +1986,89 @@ def verify_command(args: argparse.Namespace) -> Report:
             precision=spec.precision,
             execution=_execution(args, progress=False),
             base=spec.base,
-        ),
-        tolerance,
-        progress=not args.quiet,
-        remade=remade,
+        )
+
+    started = time.time()
+    comparisons = verify_records(
+        picked, bench_for, tolerance, progress=not args.quiet, remade=remade
     )
-    rows = [as_row(c) for c in comparisons]
-    agree = sum(row["agrees"] for row in rows)
-    measured = [row for row in rows if row["excess"] is not None]
-    largest = max(measured, key=lambda row: row["excess"], default=None)
     values = {
         "profile": args.profile,
         "study": args.study,
-        "records": len(records),
-        "sample": len(rows),
+        "records": len(runs),
+        "sample": len(comparisons),
         "seed": args.seed,
         "tolerance": dataclasses.asdict(tolerance),
+        **_verification_values(comparisons),
+        "seconds": round(time.time() - started, 3),
+    }
+    text = _verification_text(values, comparisons, tolerance, remade)
+    if page is not None:
+        command = _verify_again(args)
+        _write_verification(page, comparisons, tolerance, len(runs), command, remade)
+        values["report"] = str(page)
+        text += f"\nevery number: {page}"
+    return Report(values, text, 1 if values["differ"] else 0)
+
+
+def _verification_values(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """How many records agree, the largest difference, and a row per record, for --json."""
+    from unlearnlib.verify import as_row
+
+    rows = [as_row(comparison) for comparison in comparisons]
+    agree = sum(row["agrees"] for row in rows)
+    measured = [row for row in rows if row["excess"] is not None]
+    return {
         "remade": sum(row["remade"] for row in rows),
         "agree": agree,
         "differ": len(rows) - agree,
-        "largest": largest,
+        "largest": max(measured, key=lambda row: row["excess"], default=None),
         "comparisons": rows,
-        "seconds": round(time.time() - started, 3),
     }
-    table = _columns(
+
+
+def _verification_text(
+    values: Mapping[str, Any],
+    comparisons: Sequence[Comparison],
+    tolerance: NumericalTolerance,
+    remade: NumericalTolerance | None,
+) -> str:
+    """A row per record, how many agree, and what to know about a base that differs."""
+    rows, largest = values["comparisons"], values["largest"]
+    lines = [
+        _verification_table(rows),
+        f"{values['agree']} of {len(rows)} records agree (of {values['records']} in all); numbers "
+        f"may differ by {_within(tolerance)}",
+    ]
+    if remade is not None and values["remade"]:
+        bases = {(c.record.model_hash[:12], c.base[:12]) for c in comparisons if c.base}
+        which = ", ".join(f"published {theirs}, here {ours}" for theirs, ours in sorted(bases))
+        lines.append(
+            f"THE BASE DIFFERS in {values['remade']} of them: they were repeated on a vanilla "
+            f"that was trained here ({which}). Of these only metrics were compared, within "
+            f"{_within(remade)}: agreement says that the recipe leads to the same numbers, not "
+            "that the runs are the same"
+        )
+    elif get_profile(values["profile"]).continued and any(
+        "another model" in row["reason"] for row in rows
+    ):
+        lines.append(
+            "The vanilla of this profile is trained, and another kind of machine trains it to "
+            "other bits: --remade compares with one that was trained here"
+        )
+    if largest is not None:
+        lines.append(f"largest difference: {largest['excess']:.2g} of what is allowed")
+    return "\n".join(lines)
+
+
+def _within(tolerance: NumericalTolerance) -> str:
+    """How far a repeated number may be from the published one."""
+    return f"{tolerance.absolute:g} + {tolerance.relative:g} x the published one"
+
+
+def _verification_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A row per record: whether it agrees, and the number that is furthest off."""
+    return _columns(
         ("record", "domain", "method", "seed", "result", "furthest off", "published", "repeated"),
         [
             (
@@ -1910,43 +2084,21 @@ def verify_command(args: argparse.Namespace) -> Report:
             for row in rows
         ],
     )
-    text = (
-        f"{table}\n{agree} of {len(rows)} records agree (of {len(records)} in all); numbers may "
-        f"differ by {tolerance.absolute:g} + {tolerance.relative:g} x the published one"
-    )
-    if remade is not None and values["remade"]:
-        bases = {(c.record.model_hash[:12], c.base[:12]) for c in comparisons if c.base}
-        which = ", ".join(f"published {theirs}, here {ours}" for theirs, ours in sorted(bases))
-        text += (
-            f"\nTHE BASE DIFFERS in {values['remade']} of them: they were repeated on a vanilla "
-            f"that was trained here ({which}). Of these only metrics were compared, within "
-            f"{remade.absolute:g} + {remade.relative:g} x the published one: agreement says that "
-            "the recipe leads to the same numbers, not that the runs are the same"
-        )
-    elif (
-        any("another model" in row["reason"] for row in rows)
-        and get_profile(args.profile).continued
-    ):
-        text += (
-            "\nThe vanilla of this profile is trained, and another kind of machine trains it to "
-            "other bits: --remade compares with one that was trained here"
-        )
-    if largest is not None:
-        text += f"\nlargest difference: {largest['excess']:.2g} of what is allowed"
-    if page is not None:
-        from unlearnlib.report import verification
 
-        whole = verification(
-            comparisons,
-            tolerance,
-            available=len(records),
-            command=_verify_again(args),
-            remade=remade,
-        )
-        page.write_text(whole, encoding="utf-8")
-        values["report"] = str(page)
-        text += f"\nevery number: {page}"
-    return Report(values, text, 0 if agree == len(rows) else 1)
+
+def _write_verification(
+    page: Path,
+    comparisons: Sequence[Comparison],
+    tolerance: NumericalTolerance,
+    available: int,
+    command: str,
+    remade: NumericalTolerance | None,
+) -> None:
+    """Write the page with every number beside its repetition."""
+    from unlearnlib.report import verification
+
+    text = verification(comparisons, tolerance, available=available, command=command, remade=remade)
+    page.write_text(text, encoding="utf-8")
 
 
 def _verify_again(args: argparse.Namespace) -> str:
@@ -1954,9 +2106,11 @@ def _verify_again(args: argparse.Namespace) -> str:
     from unlearnlib.card import shell_join
 
     words = ["unlearn", "verify", "--profile", args.profile]
-    for name in ("study", "sample", "seed", "tolerance"):
-        if getattr(args, name) is not None:
-            words += [f"--{name}", str(getattr(args, name))]
+    if args.study is not None:
+        words += ["--study", args.study]
+    words += ["--sample", str(args.sample), "--seed", str(args.seed)]
+    if args.tolerance is not None:
+        words += ["--tolerance", str(args.tolerance)]
     words += ["--remade"] if args.remade else []
     for name in args.domain or ():
         words += ["--domain", name]
@@ -1964,48 +2118,11 @@ def _verify_again(args: argparse.Namespace) -> str:
         words += ["--limit", limit]
     if args.model is not None:
         words += ["--model", _source_name(args.model)]
-    for name in ("store", "corpora"):
-        if getattr(args, name) is not None:
-            words += [f"--{name}", _file_name(getattr(args, name))]
-    return shell_join(words)
-
-
-def _file_to_write(name: str | None, option: str, force: bool) -> Path | None:
-    """The file that an option names, checked before hours are spent; None if it was not given."""
-    if name is None:
-        return None
-    path = Path(name)
-    if path.is_dir() or (path.exists() and not force):
-        raise UnlearnError(f"{option} {name!r} exists: give another name, or --force.")
-    if not path.absolute().parent.is_dir():
-        raise UnlearnError(f"the folder of {option} {name!r} does not exist: make it first.")
-    return path
-
-
-def _records_to_verify(args: argparse.Namespace, domains: Sequence[str]) -> list[Record]:
-    """The published records, or a store's; of one study or of all."""
-    from unlearnlib.models import data_folder
-    from unlearnlib.store import Store, read_parquet
-    from unlearnlib.study import get_study, published_files
-
-    study = None if args.study is None else get_study(args.study)
     if args.store is not None:
-        if not Path(args.store).is_dir():
-            raise UnlearnError(f"--store {args.store!r} is no folder: give that of a run store.")
-        records = list(Store(Path(args.store)).records())
-        if study is None:
-            return records
-        specs = [s.as_dict() for d in domains for s in study.runs(args.profile, d)]
-        return [record for record in records if record.spec in specs]
-    if study is None:
-        return [record for path in published_files() for record in read_parquet(path)]
-    path = data_folder() / "results" / f"{args.profile}-{study.name}.parquet"
-    if not path.exists():
-        raise UnlearnError(
-            f"study {study.name!r} is not published at profile {args.profile!r}: run `unlearn "
-            f"study {study.name} --profile {args.profile} --publish` first."
-        )
-    return read_parquet(path)
+        words += ["--store", _file_name(args.store)]
+    if args.corpora is not None:
+        words += ["--corpora", _file_name(args.corpora)]
+    return shell_join(words)
 
 
 # --- unlearn data, methods, profiles -------------------------------------------------------------
@@ -2013,9 +2130,11 @@ def _records_to_verify(args: argparse.Namespace, domains: Sequence[str]) -> list
 
 def data_command(args: argparse.Namespace) -> Report:
     """Documents, characters and tokens per split; fetch, show or export them."""
-    from unlearnlib.corpus.documents import SPLITS
+    from unlearnlib.corpus.public import fetch
+    from unlearnlib.run import load_domain
 
-    profile, domains, limits = get_profile(args.profile), _domains(args), _limits(args)
+    profile, limits = get_profile(args.profile), _limits(args.limit)
+    domains = _domains(args.profile, args.domain)
     if args.fetch is not None and profile.corpus != "public":
         raise UnlearnError(
             f"profile {args.profile!r} has no public texts to fetch: use --profile open."
@@ -2023,62 +2142,63 @@ def data_command(args: argparse.Namespace) -> Report:
     if args.export is not None:
         _check_export(Path(args.export), domains, args.force)
     if args.fetch is not None:
-        from unlearnlib.corpus.public import fetch
-
         fetch(args.fetch, domains, progress=not args.quiet)
-    from unlearnlib.run import load_domain
-
     _hush_transformers()
     folder = args.fetch or args.corpora
-    sets = {domain: load_domain(args.profile, domain, folder, limits) for domain in domains}
-    tokenizer = _tokenizer(args, profile.model)
-    statistics = []
-    for domain, data in sets.items():
-        for split in SPLITS:
-            documents = data.split(split)
-            statistics.append(
-                {
-                    "domain": domain,
-                    "split": split,
-                    "documents": len(documents),
-                    "characters": sum(len(d.text) for d in documents),
-                    "tokens": None if tokenizer is None else _tokens(tokenizer, documents),
-                    "facts": sum(len(d.facts) for d in documents),
-                }
-            )
-    header = ("domain", "split", "documents", "characters", "tokens", "facts")
+    sets = [load_domain(args.profile, domain, folder, limits) for domain in domains]
+    tokenizer = _tokenizer(args.model, profile.model)
+    statistics = [row for data in sets for row in _statistics(data, tokenizer)]
     values: dict[str, Any] = {"profile": args.profile, "statistics": statistics}
+    header = ("domain", "split", "documents", "characters", "tokens", "facts")
     text = _columns(header, [[row[name] for name in header] for row in statistics])
     if args.export is not None:
-        files = [f for data in sets.values() for f in _export(Path(args.export), data)]
+        files = [file for data in sets for file in _export(Path(args.export), data)]
         values["exported"] = [str(file) for file in files]
         text += f"\nwrote {len(files)} files in {args.export}"
     if args.show is not None:
-        shown = [
-            {"domain": domain, "split": split, "id": d.id, "text": d.text}
-            for domain, data in sets.items()
-            for split in SPLITS
-            for d in data.split(split)[: args.show]
-        ]
-        values["shown"] = shown
+        values["shown"] = [row for data in sets for row in _first_documents(data, args.show)]
         text += "".join(
-            f"\n\n--- {s['domain']}, {s['split']}: {s['id']}\n{s['text']}" for s in shown
+            f"\n\n--- {row['domain']}, {row['split']}: {row['id']}\n{row['text']}"
+            for row in values["shown"]
         )
     return Report(values, text)
 
 
-def _tokenizer(args: argparse.Namespace, source: str) -> Any:
+def _statistics(data: DomainData, tokenizer: Any) -> list[dict[str, Any]]:
+    """Counts per split; None for tokens without a tokenizer."""
+    return [
+        {
+            "domain": data.domain,
+            "split": split,
+            "documents": len(documents),
+            "characters": sum(len(d.text) for d in documents),
+            "tokens": None if tokenizer is None else _tokens(tokenizer, documents),
+            "facts": sum(len(d.facts) for d in documents),
+        }
+        for split, documents in ((split, data.split(split)) for split in SPLITS)
+    ]
+
+
+def _first_documents(data: DomainData, count: int) -> list[dict[str, str]]:
+    """The first `count` documents of every split."""
+    return [
+        {"domain": data.domain, "split": split, "id": document.id, "text": document.text}
+        for split in SPLITS
+        for document in data.split(split)[:count]
+    ]
+
+
+def _tokenizer(model: str | None, of_profile: str) -> Any:
     """The tokenizer of the model given or of the profile; None, with a warning, without one."""
     from unlearnlib.models import load_tokenizer
+    from unlearnlib.pretrain import lab_tokenizer
 
-    if args.model is not None:
-        return load_tokenizer(args.model)
+    if model is not None:
+        return load_tokenizer(model)
     try:
-        return load_tokenizer(source)
+        return load_tokenizer(of_profile)
     except UnlearnError as error:
-        if source == "lab":
-            from unlearnlib.pretrain import lab_tokenizer
-
+        if of_profile == "lab":
             return lab_tokenizer()
         logger.warning("tokens are not counted: %s", error)
         return None
@@ -2089,8 +2209,6 @@ def _tokens(tokenizer: Any, documents: Sequence[Document]) -> int:
 
 
 def _export_files(folder: Path, domain: str) -> dict[str, Path]:
-    from unlearnlib.corpus.documents import SPLITS
-
     return {split: folder / domain / f"{split}.jsonl" for split in SPLITS}
 
 

@@ -23,7 +23,7 @@ from markupsafe import Markup
 from unlearnlib.card import CardFacts, card_text, printable, show
 from unlearnlib.errors import UnlearnError
 from unlearnlib.search import GOOD_ENOUGH, TOLERATED_RISE, Situation, Step
-from unlearnlib.verify import Comparison, Difference, Tolerance
+from unlearnlib.verify import Comparison, Difference, NumericalTolerance
 
 MOST_SHOWN = 200  # numbers of one run, beside its metrics, that are listed one by one
 
@@ -137,11 +137,11 @@ def _templates() -> Environment:
 
 def verification(
     comparisons: Sequence[Comparison],
-    tolerance: Tolerance,
+    tolerance: NumericalTolerance,
     *,
     available: int,
     command: str = "",
-    remade: Tolerance | None = None,
+    remade: NumericalTolerance | None = None,
 ) -> str:
     """The report of `unlearn verify` as HTML: the verdict first, then every run, number by number.
 
@@ -179,13 +179,13 @@ class _Run:
     """
 
     comparison: Comparison
-    tolerance: Tolerance
+    tolerance: NumericalTolerance
     shown: Sequence[Difference]
     others: Mapping[str, int]
     off: int
 
     @classmethod
-    def of(cls, comparison: Comparison, tolerance: Tolerance) -> _Run:
+    def of(cls, comparison: Comparison, tolerance: NumericalTolerance) -> _Run:
         """Differences first, among the metrics too; at most `MOST_SHOWN` beside the metrics."""
         known = comparison.record.metrics
         metrics = [d for d in comparison.differences if d.name in known or "/" not in d.name]

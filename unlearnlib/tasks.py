@@ -1,15 +1,16 @@
 """General ability by the tasks of lm-evaluation-harness, the interface that the field uses.
 
-A task is named as the harness names it (arc_easy, mmlu, gsm8k, humaneval: its data comes from the
-hub), or it is a YAML file, or a folder of them, in the harness's format, with data of one's own:
-`dataset_path: json` and `data_files` beside the file. Results are metrics "task/NAME/METRIC", with
-the harness's standard error as "task/NAME/METRIC_stderr"; where a task filters the answers before
-it judges them, the filter's name follows, as in "task/gsm8k/exact_match,strict-match".
+A task is given by its name in the harness (arc_easy, mmlu, gsm8k, humaneval), and its data then
+comes from the hub. Or it is a YAML file in the harness's format, or a folder of such files, with
+data of one's own: `dataset_path: json` and `data_files` beside the file. Results are metrics
+"task/NAME/METRIC", with the harness's standard error as "task/NAME/METRIC_stderr". If a task
+filters the answers before it scores them, the filter's name follows, as in
+"task/gsm8k/exact_match,strict-match".
 
-Tasks are evaluation: they change nothing about a run, so they are not in its spec and its key.
-The store never rewrites a record. The results of tasks are therefore a record of their own (kind
-"tasks", `tasks_key`), beside that of the run; a run that was recorded without tasks is computed
-again to get them, since weights are not stored, and its own record stays as it is.
+Tasks evaluate a run and do not change it, so they are not in its spec or its key. The store never
+rewrites a record, so the results of tasks are a record of their own (kind "tasks", `tasks_key`),
+beside the run's. A run that was recorded without tasks is computed again to get them, since
+weights are not stored; its own record stays as it is.
 """
 
 from __future__ import annotations
@@ -34,20 +35,20 @@ if TYPE_CHECKING:
     from torch import nn
 
 PREFIX = "task/"
-BOOTSTRAPS = 1000  # for the standard error of what is no mean
+BOOTSTRAPS = 1000  # resamples for the standard error of a metric that is not a mean
 BATCH = 8  # requests at a time
 
 
 @dataclass(frozen=True)
 class TaskSet:
-    """Tasks with their data, ready to be asked.
+    """Tasks with their data, ready to be run on a model.
 
     names        as they were given, a file by its own name
     tasks        name -> the harness's task
     groups       the harness's groups, whose results are means over their tasks
     limit        questions per task; None for all
     unsafe       whether tasks may execute code that the model wrote
-    fingerprint  SHA-256 (hex) of all that determines the results beside the model: the tasks'
+    fingerprint  SHA-256 (hex) of what determines the results, apart from the model: the tasks'
                  settings and questions, and the harness's version
     """
 
@@ -60,15 +61,16 @@ class TaskSet:
 
 
 def load_tasks(names: Sequence[str], *, limit: int | None = None, unsafe: bool = False) -> TaskSet:
-    """The named tasks with their data; `UnlearnError` for one that is not known or not readable.
+    """The named tasks with their data; `UnlearnError` for one that is unknown or cannot be read.
 
-    A task that executes the model's code is refused unless `unsafe`, before its data is read.
+    A task that executes code which the model writes is refused unless `unsafe`, before its data
+    is read.
     """
-    manager_of = _harness()
+    manager_class = _task_manager()
     files = {name: _task_files(name) for name in names if _is_file(name)}
     hub = [name for name in names if name not in files]
     with _quiet():
-        manager = manager_of(include_defaults=bool(hub))
+        manager = manager_class(include_defaults=bool(hub))
     wanted: list[Any] = []
     for name in names:
         if name in files:
@@ -116,17 +118,17 @@ def load_tasks(names: Sequence[str], *, limit: int | None = None, unsafe: bool =
 def run_tasks(
     model: nn.Module, tokenizer: Any, tasks: TaskSet, *, progress: bool = True
 ) -> dict[str, float]:
-    """Ask a model all tasks: "task/NAME/METRIC" -> value, and its standard error."""
+    """Run all tasks on a model: "task/NAME/METRIC" -> value, and its standard error."""
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
     training = model.training
     with _quiet(everything=not progress):
-        # The harness gives a tokenizer without padding some; ours is to be saved as it was.
-        asked = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=BATCH)  # type: ignore[arg-type, unused-ignore]
+        # A copy: the harness adds a padding token if there is none, and ours is saved as it was.
+        wrapped = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=BATCH)  # type: ignore[arg-type, unused-ignore]
         try:
             found = evaluate(
-                lm=asked,
+                lm=wrapped,
                 task_dict={
                     "tasks": dict(tasks.tasks),
                     "groups": dict(tasks.groups),
@@ -147,7 +149,7 @@ def run_tasks(
 
 
 def metrics_of(found: Mapping[str, Any]) -> dict[str, float]:
-    """The harness's results as metrics; what is no number is left out."""
+    """The harness's results as metrics; values that are not numbers are left out."""
     metrics: dict[str, float] = {}
     for part in ("groups", "results"):
         for name, row in (found.get(part) or {}).items():
@@ -163,7 +165,7 @@ def metrics_of(found: Mapping[str, Any]) -> dict[str, float]:
 def task_rows(
     metrics: Mapping[str, float],
 ) -> list[tuple[str, str, str]]:
-    """(metric's name, task, what is measured) of each result of a task, without standard errors."""
+    """(metric, task, measure) of each result of a task; standard errors are left out."""
     rows = []
     for name in metrics:
         if name.startswith(PREFIX):
@@ -180,12 +182,12 @@ def stderr_of(metrics: Mapping[str, float], name: str) -> float:
 
 
 def tasks_key(record_spec: Mapping[str, Any], data: str, model: str, tasks: TaskSet) -> str:
-    """The key of what a run's model answers: the run's own and the tasks' fingerprint."""
+    """The key of a run's results on tasks: the hash of the run's parts and the fingerprint."""
     return run_key(record_spec, data, model, {"kind": "tasks", "tasks": tasks.fingerprint})
 
 
 def tasks_record(run: Record, tasks: TaskSet, metrics: Mapping[str, float]) -> Record:
-    """The record of a run's answers, beside that of the run."""
+    """The record of a run's results on tasks; `metrics` are those of `run_tasks`."""
     return Record(
         key=tasks_key(run.spec, run.data_hash, run.model_hash, tasks),
         kind="tasks",
@@ -202,7 +204,8 @@ def tasks_record(run: Record, tasks: TaskSet, metrics: Mapping[str, float]) -> R
 # --- the harness ---------------------------------------------------------------------------------
 
 
-def _harness() -> Any:
+def _task_manager() -> Any:
+    """The harness's class `TaskManager`; `UnlearnError` if the harness is not installed."""
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
@@ -311,13 +314,14 @@ def _configs(manager: Any, name: str, seen: set[str]) -> list[dict[str, Any]]:
 
 
 def _fingerprint(tasks: Mapping[str, Any], limit: int | None) -> str:
+    """SHA-256 (hex) of the harness's version, and of each task's settings and questions."""
     from importlib.metadata import version
 
     digest = hashlib.sha256(f"lm_eval {version('lm_eval')}".encode())
     for name in sorted(tasks):
         config = dict(tasks[name].dump_config())
-        config.pop("metadata", None)  # it says where the file lay
-        config.pop("dataset_kwargs", None)  # so does this; the questions follow
+        config.pop("metadata", None)  # has the file's path, which changes no result
+        config.pop("dataset_kwargs", None)  # has it too; the questions themselves are hashed
         documents = list(tasks[name].eval_docs)[:limit]
         text = json.dumps([name, config, documents], sort_keys=True, default=repr)
         digest.update(text.encode("utf-8"))
@@ -325,10 +329,12 @@ def _fingerprint(tasks: Mapping[str, Any], limit: int | None) -> str:
 
 
 def _first_line(error: BaseException) -> str:
+    """The first line of an error's text, at most 200 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _unreadable(name: str, named: bool, error: Exception) -> str:
+    """The sentence for a task that cannot be read; `named`: given by its name in the harness."""
     why = f"the task {name!r} cannot be read ({_first_line(error)})"
     if named:
         return (

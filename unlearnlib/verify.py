@@ -1,15 +1,17 @@
-"""Re-run published records and say whether they agree: a result that nobody can check is a claim.
+"""Run published records again and compare: `find_runs`, `pick`, `verify_records`.
 
-Comparing is a pure function of two records (`compare`); only `verify` runs a model. What must
-come out equal is what a run's key determines: every number of the record but its provenance, the
-ids of its documents, the status, and the update at which it diverged. Machines add floating-point
-numbers in different orders, so numbers are compared within a tolerance; NaN agrees with NaN and
-with nothing else.
+    for comparison in verify_records(pick(find_runs("lab", study="main"), 3)):
+        print(comparison.record.key, comparison.agrees)
 
-Where vanilla is a published model trained further, that training too comes out with other bits on
-another kind of machine, and so its hash is another and no key is the same. What can be said then
-is less: that the same recipe, carried out here, leads to metrics like the published ones
-(`remade`). Only metrics are compared, within `REMADE`, and the result names the base as remade.
+`compare` is a pure function of two records; only `verify_records` runs a model. Compared is what a
+run's key determines: every number of the record except those of its provenance, the ids of its
+documents, the status, and the update at which it diverged. Machines add floating-point numbers in
+different orders, so numbers are compared within a tolerance. NaN agrees with NaN only.
+
+Some profiles train a published model further to get vanilla. On another kind of machine that
+training gives other bits, so the model's hash differs, and so does every key. Then the comparison
+is weaker: whether the same recipe, carried out here, leads to metrics close to the published ones.
+Only metrics are compared, within `REMADE`, and the comparison names the remade base.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -27,7 +30,7 @@ from tqdm import tqdm
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics import LATER
 from unlearnlib.spec import DOMAINS, RunSpec, get_profile
-from unlearnlib.store import Record, run_key
+from unlearnlib.store import Record, Store, read_parquet, run_key
 
 if TYPE_CHECKING:
     from unlearnlib.run import Bench
@@ -36,11 +39,10 @@ logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-3
 PARTS = ("trajectory", "documents", "extra")  # of a record, beside its metrics
-REMADE = (0.01, 0.025)  # relative, and absolute: one document of 48 may change sides
 
 
 @dataclass(frozen=True)
-class Tolerance:
+class NumericalTolerance:
     """Two numbers a and b agree if |a - b| <= absolute + relative x |a|, a the published one."""
 
     relative: float = TOLERANCE
@@ -72,9 +74,13 @@ class Tolerance:
         return abs(published - repeated) / allowed if allowed else math.inf
 
 
+# For runs on a remade vanilla. One document of 48 may change sides, hence the absolute part.
+REMADE = NumericalTolerance(relative=0.01, absolute=0.025)
+
+
 @dataclass(frozen=True)
 class Difference:
-    """One number in two records; NaN stands for one that is missing on that side.
+    """One number in two records; NaN where the record of that side lacks it.
 
     `excess` is the distance in units of the tolerance.
     """
@@ -94,10 +100,10 @@ class Difference:
 class Comparison:
     """A published record beside its repetition.
 
-    `differences` has every number that was compared, the largest excess first; `reason` says
-    in words what else is not the same, and is empty if nothing is. `repeated` is the new record,
-    None for one that was not run again. `base` is the hash of the model that the repetition started
-    from, where it is another one than the record's.
+    differences  every number that was compared, the largest excess first
+    reason       in words, what else is not the same; empty if everything else is
+    repeated     the new record; None if the run was not repeated
+    base         the hash of the model that the repetition started from, if it is not the record's
     """
 
     record: Record
@@ -132,11 +138,11 @@ def numbers(record: Record) -> dict[str, float]:
     return found
 
 
-def words(record: Record) -> dict[str, Any]:
+def texts(record: Record) -> dict[str, Any]:
     """What a repetition must reproduce to the letter, by its place: ids of documents and the like.
 
-    That is every text, truth value and null of the record but those of its spec, which the key
-    covers, and of its provenance.
+    These are all texts, truth values and nulls in the record's `PARTS`. The key covers the spec;
+    the provenance may differ.
     """
     return {name: value for name, value in _leaves(record) if not _is_number(value)}
 
@@ -165,16 +171,18 @@ def _is_number(value: Any) -> bool:
 def compare(
     published: Record,
     repeated: Record,
-    tolerance: Tolerance | None = None,
+    tolerance: NumericalTolerance | None = None,
     remade: bool = False,
 ) -> Comparison:
-    """Compare two records number by number; a number that only one of them has disagrees.
+    """Compare two records number by number; a number that only one of them has is a difference.
 
-    Unless it is of a metric that came after records were published (`metrics.LATER`), and it is
-    the published record that lacks it. `remade` says that the repetition started from a remade
-    model: then only metrics are compared, and keys differ by nature.
+    There is one exception: a metric that was added after records were published (`metrics.LATER`)
+    may be missing in the published record.
+
+    `remade` says that the repetition started from a remade model. Then the keys cannot be equal,
+    and only metrics are compared.
     """
-    tolerance = tolerance or (Tolerance(*REMADE) if remade else Tolerance())
+    tolerance = tolerance or (REMADE if remade else NumericalTolerance())
     old, new = (r.metrics if remade else numbers(r) for r in (published, repeated))
     differences = []
     for name in sorted({*old, *new}):
@@ -185,49 +193,102 @@ def compare(
         differences.append(Difference(name, a, b, tolerance.excess(a, b) if both else math.inf))
     differences.sort(key=lambda d: -d.excess)  # stable: equal ones stay in the order of names
     reasons = [
-        f"{name} is {after!r}, not {before!r}"
-        for name, before, after in (
+        f"{name} is {new_value!r}, not {old_value!r}"
+        for name, old_value, new_value in (
             *([] if remade else [("its key", published.key, repeated.key)]),
             ("its status", published.status, repeated.status),
             ("the update of divergence", published.diverged_at, repeated.diverged_at),
         )
-        if before != after
+        if old_value != new_value
     ]
     if not remade:
-        told, again = words(published), words(repeated)
-        if other := [n for n in sorted({*told, *again}) if told.get(n, ()) != again.get(n, ())]:
-            # The text itself is not repeated here: it may be of whoever changed the record.
+        before, after = texts(published), texts(repeated)
+        if other := [n for n in sorted({*before, *after}) if before.get(n, ()) != after.get(n, ())]:
+            # Only the place is named: the text may come from whoever changed the record.
             count = "1 text is" if len(other) == 1 else f"{len(other)} texts are"
             reasons.append(f"{count} not the same, first {other[0]}")
     base = repeated.model_hash if remade else ""
     return Comparison(published, tuple(differences), "; ".join(reasons), repeated, base)
 
 
+def find_runs(
+    profile: str = "lab",
+    domains: Sequence[str] | None = None,
+    *,
+    study: str | None = None,
+    store: str | Path | None = None,
+) -> list[Record]:
+    """The runs that a profile can repeat, by key: of the published records, or of a run store.
+
+    domains  by default all of the profile
+    study    only runs of this study
+    store    the folder of a run store, in place of the published records
+
+    Raises `UnlearnError` if there is no such run.
+    """
+    domains = get_profile(profile).domains if domains is None else domains
+    if store is None:
+        records = _published_records(profile, study)
+    else:
+        records = _stored_records(Path(store), profile, study, domains)
+    return runs_to_verify(records, profile, domains)
+
+
+def _published_records(profile: str, study: str | None) -> list[Record]:
+    """All published records, or those that were published with a study at a profile."""
+    from unlearnlib.models import data_folder  # here: comparing needs no torch
+    from unlearnlib.study import get_study, published_files
+
+    if study is None:
+        return [record for path in published_files() for record in read_parquet(path)]
+    get_study(study)  # an unknown name has a sentence of its own
+    path = data_folder() / "results" / f"{profile}-{study}.parquet"
+    if not path.exists():
+        raise UnlearnError(
+            f"study {study!r} is not published at profile {profile!r}: run `unlearn "
+            f"study {study} --profile {profile} --publish` first."
+        )
+    return read_parquet(path)
+
+
+def _stored_records(
+    store: Path, profile: str, study: str | None, domains: Sequence[str]
+) -> list[Record]:
+    """All records of a run store, or those of a study's runs."""
+    from unlearnlib.study import get_study  # here: comparing needs no torch
+
+    wanted = None if study is None else get_study(study)
+    if not store.is_dir():
+        raise UnlearnError(f"--store {str(store)!r} is no folder: give that of a run store.")
+    records = list(Store(store).records())
+    if wanted is None:
+        return records
+    specs = [spec.as_dict() for domain in domains for spec in wanted.runs(profile, domain)]
+    return [record for record in records if record.spec in specs]
+
+
 def runs_to_verify(
     records: Iterable[Record], profile: str, domains: Sequence[str] = DOMAINS
 ) -> list[Record]:
-    """The runs among `records` that a profile can repeat, by key: others need a user's files.
+    """The runs among `records` that a profile can repeat, by key; others need a user's files.
 
-    A run that several studies share is published with each, and is one run here. Copies that are
-    not equal stay: each of them says something, and one of them may be wrong.
+    A run that several studies share is published with each of them, and is returned once. Copies
+    of a run that are not equal are all returned, since one of them may be wrong.
     """
     found: dict[str, list[Record]] = {}
-    for r in records:
-        if (
-            r.kind != "run"
-            or r.spec.get("profile") != profile
-            or r.spec.get("domain") not in domains
-        ):
+    for record in records:
+        where = record.spec.get("profile"), record.spec.get("domain")
+        if record.kind != "run" or where[0] != profile or where[1] not in domains:
             continue
-        same = found.setdefault(r.key, [])
-        if not any(r.comparable() == other.comparable() for other in same):
-            same.append(r)
+        same = found.setdefault(record.key, [])
+        if not any(record.comparable() == other.comparable() for other in same):
+            same.append(record)
     if not found:
         raise UnlearnError(
             f"there is no record of a run at profile {profile!r} to verify: run "
             f"`unlearn study main --profile {profile}` first, or name another study or store."
         )
-    return [r for key in sorted(found) for r in found[key]]
+    return [record for key in sorted(found) for record in found[key]]
 
 
 def pick(records: Sequence[Record], count: int, seed: int = 0) -> list[Record]:
@@ -240,81 +301,99 @@ def pick(records: Sequence[Record], count: int, seed: int = 0) -> list[Record]:
     return [records[place] for place in sorted(places)]
 
 
-def verify(
+def verify_records(
     records: Sequence[Record],
-    open_one: Callable[[RunSpec], Bench],
-    tolerance: Tolerance | None = None,
+    bench_for: Callable[[RunSpec], Bench] | None = None,
+    tolerance: NumericalTolerance | None = None,
     progress: bool = True,
-    remade: Tolerance | None = None,
+    remade: NumericalTolerance | None = None,
 ) -> list[Comparison]:
     """Run each record's spec again and compare, in the given order.
 
-    With a tolerance `remade`, records of a vanilla that was trained on another machine are held
-    against runs on the vanilla that was trained here by the same recipe.
+    bench_for  loads model and data for a spec, by default the profile's own on the CPU; it is
+               called once per profile, domain, precision and base
+    tolerance  within which numbers agree
+    remade     if given, records of a vanilla that another machine trained are compared with runs
+               on the vanilla that was trained here by the same recipe, within this tolerance
 
-    `open_one` loads model and data for a spec; it is called once per profile, domain,
-    precision and base. A record of another model or other data is not run: it is reported as such.
+    A record of another model or of other data is not run: its comparison has the reason.
     """
     from unlearnlib.run import execute  # here: comparing needs no torch
 
-    places: dict[tuple[str, ...], list[int]] = {}
-    for place, record in enumerate(records):
-        spec = RunSpec.from_dict(record.spec)
-        places.setdefault((spec.profile, spec.domain, spec.precision, spec.base), []).append(place)
+    load = bench_for or _profile_bench
+    specs = [RunSpec.from_dict(record.spec) for record in records]
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for place, spec in enumerate(specs):
+        group = (spec.profile, spec.domain, spec.precision, spec.base)
+        groups.setdefault(group, []).append(place)
     done: dict[int, Comparison] = {}
     with tqdm(total=len(records), desc="verify", disable=not progress) as bar:
-        for group in places.values():
-            bench = open_one(RunSpec.from_dict(records[group[0]].spec))
-            for place in group:
+        for places in groups.values():
+            bench = load(specs[places[0]])
+            for place in places:
                 record = records[place]
-                reason = _foreign(record, bench)
-                other = remade is not None and record.model_hash != bench.model_hash
-                if other:
-                    reason = not_remade(record, bench)
+                on_remade = remade is not None and record.model_hash != bench.model_hash
+                why_not = why_not_remade if on_remade else _why_not_repeatable
+                reason = why_not(record, bench)
                 if reason:
                     done[place] = Comparison(record, reason=reason)
                 else:
-                    _, again = execute(bench, RunSpec.from_dict(record.spec))
-                    allowed = remade if other else tolerance
-                    done[place] = compare(record, again, allowed, remade=other)
+                    _, repeated = execute(bench, specs[place])
+                    allowed = remade if on_remade else tolerance
+                    done[place] = compare(record, repeated, allowed, remade=on_remade)
                 bar.update()
     return [done[place] for place in range(len(records))]
 
 
-def _foreign(record: Record, bench: Bench) -> str:
-    """Why the bench cannot repeat the record, or nothing."""
+def _profile_bench(spec: RunSpec) -> Bench:
+    """The profile's own model and data for a spec, on the CPU."""
+    from unlearnlib.engine import Execution
+    from unlearnlib.run import open_bench
+
+    return open_bench(
+        spec.profile,
+        spec.domain,
+        precision=spec.precision,
+        execution=Execution(progress=False),  # verifying has a bar of its own
+        base=spec.base,
+    )
+
+
+def _why_not_repeatable(record: Record, bench: Bench) -> str:
+    """Why the bench cannot repeat the record; empty if it can."""
     for what, theirs, ours in (
         ("model", record.model_hash, bench.model_hash),
         ("data", record.data_hash, bench.data_hash),
     ):
         if theirs != ours:
             return f"it is of another {what} ({theirs[:12]}, here {ours[:12]})"
-    return _misfiled(record)
+    return _wrong_key(record)
 
 
-def _misfiled(record: Record) -> str:
-    """That a record's key is not the one of its spec, data and model, or nothing if it is."""
+def _wrong_key(record: Record) -> str:
+    """That a record's key is not the one of its spec, data and model; empty if it is."""
     if record.key != run_key(record.spec, record.data_hash, record.model_hash):
         return "its key does not follow from its spec, data and model"
     return ""
 
 
-def not_remade(record: Record, bench: Bench) -> str:
-    """Why the bench's model is not the record's vanilla made once more, or nothing if it is.
+def why_not_remade(record: Record, bench: Bench) -> str:
+    """Why the bench's model does not count as the record's vanilla, remade; empty if it does.
 
-    It is if it was trained here, and from the same published model, on the same documents, by the
-    same recipe and for as many epochs, as the record of the published training says.
+    It counts if it was trained here from the same published model, on the same documents, by the
+    same recipe and for as many epochs as the record of the published training says.
     """
     from unlearnlib.continued import continued_checkpoint, made_here, read_record
     from unlearnlib.models import load_model, model_hash
 
-    if misfiled := _misfiled(record):
-        return misfiled
+    if wrong_key := _wrong_key(record):
+        return wrong_key
     profile = record.spec["profile"]
+    other_model = _why_not_repeatable(record, bench)
     if record.data_hash != bench.data_hash:
-        return _foreign(dataclasses.replace(record, model_hash=bench.model_hash), bench)
+        return _why_not_repeatable(dataclasses.replace(record, model_hash=bench.model_hash), bench)
     if not get_profile(profile).continued or record.spec.get("base", "vanilla") != "vanilla":
-        return f"{_foreign(record, bench)}, and no model of it is trained by the project"
+        return f"{other_model}, and no model of it is trained by the project"
     here, weights = made_here(profile, "vanilla"), continued_checkpoint(profile, "vanilla")
     trained = ""
     if bench.source == str(weights):
@@ -322,10 +401,10 @@ def not_remade(record: Record, bench: Bench) -> str:
         full = record.spec["precision"] == "float32"
         trained = bench.model_hash if full else model_hash(load_model(weights))
     if not trained or here.get("model_hash") != trained:
-        return f"{_foreign(record, bench)}, and this machine has no record of training the latter"
+        return f"{other_model}, and this machine has no record of training the latter"
     theirs = read_record(profile, "vanilla")
     if theirs["model_hash"] == trained:
-        return ""  # its record was replaced by ours when the model was made: nothing to hold it to
+        return ""  # making the model here replaced the published record: there is none to compare
     for name in ("base_hash", "data_hash", "recipe", "epochs", "autocast"):
         if (theirs.get(name) or False) != (here.get(name) or False):
             return f"the vanilla here was trained with another {name.replace('_', ' ')}"
