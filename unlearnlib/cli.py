@@ -795,7 +795,7 @@ def run_command(args: argparse.Namespace) -> Report:
         return _plan_report(args, spec, data, limits, device)
     tasks = _tasks(args)
 
-    from unlearnlib.run import execute, key_of, open_bench, warn_of_data
+    from unlearnlib.run import Corpus, Models, execute, key_of, open_bench, warn_of_data
     from unlearnlib.store import Library, Store
     from unlearnlib.study import published_files
 
@@ -803,14 +803,10 @@ def run_command(args: argparse.Namespace) -> Report:
     bench = open_bench(
         spec.profile,
         spec.domain,
-        model=args.model,
-        folder=args.corpora,
-        limits=limits,
+        models=Models(args.model, None, spec.base, spec.precision, device),
+        corpus=Corpus(args.corpora, limits),
         data=data,
-        device=device,
-        precision=spec.precision,
         execution=_execution(args),
-        base=spec.base,
     )
     spec = _fit_length(bench, spec, own)
     bench.forgotten(spec)  # says so if there is nothing to forget
@@ -909,13 +905,14 @@ def _plan_report(
     from unlearnlib.corpus.chunks import cut
     from unlearnlib.methods import get_method
     from unlearnlib.models import load_tokenizer, model_config
-    from unlearnlib.plan import plan
-    from unlearnlib.run import clipped, load_domain, sources
+    from unlearnlib.plan import Machine, plan
+    from unlearnlib.run import Models, clipped, load_domain, sources
 
     _hush_transformers()
     scale, own = get_profile(spec.profile), data is not None
     data = data or load_domain(spec.profile, spec.domain, args.corpora, limits)
-    source, oracle = sources(spec.profile, spec.domain, args.model, own=own, base=spec.base)
+    models = Models(args.model, base=spec.base)
+    source, oracle = sources(spec.profile, spec.domain, models, own)
     tokenizer = load_tokenizer(source)
     length = _chunk_length(model_config(source), spec.length, None if own else scale.length)
     if not own:
@@ -929,8 +926,7 @@ def _plan_report(
         forget,
         cut(kept or (), tokenizer, length, name="retain"),
         execution=_execution(args, progress=False),
-        device=device,
-        processes=_processes(),
+        machine=Machine(device, _processes()),
         oracle=oracle is not None,
     )
     here = _memory_here(device)
@@ -1043,7 +1039,7 @@ def tune_command(args: argparse.Namespace) -> Report:
 
     from unlearnlib.models import cache_folder
     from unlearnlib.report import check_extra, report, trace_table
-    from unlearnlib.run import open_bench, warn_of_data
+    from unlearnlib.run import Corpus, Models, open_bench, warn_of_data
     from unlearnlib.tune import tune
 
     if out is not None:
@@ -1053,14 +1049,10 @@ def tune_command(args: argparse.Namespace) -> Report:
     bench = open_bench(
         spec.profile,
         spec.domain,
-        model=args.model,
-        folder=args.corpora,
-        limits=limits,
+        models=Models(args.model, None, spec.base, spec.precision, device),
+        corpus=Corpus(args.corpora, limits),
         data=data,
-        device=device,
-        precision=spec.precision,
         execution=_execution(args),
-        base=spec.base,
     )
     spec = _fit_length(bench, spec, own)
     if own:
@@ -1068,7 +1060,7 @@ def tune_command(args: argparse.Namespace) -> Report:
     if out is not None:
         _check_space(bench.model, out)
 
-    def told(number: int, proposal: Proposal) -> None:
+    def show(number: int, proposal: Proposal) -> None:
         if proposal.learning_rate is None:
             print(f"end: {proposal.reason}", flush=True)
         else:
@@ -1083,7 +1075,7 @@ def tune_command(args: argparse.Namespace) -> Report:
         start=args.start,
         runs=args.runs,
         trace=cache_folder() / "tuning",
-        told=None if args.quiet else told,
+        on_proposal=None if args.quiet else show,
     )
     values: dict[str, Any] = {
         "ending": found.ending,
@@ -1583,7 +1575,7 @@ def study_command(args: argparse.Namespace) -> Report:
         return Report({"studies": studies}, _columns(("study", "what it is"), listed))
 
     from unlearnlib.methods import get_method
-    from unlearnlib.run import open_bench
+    from unlearnlib.run import Corpus, Models, open_bench
     from unlearnlib.store import Store
     from unlearnlib.study import Shard, get_study, publish, run_study
 
@@ -1632,12 +1624,9 @@ def study_command(args: argparse.Namespace) -> Report:
         return open_bench(
             profile,
             domain,
-            model=args.model,
-            folder=args.corpora,
-            limits=limits,
-            device=device,
+            models=Models(args.model, base=study.base, device=device),
+            corpus=Corpus(args.corpora, limits),
             execution=_execution(args, progress=False),  # the study has a bar of its own
-            base=study.base,
         )
 
     started = time.time()
@@ -2025,7 +2014,7 @@ def verify_command(args: argparse.Namespace) -> Report:
     records = runs_to_verify(_records_to_verify(args, domains), args.profile, domains)
     picked = pick(records, args.sample, args.seed)
 
-    from unlearnlib.run import open_bench
+    from unlearnlib.run import Corpus, Models, open_bench
 
     device = _device(args.device)
     _hush_transformers()
@@ -2035,13 +2024,9 @@ def verify_command(args: argparse.Namespace) -> Report:
         lambda spec: open_bench(
             spec.profile,
             spec.domain,
-            model=args.model,
-            folder=args.corpora,
-            limits=limits,
-            device=device,
-            precision=spec.precision,
+            models=Models(args.model, None, spec.base, spec.precision, device),
+            corpus=Corpus(args.corpora, limits),
             execution=_execution(args, progress=False),
-            base=spec.base,
         ),
         tolerance,
         progress=not args.quiet,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import math
 import warnings
 from collections.abc import Iterator
@@ -22,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from unlearnlib.errors import UnlearnError
+from unlearnlib.seeds import seeded_generator
 
 NAME = "default"  # of the adapter, inside peft; it is not in the files
 
@@ -114,9 +115,7 @@ def attach(model: Any, rank: int, alpha: float, seed: int) -> Attached:
     config = inject(model, rank, alpha)
     for name, layer in _layers(model).items():
         a = layer.lora_A[NAME].weight
-        digest = hashlib.sha256(f"lora:{seed}:{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        drawn = 2 * torch.rand(a.shape, generator=generator) - 1
+        drawn = 2 * torch.rand(a.shape, generator=seeded_generator(f"lora:{seed}:{name}")) - 1
         with torch.no_grad():
             a.copy_(drawn / math.sqrt(a.shape[1]))
     return Attached(config, frozen)
@@ -197,8 +196,6 @@ def save_adapter(adapter: Adapter, folder: Path, base_model: str | None = None) 
     `base_model` is the hub id that is written into it, for whoever loads it without saying onto
     what.
     """
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     config = copy.copy(adapter.config)
     config.base_model_name_or_path = base_model

@@ -21,11 +21,12 @@ from torch import nn
 
 from unlearnlib.corpus.chunks import cut
 from unlearnlib.corpus.documents import Document, hash_documents
-from unlearnlib.engine import Execution, Outcome, Part, optimise, peak_memory_bytes
+from unlearnlib.engine import Execution, Outcome, Part, Training, optimise, peak_memory_bytes
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.methods import Descent
 from unlearnlib.models import lab_checkpoint, model_hash, parameter_count, save_model
 from unlearnlib.spec import DOMAINS
+from unlearnlib.store import provenance
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
@@ -156,24 +157,26 @@ def train_from_scratch(
     tokenizer: Any,
     documents: Sequence[Document],
     *,
-    stop_after: int | None = None,
+    most_updates: int | None = None,
     execution: Execution | None = None,
     name: str = "pretrain",
 ) -> tuple[nn.Module, Outcome]:
-    """A model trained on `documents`; `stop_after` ends early, on the schedule of the whole."""
+    """A model trained on `documents`; `most_updates` ends early, on the schedule of the whole."""
     model = new_model(recipe, tokenizer)
     chunks = cut(documents, tokenizer, recipe.length, name="training")
     updates = recipe.updates(len(chunks))
     outcome = optimise(
         model,
         [Part("loss", chunks, Descent())],
-        updates=updates if stop_after is None else min(stop_after, updates),
-        batch_size=recipe.batch_size,
-        rate=lambda update: recipe.rate(update, updates),
-        seed=recipe.seed,
-        betas=(0.9, 0.95),
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
+        Training(
+            updates=updates if most_updates is None else min(most_updates, updates),
+            batch_size=recipe.batch_size,
+            rate=lambda update: recipe.rate(update, updates),
+            seed=recipe.seed,
+            betas=(0.9, 0.95),
+            weight_decay=recipe.weight_decay,
+            max_grad_norm=recipe.max_grad_norm,
+        ),
         execution=execution,
         description=name,
     )
@@ -187,8 +190,6 @@ def train_lab_model(
     folder: Path | None = None,
 ) -> dict[str, Any]:
     """Make a lab model and save it with its record (`record.json`); returns the record."""
-    from unlearnlib.store import provenance
-
     started = time.time()
     folder = folder or lab_checkpoint(name)
     documents = lab_documents(name, recipe.corpus_seed)
