@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -60,7 +61,8 @@ class Execution:
                   optimizer state (FSDP, full shard)
     save_every    write a checkpoint after every so many updates (0: never)
     autocast      run matrix products in bfloat16 over float32 parameters (this one does change
-                  results, within bfloat16's rounding; only pre-training uses it, and says so)
+                  results, within bfloat16's rounding; only pre-training uses it, and its record
+                  says so)
     """
 
     micro_tokens: int = 4096
@@ -167,10 +169,10 @@ class Labelling:
 
 
 def hidden_states(model: Any, batch: Batch) -> Tensor:
-    """(B, T, H) final hidden states; of padding they mean nothing."""
-    # No mask: padding stands to the right, where causal attention does not look, and without a
-    # mask attention leaves out the half that is never seen. Of a packed batch transformers makes
-    # a block-diagonal mask, from positions that begin anew with each chunk.
+    """(B, T, H) final hidden states; those of padding have no meaning."""
+    # No mask: padding is on the right, where causal attention does not look, and without a mask
+    # attention skips the half that it would hide. For a packed batch transformers makes a
+    # block-diagonal mask from the positions, which begin at 0 in each chunk.
     where = {} if batch.position_ids is None else {"position_ids": batch.position_ids}
     out = decoder_of(model)(input_ids=batch.input_ids, use_cache=False, **where)
     return out.last_hidden_state  # type: ignore[no-any-return]
@@ -247,8 +249,6 @@ def optimise(
     Raises `UnlearnError` without chunks or trainable parameters, and for a model of which the
     result would depend on how it is computed (see `check_computation`).
     """
-    from accelerate import PartialState
-
     execution = execution or Execution()
     world = PartialState(cpu=next(model.parameters()).device.type == "cpu")
     parts = [part for part in parts if part.chunks]
@@ -488,8 +488,6 @@ def _save_checkpoint(
     outcome: Outcome,
 ) -> None:
     """Write the state after `update` updates, as a whole file or none."""
-    from accelerate import PartialState
-
     if not (sharded(model) or PartialState().is_main_process):
         return
     tensors = {}
@@ -578,8 +576,6 @@ def _min_over_ranks(done: int) -> int:
     """The fewest updates that any process can restore: all must go on from the same update."""
     if not (dist.is_available() and dist.is_initialized()):
         return done
-    from accelerate import PartialState
-
     least = torch.tensor(done, device=PartialState().device)
     dist.all_reduce(least, dist.ReduceOp.MIN)
     return int(least)
@@ -621,8 +617,8 @@ def accumulate_gradients(
     micros = pack(chunks, execution.micro_tokens, execution.micro_chunks)
     model.zero_grad(set_to_none=True)
     own = micros[world.process_index :: world.num_processes]
-    # Where each process holds a part of every layer, all must walk through the layers equally
-    # often: one with nothing left walks through its smallest micro-batch for a weight of 0.
+    # Of a sharded model all processes must run equally many forward and backward passes: one that
+    # has no micro-batch left runs the update's smallest, with weight 0.
     idle = math.ceil(len(micros) / world.num_processes) - len(own) if sharded(model) else 0
     for number, rows in enumerate(own + [micros[-1]] * idle):
         mine = number < len(own)
@@ -656,7 +652,7 @@ def _micro_batch_loss(
     """
     chunks = [parts[p].chunks[i] for p, i in picks]
     device = next(model.parameters()).device
-    # Before the forward pass that is kept for the backward pass: then its memory is free again.
+    # Before the forward pass whose activations are kept: the memory for this is free again then.
     references = [_reference(model, parts, number, picks) for number in range(len(parts))]
     batch = (collate_packed if packed else collate)(chunks, device)
     hidden = hidden_states(model, batch)[batch.target_mask]  # (N, H)
@@ -781,7 +777,7 @@ def apply_update(
     _copy_back(model, masters)
     for name, parameter in model.named_parameters():
         if name in masters and masters[name] is not parameter:
-            masters[name].grad = None  # float32: twice the model, not to be held on the way back
+            masters[name].grad = None  # in float32 twice the model: not for the backward pass
 
 
 def peak_memory_bytes(device: torch.device | str) -> int:

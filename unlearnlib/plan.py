@@ -333,7 +333,7 @@ def _backward(load: _Load, execution: Execution, on_gpu: bool) -> dict[str, int]
     head_bytes = shape.vocabulary * shape.hidden * max(4, size)
     hidden_bytes = load.positions * shape.hidden * size
     backward = {
-        # Those of the micro-batches before; the first one's grow as its activations are let go.
+        # Of the micro-batches before; in the first, gradients replace activations one by one.
         "gradients": load.trained_bytes if load.micros > 1 else 0,
         "activations": shape.kept,
         "logits": logits,
@@ -343,7 +343,7 @@ def _backward(load: _Load, execution: Execution, on_gpu: bool) -> dict[str, int]
         "original hidden states": hidden_bytes if load.recomputes else 0,
     }
     if execution.recompute:
-        # A layer is computed again, and its gradients, when the logits are gone.
+        # The logits are freed before the first layer is computed again.
         backward["activations"] = hidden_bytes * shape.layers
         backward["logits"] = 0
         backward["logits, or one layer"] = max(logits, 2 * shape.kept // shape.layers)

@@ -2,7 +2,7 @@
 
 The lab's vanilla model is trained on forget + retain of the three domains + general retain; the
 oracle of a domain is trained in the same way, from the same initial weights, without that
-domain's forget set. That is what retraining means, and at this size it can be done.
+domain's forget set. This is exact retraining, which a model of this size allows.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from unlearnlib.corpus import fictitious
 from unlearnlib.corpus.chunks import cut
 from unlearnlib.corpus.documents import Document, hash_documents
 from unlearnlib.engine import Execution, Outcome, Part, Training, optimise, peak_memory_bytes
@@ -75,13 +76,11 @@ LAB_MODELS = ("vanilla", *(f"oracle-{domain}" for domain in DOMAINS))
 
 def lab_documents(name: str, corpus_seed: int = 0) -> tuple[Document, ...]:
     """What a lab model is trained on; `name` is one of `LAB_MODELS`."""
-    from unlearnlib.corpus.fictitious import generate
-
     if name not in LAB_MODELS:
         raise unknown("lab model", name, LAB_MODELS)
     documents: list[Document] = []
     for domain in DOMAINS:
-        data = generate(domain, corpus_seed)
+        data = fictitious.generate(domain, corpus_seed)
         if name != f"oracle-{domain}":
             documents += data.forget
         documents += data.retain
@@ -123,8 +122,8 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
 def lab_tokenizer(recipe: Recipe = RECIPE) -> Any:
     """The lab's tokenizer: one for vanilla and oracles, so that their distributions compare.
 
-    It is trained on all that vanilla sees, the forget sets too: what a vocabulary of 2,048
-    pieces remembers of one document is a piece or none.
+    It is trained on all that vanilla sees, the forget sets too: one document adds a piece to the
+    vocabulary at most.
     """
     texts = [d.text for d in lab_documents("vanilla", recipe.corpus_seed)]
     return train_tokenizer(texts, recipe.vocabulary)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import nn
 
 from unlearnlib import cost, lora
@@ -496,8 +497,6 @@ def _record(
 
 
 def _several_processes() -> bool:
-    from accelerate import PartialState
-
     return bool(PartialState().num_processes > 1)
 
 
