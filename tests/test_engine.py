@@ -34,6 +34,7 @@ from helpers import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from unlearnlib import engine
@@ -44,6 +45,7 @@ from unlearnlib.engine import (
     Labelling,
     Part,
     Training,
+    draw_update,
     hidden_states,
     keep_original,
     make_optimizer,
@@ -421,6 +423,23 @@ def test_all_of_the_optimizers_state_is_restored_on_the_parameters_device(tmp_pa
         assert {value.device.type for value in state.values()} == {"meta"}
 
 
+def test_the_names_in_a_checkpoint_are_those_of_earlier_versions(tmp_path: Path) -> None:
+    """A run that an earlier version began can be finished by this one."""
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(Killed):
+        resumed(path, killed_at=5)
+    with safe_open(path, "pt") as file:
+        metadata, names = file.metadata(), set(file.keys())
+    assert set(metadata) == {"key", "update", "numbers", "outcome"}
+    assert set(json.loads(metadata["outcome"])) == {"trajectory", "tokens", "recalled"}
+    assert {name.partition("/")[0] for name in names} == {
+        "parameter",
+        "step",
+        "exp_avg",
+        "exp_avg_sq",
+    }
+
+
 @pytest.mark.parametrize("harm", ["truncated", "another run", "empty", "no model"])
 def test_a_checkpoint_that_cannot_be_used_is_set_aside(
     harm: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -538,6 +557,16 @@ def test_the_order_is_a_function_of_seed_stream_and_position_alone() -> None:
 def test_the_order_is_the_same_on_every_machine() -> None:
     two_epochs = [7, 4, 0, 1, 2, 3, 6, 5, 1, 0, 3, 2, 7, 6, 4, 5]
     assert list(islice(order(0, "forget", 8), 16)) == two_epochs
+
+
+def test_an_update_is_drawn_from_every_part_in_the_order_of_its_own_stream() -> None:
+    parts = [Part(name, chunks_of(name), Descent()) for name in ("forget", "retain")]
+    streams = [order(3, part.name, len(part.chunks)) for part in parts]
+    drawn = [draw_update(parts, streams, 2) for _ in range(4)]
+    assert [[p for p, _ in picks] for picks in drawn] == [[0, 0, 1, 1]] * 4
+    for number, part in enumerate(parts):
+        indices = [i for picks in drawn for p, i in picks if p == number]
+        assert indices == list(islice(order(3, part.name, len(part.chunks)), 8))
 
 
 def test_a_batch_larger_than_the_part_takes_each_chunk_once() -> None:
