@@ -803,7 +803,7 @@ def run_command(args: argparse.Namespace) -> Report:
     bench = open_bench(
         spec.profile,
         spec.domain,
-        models=Models(args.model, None, spec.base, spec.precision, device),
+        models=Models(args.model, base=spec.base, precision=spec.precision, device=device),
         corpus=Corpus(args.corpora, limits),
         data=data,
         execution=_execution(args),
@@ -1049,7 +1049,7 @@ def tune_command(args: argparse.Namespace) -> Report:
     bench = open_bench(
         spec.profile,
         spec.domain,
-        models=Models(args.model, None, spec.base, spec.precision, device),
+        models=Models(args.model, base=spec.base, precision=spec.precision, device=device),
         corpus=Corpus(args.corpora, limits),
         data=data,
         execution=_execution(args),
@@ -2024,7 +2024,7 @@ def verify_command(args: argparse.Namespace) -> Report:
         lambda spec: open_bench(
             spec.profile,
             spec.domain,
-            models=Models(args.model, None, spec.base, spec.precision, device),
+            models=Models(args.model, base=spec.base, precision=spec.precision, device=device),
             corpus=Corpus(args.corpora, limits),
             execution=_execution(args, progress=False),
         ),
