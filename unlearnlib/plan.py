@@ -185,27 +185,27 @@ def plan(
     config = model_config(source) if isinstance(source, (str, Path)) else source
     if get_method(spec.method).retain is None or not spec.retain_weight:
         retain = ()
-    load = _load(config, spec, forget, retain, execution, machine.processes)
+    work = _workload(config, spec, forget, retain, execution, machine.processes)
     tokens = _tokens(forget, spec) + _tokens(retain, spec)
     rate = machine.rate
     if rate is None:
         rate = product_rate(spec.precision, machine.device)
         rate *= GPU_SHARE if machine.on_gpu else CPU_SHARE
     return Plan(
-        _always(load, spec.optimizer, oracle, copied),
-        _backward(load, execution, machine.on_gpu),
-        _step(load),
+        _always(work, spec.optimizer, oracle, copied),
+        _backward(work, execution, machine.on_gpu),
+        _step(work),
         tokens,
-        _flops(load, spec, forget, retain, execution),
+        _flops(work, spec, forget, retain, execution),
         rate,
-        load.shape.parameters + load.shape.adapter,
-        load.trained,
+        work.shape.parameters + work.shape.adapter,
+        work.trained,
         machine.processes,
     )
 
 
 @dataclass(frozen=True)
-class _Load:
+class _Workload:
     """What of a run decides its memory and time.
 
     shape          of the model
@@ -257,14 +257,14 @@ class _Load:
         return len(self.terms) > 1 and self.terms[1].needs_original
 
 
-def _load(
+def _workload(
     config: Any,
     spec: RunSpec,
     forget: Sequence[Chunk],
     retain: Sequence[Chunk],
     execution: Execution,
     processes: int,
-) -> _Load:
+) -> _Workload:
     """Divide an update into micro-batches, and trace the largest."""
     method = get_method(spec.method)
     in_update = [*forget[: spec.batch_size], *retain[: spec.batch_size]]
@@ -285,7 +285,7 @@ def _load(
             used = min(len(retain), spec.updates * spec.batch_size)
             average = sum(len(c.tokens) for c in retain) / len(retain)
             stored_tokens = 0.0 if recomputes else used * average
-    return _Load(
+    return _Workload(
         shape,
         terms,
         len(micros),
@@ -300,71 +300,71 @@ def _load(
     )
 
 
-def _always(load: _Load, optimizer: str, oracle: bool, copied: bool) -> dict[str, int]:
+def _always(work: _Workload, optimizer: str, oracle: bool, copied: bool) -> dict[str, int]:
     """Bytes held from the first update to the last, by part."""
-    shape, size = load.shape, load.size
-    always = {"parameters": shape.parameters * size // load.share}
-    if load.lora:
-        always["adapters"] = load.trained_bytes
+    shape, size = work.shape, work.size
+    always = {"parameters": shape.parameters * size // work.share}
+    if work.lora:
+        always["adapters"] = work.trained_bytes
     if copied:
         always["the model before"] = shape.parameters * size
     if oracle:
         always["oracle"] = shape.parameters * size
-    if load.has_masters:
-        always["master weights"] = shape.parameters * 4 // load.share
+    if work.has_masters:
+        always["master weights"] = shape.parameters * 4 // work.share
     moment = MOMENT_BYTES[optimizer] if optimizer != "adamw" else max(4, size)
-    always["optimizer"] = 2 * moment * load.trained // load.share
-    if load.asks_original and not load.lora:  # a frozen head is the original one
+    always["optimizer"] = 2 * moment * work.trained // work.share
+    if work.asks_original and not work.lora:  # a frozen head is the original one
         always["original head"] = shape.vocabulary * shape.hidden * size
-    if load.distances and not load.recomputes:
-        always["original hidden states"] = int(load.stored_tokens * shape.hidden * size)
+    if work.distances and not work.recomputes:
+        always["original hidden states"] = int(work.stored_tokens * shape.hidden * size)
     return always
 
 
-def _backward(load: _Load, execution: Execution, on_gpu: bool) -> dict[str, int]:
+def _backward(work: _Workload, execution: Execution, on_gpu: bool) -> dict[str, int]:
     """Bytes held in addition while gradients are computed, by part; none that is 0."""
-    shape, size = load.shape, load.size
-    chunk = min(load.positions, chunk_positions(shape.vocabulary, on_gpu))
-    held = LOGITS_HELD["kl" if load.distances else "cross_entropy"]
+    shape, size = work.shape, work.size
+    chunk = min(work.positions, chunk_positions(shape.vocabulary, on_gpu))
+    held = LOGITS_HELD["kl" if work.distances else "cross_entropy"]
     logits = held * chunk * shape.vocabulary * max(4, size)
     # All label terms are computed in one call, each other term in one of its own.
-    others = sum(not isinstance(term, LabelTerm) for term in load.terms)
-    calls = others + (others < len(load.terms))
+    others = sum(not isinstance(term, LabelTerm) for term in work.terms)
+    calls = others + (others < len(work.terms))
     head_bytes = shape.vocabulary * shape.hidden * max(4, size)
-    hidden_bytes = load.positions * shape.hidden * size
+    hidden_bytes = work.positions * shape.hidden * size
     backward = {
         # Of the micro-batches before; in the first, gradients replace activations one by one.
-        "gradients": load.trained_bytes if load.micros > 1 else 0,
+        "gradients": work.trained_bytes if work.micros > 1 else 0,
         "activations": shape.kept,
         "logits": logits,
         # Kept from the forward pass to the backward pass, one for each call; a frozen head has
         # none.
-        "gradients of the head": 0 if load.lora else head_bytes * calls,
-        "original hidden states": hidden_bytes if load.recomputes else 0,
+        "gradients of the head": 0 if work.lora else head_bytes * calls,
+        "original hidden states": hidden_bytes if work.recomputes else 0,
     }
     if execution.recompute:
         # The logits are freed before the first layer is computed again.
         backward["activations"] = hidden_bytes * shape.layers
         backward["logits"] = 0
         backward["logits, or one layer"] = max(logits, 2 * shape.kept // shape.layers)
-    if load.share > 1:  # one layer and the head are gathered at a time
+    if work.share > 1:  # one layer and the head are gathered at a time
         head = shape.vocabulary * shape.hidden
         backward["gathered"] = size * ((shape.parameters - head) // shape.layers + head)
     return {name: value for name, value in backward.items() if value}
 
 
-def _step(load: _Load) -> dict[str, int]:
+def _step(work: _Workload) -> dict[str, int]:
     """Bytes held in addition while the optimizer steps, by part."""
-    if not load.has_masters:
-        return {"gradients": load.trained_bytes}
+    if not work.has_masters:
+        return {"gradients": work.trained_bytes}
     return {
-        "gradients": load.trained * 4 // load.share,
-        "largest gradient, before it is handed over": load.shape.largest * load.size // load.share,
+        "gradients": work.trained * 4 // work.share,
+        "largest gradient, before it is handed over": work.shape.largest * work.size // work.share,
     }
 
 
 def _flops(
-    load: _Load,
+    work: _Workload,
     spec: RunSpec,
     forget: Sequence[Chunk],
     retain: Sequence[Chunk],
@@ -373,14 +373,14 @@ def _flops(
     """Floating-point operations of all updates, and of what is stored of the original."""
     tokens = _tokens(forget, spec) + _tokens(retain, spec)
     flops = training_flops(
-        load.shape.active,
+        work.shape.active,
         tokens,
-        adapter=load.shape.adapter,
-        reference_tokens=_tokens(retain, spec) if load.recomputes else 0,
+        adapter=work.shape.adapter,
+        reference_tokens=_tokens(retain, spec) if work.recomputes else 0,
         recompute=execution.recompute,
     )
-    if load.asks_original and not load.recomputes:  # one forward pass
-        flops += FLOPS_FORWARD * load.shape.active * min(tokens, _once(forget, retain))
+    if work.asks_original and not work.recomputes:  # one forward pass
+        flops += FLOPS_FORWARD * work.shape.active * min(tokens, _once(forget, retain))
     return flops
 
 
