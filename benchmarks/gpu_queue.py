@@ -222,18 +222,18 @@ class Desk:
     def bench(self, domain: str, base: str = "vanilla") -> Any:
         """Model, oracle and data of a domain; each is opened once."""
         from unlearnlib.engine import Execution
-        from unlearnlib.run import open_bench
+        from unlearnlib.run import Models, Selection, open_bench
 
         if (domain, base) not in self.benches:
             self.make_models()
             self.benches[domain, base] = open_bench(
                 self.profile,
                 domain,
-                model=self.model if base == "published" else None,
-                folder=self.corpora,
-                device=self.device,
+                models=Models(
+                    self.model if base == "published" else None, base=base, device=self.device
+                ),
+                selection=Selection(self.corpora),
                 execution=Execution(micro_tokens=16384, progress=False),
-                base=base,
             )
             if base == "vanilla":  # which training the records of that model belong to
                 start = self.benches[domain, base].model_hash
@@ -334,7 +334,14 @@ def throughput(shape: str, method: str, length: int, batch: int, updates: int = 
     """
     import torch
 
-    from unlearnlib.engine import Execution, Part, keep_original, optimise
+    from unlearnlib.engine import (
+        Execution,
+        Labelling,
+        Part,
+        Training,
+        keep_original,
+        optimise,
+    )
     from unlearnlib.methods import get_method
 
     started = time.time()
@@ -342,18 +349,13 @@ def throughput(shape: str, method: str, length: int, batch: int, updates: int = 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = make_model(shape, length, torch.bfloat16)
     execution = Execution(micro_tokens=max(length, 16384), recompute=length >= 1024, progress=False)
-    kept: dict[str, Any] = {
-        "special": frozenset(),
-        "vocabulary": form.vocabulary,
-        "seed": 0,
-        "alignment": "aligned",
-        "execution": execution,
-    }
+    labelling = Labelling(frozenset(), form.vocabulary)
     parts = []
     for name, term in (("forget", row.forget), ("retain", row.retain)):
         if term is not None:
             data = random_chunks(name, form.vocabulary, batch, length)
-            parts.append(Part(name, data, term, 1.0, keep_original(model, data, term, **kept)))
+            kept = keep_original(model, data, term, labelling, execution=execution)
+            parts.append(Part(name, data, term, 1.0, kept))
     stamps = []
 
     def stamp(update: int) -> dict[str, float]:
@@ -365,12 +367,9 @@ def throughput(shape: str, method: str, length: int, batch: int, updates: int = 
     optimise(
         model,
         parts,
-        updates=updates,
-        batch_size=batch,
-        rate=lambda u: 1e-7,
-        seed=0,
+        Training(updates, batch, rate=lambda u: 1e-7),
         execution=execution,
-        each=stamp,
+        on_update=stamp,
     )
     seconds = (stamps[-1] - stamps[0]) / (updates - 1)
     return timed_record("ours", shape, method, length, batch, model, seconds, started, device)

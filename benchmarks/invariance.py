@@ -34,7 +34,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from unlearnlib.engine import Execution
 from unlearnlib.methods import PAPER_METHODS
 from unlearnlib.models import model_hash
-from unlearnlib.run import Bench, execute, open_bench
+from unlearnlib.run import Bench, Models, Selection, execute, open_bench
 from unlearnlib.spec import RunSpec
 
 LIMITS = {
@@ -83,7 +83,9 @@ def flat(model: Any) -> np.ndarray:
 def opened(precision: str) -> Bench:
     """The bench in a precision: the model is loaded in it, so that hashes are of the same bits."""
     LlamaRMSNorm.forward = exact_norm if precision == "float64" else ROUNDED_NORM
-    return open_bench("lab", "books", limits=LIMITS, precision=precision)
+    return open_bench(
+        "lab", "books", models=Models(precision=precision), selection=Selection(limits=LIMITS)
+    )
 
 
 ROUNDED_NORM = LlamaRMSNorm.forward

@@ -66,7 +66,7 @@ def chunks_of(name: str, sizes: list[int], length: int, vocabulary: int) -> list
 
 def ours(model: Any, work: str, data: dict[str, list[Any]], execution: Any) -> float:
     """Seconds of one update, or of a full evaluation, by `unlearnlib`."""
-    from unlearnlib.engine import Part, keep_original, optimise
+    from unlearnlib.engine import Labelling, Part, Training, keep_original, optimise
     from unlearnlib.methods import get_method
     from unlearnlib.metrics.membership import attack_scores
     from unlearnlib.metrics.perplexity import accuracy, perplexity
@@ -81,28 +81,18 @@ def ours(model: Any, work: str, data: dict[str, list[Any]], execution: Any) -> f
                 attack_scores(scores)
         return clock() - start
     row = get_method(work)
-    vocabulary = model.config.vocab_size
+    labelling = Labelling(frozenset(), model.config.vocab_size)
     parts = []
     for name, term in (("forget", row.forget), ("retain", row.retain)):
         assert term is not None
         kept = keep_original(  # counted: as if no document were seen twice
-            model,
-            data[name],
-            term,
-            special=frozenset(),
-            vocabulary=vocabulary,
-            seed=0,
-            alignment="aligned",
-            execution=execution,
+            model, data[name], term, labelling, execution=execution
         )
         parts.append(Part(name, data[name], term, 1.0, kept))
     optimise(
         model,
         parts,
-        updates=1,
-        batch_size=max(len(part.chunks) for part in parts),
-        rate=lambda update: RATE,
-        seed=0,
+        Training(1, max(len(part.chunks) for part in parts), rate=lambda update: RATE),
         execution=execution,
     )
     return clock() - start

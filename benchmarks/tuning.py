@@ -21,7 +21,7 @@ from typing import Any
 
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
-from unlearnlib.run import open_bench
+from unlearnlib.run import Selection, open_bench
 from unlearnlib.spec import RunSpec, get_profile
 from unlearnlib.study import BATCH
 from unlearnlib.tune import Tuned, tune
@@ -82,7 +82,10 @@ def main() -> None:
             if (domain, seed) in done:
                 continue
             bench = open_bench(
-                profile, domain, folder=arguments.corpora, execution=Execution(progress=False)
+                profile,
+                domain,
+                selection=Selection(arguments.corpora),
+                execution=Execution(progress=False),
             )
             spec = RunSpec(
                 profile, domain, METHOD, updates=scale.updates, batch_size=BATCH, seed=seed,
@@ -92,7 +95,7 @@ def main() -> None:
                 bench,
                 spec,
                 trace=arguments.trace,
-                told=lambda n, p: logger.info("%d: %s", n, p.reason),
+                on_proposal=lambda n, p: logger.info("%d: %s", n, p.reason),
             )
             line = line_of(found, domain, seed, METHOD, design=(profile, domain, seed) == DESIGN)
             with out.open("a") as stream:

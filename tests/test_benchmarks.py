@@ -14,7 +14,7 @@ import torch
 from helpers import LENGTH, QUIET, documents, tiny_llama, tiny_tokenizer
 
 from unlearnlib.corpus.chunks import Chunk, cut
-from unlearnlib.engine import Part, keep_original, optimise
+from unlearnlib.engine import Labelling, Part, Training, keep_original, optimise
 from unlearnlib.methods import get_method
 from unlearnlib.metrics.membership import attack_scores
 from unlearnlib.metrics.perplexity import accuracy, perplexity
@@ -45,15 +45,10 @@ def test_the_plain_recipe_takes_the_same_step(method: str, plain: Any, tmp_path:
     parts = []
     for name, data, term in (("forget", forget, row.forget), ("retain", retain, row.retain)):
         assert term is not None
-        kept = keep_original(
-            mine, data, term, special=frozenset(), vocabulary=mine.config.vocab_size,
-            seed=0, alignment="aligned", execution=QUIET,
-        )  # fmt: skip
+        labelling = Labelling(frozenset(), mine.config.vocab_size)
+        kept = keep_original(mine, data, term, labelling, execution=QUIET)
         parts.append(Part(name, data, term, 1.0, kept))
-    optimise(
-        mine, parts, updates=3, batch_size=len(forget), rate=lambda u: 1e-3, seed=0,
-        execution=QUIET,
-    )  # fmt: skip
+    optimise(mine, parts, Training(3, len(forget), rate=lambda u: 1e-3), execution=QUIET)
     stamps = plain.train(
         other, forget, retain, kl="kl" in method, length=LENGTH, updates=3, rate=1e-3,
         folder=str(tmp_path),

@@ -837,7 +837,8 @@ def test_runs_are_found_and_repeated_from_python(lab: Path, unlearn: Unlearn) ->
 
     def bench_for(spec: RunSpec) -> Bench:
         opened.append(spec)
-        return open_bench(spec.profile, spec.domain, limits=limits, execution=quiet)
+        selection = Selection(limits=limits)
+        return open_bench(spec.profile, spec.domain, selection=selection, execution=quiet)
 
     comparisons = verify_records(found, bench_for, progress=False)
     assert [comparison.record for comparison in comparisons] == found

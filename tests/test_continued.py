@@ -119,7 +119,7 @@ def test_a_bench_of_the_profile_opens_vanilla_and_oracle(base: Path) -> None:
     bench = run.open_bench(PROFILE, "books", execution=QUIET)
     assert bench.model_hash == vanilla["model_hash"]
     assert bench.oracle is not None and model_hash(bench.oracle) == oracle["model_hash"]
-    other = run.open_bench(PROFILE, "books", model=base, execution=QUIET)
+    other = run.open_bench(PROFILE, "books", models=run.Models(base), execution=QUIET)
     assert other.oracle is None and other.model_hash == vanilla["base_hash"]
 
 
@@ -167,7 +167,9 @@ def test_a_vanilla_of_another_machine_is_verified_against_one_made_here(
     far = dataclasses.replace(theirs, metrics=metrics | {"forget/nll": 2 * metrics["forget/nll"]})
     assert not verified(far).agrees
     # In bfloat16 the bench has another hash than what was trained, and is known all the same.
-    rough = run.open_bench(PROFILE, "books", precision="bfloat16", execution=QUIET)
+    rough = run.open_bench(
+        PROFILE, "books", models=run.Models(precision="bfloat16"), execution=QUIET
+    )
     rough_spec = theirs.spec | {"precision": "bfloat16"}
     rough_key = run_key(rough_spec, theirs.data_hash, theirs.model_hash)
     half = dataclasses.replace(theirs, spec=rough_spec, key=rough_key)
@@ -186,10 +188,12 @@ def test_a_vanilla_of_another_machine_is_verified_against_one_made_here(
 
 def test_the_published_model_is_a_base_of_its_own_without_an_oracle(base: Path) -> None:
     vanilla = train("vanilla", base)
-    bench = run.open_bench(PROFILE, "books", model=base, execution=QUIET, base="published")
+    bench = run.open_bench(
+        PROFILE, "books", models=run.Models(base, base="published"), execution=QUIET
+    )
     assert bench.oracle is None and bench.model_hash == vanilla["base_hash"]
     with pytest.raises(UnlearnError, match=r"base is 'published'.*profile 'lab'"):
-        run.open_bench("lab", "books", base="published")
+        run.open_bench("lab", "books", models=run.Models(base="published"))
 
 
 def test_the_study_of_the_published_model_never_mixes_with_that_of_vanilla(
@@ -200,7 +204,7 @@ def test_the_study_of_the_published_model_never_mixes_with_that_of_vanilla(
     study.write_settings(PROFILE, "books", chosen)
     store = Store(tmp_path / "store")
     benches = {
-        name: run.open_bench(PROFILE, "books", model=base, execution=QUIET, base=name)
+        name: run.open_bench(PROFILE, "books", models=run.Models(base, base=name), execution=QUIET)
         for name in ("published", "vanilla")
     }
     found = {}

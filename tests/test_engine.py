@@ -34,6 +34,7 @@ from helpers import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from unlearnlib import engine
@@ -41,7 +42,10 @@ from unlearnlib.corpus.chunks import Chunk, collate, collate_packed, cut
 from unlearnlib.engine import (
     Checkpoint,
     Execution,
+    Labelling,
     Part,
+    Training,
+    draw_update,
     hidden_states,
     keep_original,
     make_optimizer,
@@ -67,18 +71,16 @@ def part_of(model: Any, name: str, term: Term, chunks: list[Chunk], weight: floa
         model,
         chunks,
         term,
-        special=SPECIAL,
-        vocabulary=len(tiny_tokenizer()),
-        seed=0,
-        alignment="aligned",
+        Labelling(SPECIAL, len(tiny_tokenizer())),
         execution=QUIET,
     )
     return Part(name, chunks, term, weight, kept)
 
 
 def one_update(model: Any, parts: list[Part], rate: float = 0.0, **settings: Any) -> Any:
-    settings = {"batch_size": 100, "seed": 0, "execution": QUIET} | settings
-    return optimise(model, parts, updates=1, rate=lambda _: rate, **settings)
+    execution = settings.pop("execution", QUIET)
+    training = Training(1, **{"batch_size": 100, "rate": lambda _: rate} | settings)
+    return optimise(model, parts, training, execution=execution)
 
 
 # ---- an update ------------------------------------------------------------------------------
@@ -104,7 +106,7 @@ def test_the_gradient_of_an_update_is_that_of_the_unified_view(method: str, tied
     for part, kind in zip(parts, TABLE[method], strict=False):
         assert kind is not None
         targets = sum(len(chunk.tokens) - 1 for chunk in part.chunks)
-        for chunk, kept in zip(part.chunks, part.kept, strict=True):
+        for chunk, kept in zip(part.chunks, part.stored_reference, strict=True):
             labelled = kind in ("random", "adversarial")
             form, labels = ("labels", kept) if labelled else (kind, None)
             loss = naive_term(form, reference, chunk, original, labels)
@@ -187,10 +189,7 @@ def test_a_run_is_the_naive_loop_over_single_chunks_with_full_logits(method: str
         bench.model,
         bench.chunks("forget"),
         METHODS[method].forget,
-        special=bench.special,
-        vocabulary=bench.vocabulary,
-        seed=5,
-        alignment="aligned",
+        Labelling(bench.special, bench.vocabulary, seed=5),
         execution=QUIET,
     )
     expected = naive_unlearn(
@@ -222,10 +221,7 @@ def trained(method: str, dtype: torch.dtype, **execution: Any) -> torch.Tensor:
     optimise(
         model,
         parts,
-        updates=5,
-        batch_size=4,
-        rate=lambda _: 1e-3,
-        seed=0,
+        Training(updates=5, batch_size=4, rate=lambda _: 1e-3),
         execution=Execution(progress=False, **execution),
     )
     return flat(model)
@@ -279,10 +275,7 @@ def test_a_model_whose_packed_chunks_see_each_other_is_refused(kind: str) -> Non
         optimise(
             model,
             [Part("all", chunks_of("forget"), Descent())],
-            updates=1,
-            batch_size=4,
-            rate=lambda _: 1e-3,
-            seed=0,
+            Training(updates=1, batch_size=4, rate=lambda _: 1e-3),
             execution=Execution(progress=False, packed=packed),
         )
 
@@ -333,22 +326,22 @@ def resumed(
     if row.retain is not None:
         parts.append(part_of(model, "retain", row.retain, chunks_of("retain", 6)))
 
-    def each(update: int) -> dict[str, float]:
+    def on_update(update: int) -> dict[str, float]:
         if update == killed_at:
             raise Killed
         return {"seen": float(update)}
 
+    training = Training(
+        updates=7, batch_size=4, rate=lambda update: 1e-3 / (1 + update), weight_decay=0.01
+    )
+
     outcome = optimise(
         model,
         parts,
-        updates=7,
-        batch_size=4,
-        rate=lambda update: 1e-3 / (1 + update),
-        seed=0,
-        weight_decay=0.01,
+        training,
         execution=Execution(progress=False, save_every=2),
         checkpoint=Checkpoint(path, key),
-        each=each,
+        on_update=on_update,
     )
     return flat(model), outcome
 
@@ -375,13 +368,10 @@ def test_a_resumed_run_makes_only_the_updates_that_were_missing(tmp_path: Path) 
     optimise(
         model,
         [part_of(model, "forget", METHODS["ga"].forget, chunks_of("forget", 6))],
-        updates=7,
-        batch_size=4,
-        rate=lambda _: 1e-3,
-        seed=0,
+        Training(updates=7, batch_size=4, rate=lambda _: 1e-3),
         execution=Execution(progress=False, save_every=2),
         checkpoint=Checkpoint(path, "a run"),
-        each=made.append,  # type: ignore[arg-type]
+        on_update=made.append,  # type: ignore[arg-type]
     )
     assert made == [5, 6, 7]
 
@@ -422,14 +412,32 @@ def test_all_of_the_optimizers_state_is_restored_on_the_parameters_device(tmp_pa
     with pytest.raises(Killed):
         resumed(path, killed_at=5)
     model = tiny_llama().to("meta")
-    owned = dict(model.named_parameters())
-    stepper = make_optimizer("adamw", list(owned.values()))
+    masters = dict(model.named_parameters())
+    optimizer = make_optimizer("adamw", list(masters.values()))
     outcome = engine.Outcome()
-    assert engine._take_up(Checkpoint(path, "a run"), model, owned, stepper, outcome) == 4
-    for parameter in owned.values():
-        state = stepper.state[parameter]
+    checkpoint = Checkpoint(path, "a run")
+    assert engine._load_checkpoint(checkpoint, model, masters, optimizer, outcome) == 4
+    for parameter in masters.values():
+        state = optimizer.state[parameter]
         assert {"step", "exp_avg", "exp_avg_sq"} == set(state)
         assert {value.device.type for value in state.values()} == {"meta"}
+
+
+def test_the_names_in_a_checkpoint_are_those_of_earlier_versions(tmp_path: Path) -> None:
+    """A run that an earlier version began can be finished by this one."""
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(Killed):
+        resumed(path, killed_at=5)
+    with safe_open(path, "pt") as file:
+        metadata, names = file.metadata(), set(file.keys())
+    assert set(metadata) == {"key", "update", "numbers", "outcome"}
+    assert set(json.loads(metadata["outcome"])) == {"trajectory", "tokens", "recalled"}
+    assert {name.partition("/")[0] for name in names} == {
+        "parameter",
+        "step",
+        "exp_avg",
+        "exp_avg_sq",
+    }
 
 
 @pytest.mark.parametrize("harm", ["truncated", "another run", "empty", "no model"])
@@ -551,15 +559,22 @@ def test_the_order_is_the_same_on_every_machine() -> None:
     assert list(islice(order(0, "forget", 8), 16)) == two_epochs
 
 
+def test_an_update_is_drawn_from_every_part_in_the_order_of_its_own_stream() -> None:
+    parts = [Part(name, chunks_of(name), Descent()) for name in ("forget", "retain")]
+    streams = [order(3, part.name, len(part.chunks)) for part in parts]
+    drawn = [draw_update(parts, streams, 2) for _ in range(4)]
+    assert [[p for p, _ in picks] for picks in drawn] == [[0, 0, 1, 1]] * 4
+    for number, part in enumerate(parts):
+        indices = [i for picks in drawn for p, i in picks if p == number]
+        assert indices == list(islice(order(3, part.name, len(part.chunks)), 8))
+
+
 def test_a_batch_larger_than_the_part_takes_each_chunk_once() -> None:
     chunks = chunks_of("forget", 3)
     outcome = optimise(
         tiny_llama(),
         [Part("loss", chunks, Descent())],
-        updates=2,
-        batch_size=1000,
-        rate=lambda _: 0.0,
-        seed=0,
+        Training(updates=2, batch_size=1000, rate=lambda _: 0.0),
         execution=QUIET,
     )
     assert outcome.tokens == 2 * sum(len(chunk.tokens) for chunk in chunks)
@@ -583,22 +598,19 @@ def test_clipping_bounds_the_gradient_and_reports_its_norm_before() -> None:
     assert torch.equal(flat_gradient(loose), flat_gradient(free))
 
 
-def test_each_is_called_after_every_update_and_adds_to_the_trajectory() -> None:
+def test_on_update_is_called_after_every_update_and_adds_to_the_trajectory() -> None:
     seen: list[int] = []
 
-    def each(update: int) -> dict[str, float]:
+    def on_update(update: int) -> dict[str, float]:
         seen.append(update)
         return {"twice": 2.0 * update}
 
     outcome = optimise(
         tiny_llama(),
         [Part("loss", chunks_of("forget"), Descent())],
-        updates=3,
-        batch_size=2,
-        rate=lambda update: 1e-4 * update,
-        seed=0,
+        Training(updates=3, batch_size=2, rate=lambda update: 1e-4 * update),
         execution=QUIET,
-        each=each,
+        on_update=on_update,
     )
     assert seen == [1, 2, 3]
     assert [row["twice"] for row in outcome.trajectory] == [2.0, 4.0, 6.0]
@@ -625,12 +637,9 @@ def test_a_non_finite_loss_stops_before_it_reaches_the_parameters(injected: floa
     outcome = optimise(
         model,
         [Part("loss", chunks_of("forget"), Breaks())],
-        updates=6,
-        batch_size=2,
-        rate=lambda _: 1e-3,
-        seed=0,
+        Training(updates=6, batch_size=2, rate=lambda _: 1e-3),
         execution=QUIET,
-        each=lambda _: states.append(flat(model)),
+        on_update=lambda _: states.append(flat(model)),
     )
     assert outcome.diverged_at == 3
     assert [row["update"] for row in outcome.trajectory] == [1.0, 2.0, 3.0]
@@ -677,8 +686,8 @@ def test_steps_too_small_for_bfloat16_add_up() -> None:
     before = flat(model)
     data = chunks_of("forget")
     optimise(
-        model, [Part("forget", data, Descent())], updates=60, batch_size=len(data),
-        rate=lambda u: 1e-5, seed=0, execution=QUIET,
+        model, [Part("forget", data, Descent())],
+        Training(updates=60, batch_size=len(data), rate=lambda u: 1e-5), execution=QUIET,
     )  # fmt: skip
     norms = torch.cat([p.detach().flatten() for p in model.parameters() if p.ndim == 1])
     assert bool((norms != torch.tensor(0.02, dtype=torch.bfloat16)).any())

@@ -407,7 +407,7 @@ def test_a_run_whose_checkpoint_is_truncated_at_any_byte_begins_anew_and_ends_th
         return stop() if update == 3 else False
 
     with pytest.raises(Stop):
-        execute(bench, spec, enough=after_three)
+        execute(bench, spec, stop_after=after_three)
     raw = path.read_bytes()
     draw = random.Random(11)
     for length in (0, 8, len(raw) - 1, *(draw.randrange(len(raw)) for _ in range(6))):

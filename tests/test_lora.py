@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,20 @@ from unlearnlib import lora, unlearn
 from unlearnlib.cli import main
 from unlearnlib.corpus.chunks import Chunk, cut
 from unlearnlib.cost import run_flops, training_flops
-from unlearnlib.engine import Checkpoint, Execution, Part, keep_original, optimise
+from unlearnlib.engine import (
+    Checkpoint,
+    Execution,
+    Labelling,
+    Part,
+    Training,
+    keep_original,
+    optimise,
+)
 from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import METHODS, Descent, KLToOriginal
 from unlearnlib.models import load_model, save_model
-from unlearnlib.plan import plan
-from unlearnlib.run import _recall, command_of, execute, key_of
+from unlearnlib.plan import Machine, plan
+from unlearnlib.run import _recompute_reference, command_of, execute, key_of
 from unlearnlib.spec import RunSpec
 from unlearnlib.tune import tune
 
@@ -44,13 +53,7 @@ RANK, ALPHA = 3, 5.0
 SPEC = RunSpec(
     updates=3, batch_size=3, learning_rate=1e-2, precision="float64", lora_rank=RANK, seed=4
 )
-COMMON: dict[str, Any] = {
-    "special": frozenset({0, 1, 2}),
-    "vocabulary": 280,
-    "seed": 0,
-    "alignment": "aligned",
-    "execution": QUIET,
-}
+LABELLING = Labelling(frozenset({0, 1, 2}), vocabulary=280)
 
 
 def chunks_of(name: str, count: int = 5) -> list[Chunk]:
@@ -140,11 +143,7 @@ def test_only_adapter_parameters_change(kind: str) -> None:
     optimise(
         model,
         [Part("forget", chunks_of("forget"), Descent())],
-        updates=2,
-        batch_size=3,
-        rate=lambda _: 1e-2,
-        seed=0,
-        weight_decay=0.1,
+        Training(updates=2, batch_size=3, rate=lambda _: 1e-2, weight_decay=0.1),
         execution=QUIET,
     )
     after = dict(model.named_parameters())
@@ -185,13 +184,13 @@ def test_the_beginning_depends_on_the_seed_and_on_nothing_else() -> None:
 # ---- the reference --------------------------------------------------------------------------
 
 
-def test_what_is_recalled_is_what_would_have_been_kept() -> None:
+def test_a_recomputed_reference_is_what_would_have_been_stored() -> None:
     model, data = tiny_llama(), chunks_of("retain")
-    kept = keep_original(tiny_llama(), data, KLToOriginal(), **COMMON)
+    stored = keep_original(tiny_llama(), data, KLToOriginal(), LABELLING, execution=QUIET)
     moved(model)
     for some in (data, data[2:4]):
-        recalled = _recall(model, KLToOriginal(), COMMON, some)
-        for one, other in zip(recalled, [kept[data.index(c)] for c in some], strict=True):
+        again = _recompute_reference(model, KLToOriginal(), LABELLING, QUIET, some)
+        for one, other in zip(again, [stored[data.index(c)] for c in some], strict=True):
             assert one is not None and other is not None
             torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
@@ -206,21 +205,18 @@ def test_kl_with_lora_equals_kl_against_a_full_copy() -> None:
     total.backward()
     total = total.detach()
 
-    def recall(chunks: Any) -> Any:
-        return _recall(model, KLToOriginal(), COMMON, chunks)
+    def again(chunks: Any) -> Any:
+        return _recompute_reference(model, KLToOriginal(), LABELLING, QUIET, chunks)
 
     outcome = optimise(
         model,
-        [Part("retain", data, KLToOriginal(), recall=recall)],
-        updates=1,
-        batch_size=100,
-        rate=lambda _: 0.0,
-        seed=0,
+        [Part("retain", data, KLToOriginal(), recompute_reference=again)],
+        Training(updates=1, batch_size=100, rate=lambda _: 0.0),
         execution=Execution(progress=False, micro_chunks=2),
     )
     assert outcome.trajectory[0]["retain"] == pytest.approx(float(total), rel=1e-9)
     assert float(total) > 1e-2
-    assert outcome.recalled == outcome.tokens
+    assert outcome.reference_tokens == outcome.tokens
     for (name, one), (_, other) in zip(
         model.named_parameters(), naive.named_parameters(), strict=True
     ):
@@ -229,18 +225,18 @@ def test_kl_with_lora_equals_kl_against_a_full_copy() -> None:
 
 
 @pytest.mark.parametrize("method", ["ga_kl_in_dist", "adversarial"])
-def test_a_run_is_the_same_with_the_original_kept_or_recalled(
+def test_a_run_is_the_same_with_the_reference_stored_or_recomputed(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import unlearnlib.run as run
 
     spec = SPEC.replace(method=method, updates=5)
-    recalled, _ = execute(tiny_bench(), spec)
-    usual = run._part
-    monkeypatch.setattr(run, "_part", lambda *arguments: usual(*arguments[:-1], False))
-    kept, _ = execute(tiny_bench(), spec)
-    torch.testing.assert_close(flat(recalled), flat(kept), rtol=1e-9, atol=1e-9)
-    assert not torch.allclose(flat(recalled), flat(tiny_llama()), atol=1e-3)
+    recomputed, _ = execute(tiny_bench(), spec)
+    usual = run._with_reference
+    monkeypatch.setattr(run, "_with_reference", lambda *given: usual(*given[:-1], False))
+    stored, _ = execute(tiny_bench(), spec)
+    torch.testing.assert_close(flat(recomputed), flat(stored), rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(flat(recomputed), flat(tiny_llama()), atol=1e-3)
 
 
 def test_a_later_request_is_compared_with_the_model_as_it_found_it() -> None:
@@ -290,17 +286,18 @@ def test_a_run_that_was_killed_goes_on_to_the_same_model(tmp_path: Path) -> None
         parts = [
             Part("forget", chunks_of("forget"), row.forget),
             Part("retain", chunks_of("retain"), term,
-                 recall=lambda chunks: _recall(model, term, COMMON, chunks)),
+                 recompute_reference=partial(
+                     _recompute_reference, model, term, LABELLING, QUIET)),
         ]  # fmt: skip
 
-        def each(update: int) -> None:
+        def on_update(update: int) -> None:
             if update == killed_at:
                 raise Killed
 
         outcome = optimise(
-            model, parts, updates=5, batch_size=2, rate=lambda _: 1e-2, seed=0,
+            model, parts, Training(updates=5, batch_size=2, rate=lambda _: 1e-2),
             execution=Execution(progress=False, save_every=2), checkpoint=Checkpoint(path, "run"),
-            each=each,
+            on_update=on_update,
         )  # fmt: skip
         return flat(model), outcome
 
@@ -317,11 +314,11 @@ def test_an_interrupted_run_in_place_leaves_the_model_as_it_was() -> None:
     model = tiny_llama()
     bench, before = tiny_bench(model=model), flat(model)
 
-    def enough(model: Any, update: int) -> bool:
+    def stop(model: Any, update: int) -> bool:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        execute(bench, SPEC, in_place=True, enough=enough)
+        execute(bench, SPEC, in_place=True, stop_after=stop)
     assert torch.equal(flat(model), before)
     assert [n for n, _ in model.named_parameters() if "lora" in n] == []
 
@@ -439,7 +436,7 @@ def test_the_account_of_a_run_is_that_of_frozen_weights() -> None:
     full, thin = run_flops(model, 10), run_flops(model, 10, adapter=1)
     assert thin - 60 == pytest.approx(2 / 3 * full)
     # A term that looks at the original adds a forward pass over its own tokens.
-    assert run_flops(model, 10, 1, recalled=6) - thin == pytest.approx(full / 10 * 6 / 3)
+    assert run_flops(model, 10, 1, reference_tokens=6) - thin == pytest.approx(full / 10 * 6 / 3)
     record = execute(tiny_bench(), SPEC)[1]
     adapter, tokens = record.extra["trained_parameters"], record.extra["tokens"]
     assert record.extra["flops"] == run_flops(model, tokens, adapter)
@@ -451,7 +448,7 @@ def test_the_plan_counts_what_is_trained_alone() -> None:
     thin = full.replace(lora_rank=RANK)
 
     def planned(spec: RunSpec) -> Any:
-        return plan(config, spec, data, chunks_of("retain"), rate=1e9)
+        return plan(config, spec, data, chunks_of("retain"), machine=Machine(rate=1e9))
 
     model = tiny_llama()
     lora.attach(model, RANK, ALPHA, 0)

@@ -26,7 +26,7 @@ from torch import Tensor
 import unlearnlib
 from unlearnlib import objectives
 from unlearnlib.corpus.chunks import Chunk, cut
-from unlearnlib.engine import keep_original
+from unlearnlib.engine import Labelling, keep_original
 from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import (
     METHODS,
@@ -179,10 +179,7 @@ def labels_of(
         model,
         chunks,
         AdversarialLabels(),
-        special=SPECIAL,
-        vocabulary=VOCABULARY,
-        seed=0,
-        alignment=alignment,
+        Labelling(SPECIAL, VOCABULARY, alignment=alignment),
         execution=QUIET,
     )
     return [tensor for tensor in kept if tensor is not None]

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from transformers import GPT2Config, LlamaConfig
 from unlearnlib.corpus.chunks import Chunk
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
-from unlearnlib.plan import anatomy, plan
+from unlearnlib.plan import Machine, anatomy, plan
 from unlearnlib.spec import RunSpec
 
 SHAPE: dict[str, Any] = {
@@ -28,6 +29,7 @@ SHAPE: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 LENGTH, BATCH = 384, 4
+SLOW = Machine(rate=1e9)  # a rate that need not be measured
 
 
 def chunks(name: str, count: int = BATCH, length: int = LENGTH) -> list[Chunk]:
@@ -40,10 +42,10 @@ import json, sys
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from unlearnlib.corpus.chunks import Chunk
-from unlearnlib.engine import Execution, optimise, peak_memory_bytes
+from unlearnlib.engine import Execution, Labelling, Part, Training, optimise, peak_memory_bytes
 from unlearnlib.lora import attach
 from unlearnlib.methods import get_method
-from unlearnlib.run import _part
+from unlearnlib.run import _with_reference
 
 method, precision, recompute, micro, rank, shape = json.loads(sys.argv[1])
 torch.set_num_threads(1)
@@ -67,11 +69,12 @@ def run(config, count, length):
     for name, term in (("forget", row.forget), ("retain", row.retain)):
         if term is not None:
             data = chunks(name, count, length)
-            common = dict(special=frozenset(), vocabulary=100, seed=0, alignment="aligned",
-                          execution=execution)
-            parts.append(_part(name, model, data, range(count), term, 1.0, common, rank > 0))
-    optimise(model, parts, updates=2, batch_size=count, rate=lambda u: 1e-6, seed=0,
-             execution=execution)
+            labelling = Labelling(frozenset(), vocabulary=100)
+            part = Part(name, data, term)
+            parts.append(
+                _with_reference(part, model, range(count), labelling, execution, rank > 0)
+            )
+    optimise(model, parts, Training(2, count, rate=lambda u: 1e-6), execution=execution)
 
 small = dict(shape, hidden_size=64, num_hidden_layers=2, vocab_size=256, intermediate_size=64)
 run(LlamaConfig(**small), 2, 32)  # what libraries themselves need
@@ -105,7 +108,7 @@ def test_planned_memory_is_measured_memory(
         chunks("forget"),
         chunks("retain"),
         execution=Execution(micro_tokens=micro, recompute=recompute),
-        rate=1e9,
+        machine=SLOW,
     ).peak
     case = json.dumps([method, precision, recompute, micro, rank, SHAPE])
     done = subprocess.run(
@@ -142,14 +145,14 @@ def test_what_sharing_and_options_do_to_the_parts() -> None:
     spec = RunSpec(method="ga_kl_in_dist", updates=3, batch_size=2)
     config = LlamaConfig(**SHAPE)
 
-    def planned(spec: RunSpec = spec, execution: Execution | None = None, **more: Any) -> Any:
-        return plan(config, spec, chunks("f"), chunks("r"), execution=execution, rate=1e9, **more)
+    def planned(spec: RunSpec = spec, machine: Machine = SLOW, **more: Any) -> Any:
+        return plan(config, spec, chunks("f"), chunks("r"), machine=machine, **more)
 
     one = planned()
     assert "original hidden states" in one.always and "oracle" not in one.always
     assert planned(oracle=True).peak - one.peak == one.always["parameters"]
     assert planned(copied=True).always["the model before"] == one.always["parameters"]
-    four = planned(execution=Execution(shard=True), processes=4)
+    four = planned(machine=replace(SLOW, processes=4), execution=Execution(shard=True))
     assert four.always["optimizer"] == one.always["optimizer"] // 4
     assert four.peak < one.peak and four.seconds == pytest.approx(one.seconds / 4)
     low = planned(spec.replace(precision="bfloat16"))
@@ -161,13 +164,13 @@ def test_what_sharing_and_options_do_to_the_parts() -> None:
     # What is kept of the original is not computed twice.
     assert one.seconds < less.seconds < 4 / 3 * one.seconds
     assert one.tokens == 2 * 2 * 3 * LENGTH
-    ascent = plan(config, spec.replace(method="ga"), chunks("f"), chunks("r"), rate=1e9)
+    ascent = plan(config, spec.replace(method="ga"), chunks("f"), chunks("r"), machine=SLOW)
     assert ascent.tokens == one.tokens / 2 and "original head" not in ascent.always
     again = Execution(recompute=True)
-    twice = plan(config, spec.replace(method="ga"), chunks("f"), execution=again, rate=1e9)
+    twice = plan(config, spec.replace(method="ga"), chunks("f"), execution=again, machine=SLOW)
     assert twice.seconds == pytest.approx(4 / 3 * ascent.seconds)
 
 
 def test_nothing_to_forget_is_refused() -> None:
     with pytest.raises(UnlearnError, match="nothing to forget"):
-        plan(LlamaConfig(**SHAPE), RunSpec(), [], [], rate=1e9)
+        plan(LlamaConfig(**SHAPE), RunSpec(), [], [], machine=SLOW)

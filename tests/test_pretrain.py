@@ -84,7 +84,7 @@ def test_training_lowers_the_loss_and_repeats_itself() -> None:
 def test_stopping_early_is_a_prefix_of_the_whole() -> None:
     train = documents("train", 16)
     _, whole = train_from_scratch(TINY, tiny_tokenizer(), train, execution=QUIET)
-    _, prefix = train_from_scratch(TINY, tiny_tokenizer(), train, stop_after=3, execution=QUIET)
+    _, prefix = train_from_scratch(TINY, tiny_tokenizer(), train, most_updates=3, execution=QUIET)
     assert prefix.trajectory == whole.trajectory[:3]
 
 
@@ -195,7 +195,7 @@ def test_a_short_prefix_of_training_reproduces_the_recorded_losses(
         recipe,
         lab_tokenizer(recipe),
         lab_documents(name, recipe.corpus_seed),
-        stop_after=PREFIX,
+        most_updates=PREFIX,
         execution=QUIET,
     )
     losses = [row["loss"] for row in outcome.trajectory]

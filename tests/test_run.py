@@ -30,7 +30,7 @@ from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics import mean_kl, perplexity
 from unlearnlib.models import model_hash, save_model
-from unlearnlib.run import command_of, evaluate, execute, key_of, load_domain, open_bench
+from unlearnlib.run import Models, command_of, evaluate, execute, key_of, load_domain, open_bench
 from unlearnlib.scoring import Reference, score_chunks
 from unlearnlib.spec import RunSpec
 from unlearnlib.store import Record
@@ -255,18 +255,20 @@ def test_a_run_that_diverges_makes_no_further_request() -> None:
 def test_a_run_that_is_ended_early_is_the_shorter_run() -> None:
     asked: list[int] = []
 
-    def enough(model: Any, update: int) -> bool:
+    def stop(model: Any, update: int) -> bool:
         asked.append(update)
         return update == 3
 
-    _, ended = execute(bench_of(), spec_of(updates=6), enough=enough)
+    _, ended = execute(bench_of(), spec_of(updates=6), stop_after=stop)
     _, short = execute(bench_of(), spec_of(updates=3))
     assert asked == [1, 2, 3]
     assert ended.key == short.key and ended.comparable() == short.comparable()
 
 
 def test_a_run_that_is_ended_early_has_the_probes_of_the_shorter_run() -> None:
-    _, ended = execute(bench_of(), spec_of(updates=6, probe_every=4), enough=lambda _, u: u == 3)
+    _, ended = execute(
+        bench_of(), spec_of(updates=6, probe_every=4), stop_after=lambda _, u: u == 3
+    )
     _, short = execute(bench_of(), spec_of(updates=3, probe_every=4))
     assert ended.key == short.key and ended.comparable() == short.comparable()
 
@@ -296,7 +298,7 @@ def test_an_oracle_may_be_in_another_precision_than_the_run() -> None:
 @pytest.mark.parametrize("changes", [{"schedule": "linear"}, {"warmup": 0.5}, {"requests": 2}])
 def test_a_run_whose_beginning_knows_its_end_cannot_be_ended(changes: dict[str, Any]) -> None:
     with pytest.raises(UnlearnError, match="cannot be ended early"):
-        execute(bench_of(), spec_of(**changes), enough=lambda *_: True)
+        execute(bench_of(), spec_of(**changes), stop_after=lambda *_: True)
 
 
 def test_a_run_of_the_library_goes_on_where_it_was_killed(
@@ -313,7 +315,7 @@ def test_a_run_of_the_library_goes_on_where_it_was_killed(
         return False
 
     with pytest.raises(KeyboardInterrupt):
-        execute(bench_of(execution=execution), spec, enough=killed)
+        execute(bench_of(execution=execution), spec, stop_after=killed)
     assert [p.stem for p in (tmp_path / "checkpoints").iterdir()] == [record.key]
     model, again = execute(bench_of(execution=execution), spec)
     assert torch.equal(flat(model), flat(expected))
@@ -585,7 +587,7 @@ def test_a_bench_opens_from_a_folder_of_ones_own(tmp_path: Path) -> None:
     model = tiny_llama(dtype=torch.float32)
     save_model(model, tiny_tokenizer(), tmp_path / "model")
     data = dataclasses.replace(tiny_data(), domain="yours")
-    bench = open_bench("lab", model=tmp_path / "model", data=data, length=LENGTH, execution=QUIET)
+    bench = open_bench(models=Models(tmp_path / "model"), data=data, length=LENGTH, execution=QUIET)
     assert bench.oracle is None
     assert bench.model_hash == model_hash(model)
     _, record = execute(bench, spec_of(domain="yours", updates=1))

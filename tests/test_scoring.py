@@ -17,7 +17,7 @@ import unlearnlib
 from unlearnlib import objectives
 from unlearnlib.corpus.chunks import Chunk, cut
 from unlearnlib.corpus.documents import Document, Fact
-from unlearnlib.engine import Execution, Part, optimise
+from unlearnlib.engine import Execution, Part, Training, optimise
 from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import Descent
 from unlearnlib.metrics import cloze
@@ -287,10 +287,7 @@ def test_a_model_that_has_memorised_the_answers_answers_exactly() -> None:
     optimise(
         model,
         [Part("loss", cut(learned, tokenizer, 100), Descent())],
-        updates=60,
-        batch_size=4,
-        rate=lambda _: 1e-2,
-        seed=0,
+        Training(updates=60, batch_size=4, rate=lambda _: 1e-2),
         execution=QUIET,
     )
     after = cloze(score_chunks(model, questions), starts, 4)

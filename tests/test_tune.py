@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlearnlib.cli import main
-from unlearnlib.engine import Part, optimise
+from unlearnlib.engine import Part, Training, optimise
 from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import Descent
 from unlearnlib.models import load_model, model_hash, save_model
@@ -163,10 +163,7 @@ def remembered() -> Any:
     optimise(
         learned,
         [Part("all", bench.chunks("forget"), Descent())],
-        updates=30,
-        batch_size=6,
-        rate=lambda _: 3e-3,
-        seed=0,
+        Training(updates=30, batch_size=6, rate=lambda _: 3e-3),
         execution=QUIET,
     )
     return tiny_bench(model=learned, execution=QUIET)
@@ -177,7 +174,12 @@ def test_tuning_ends_near_the_target_and_returns_that_model(tmp_path: Path) -> N
     untouched = model_hash(bench.model)
     heard: list[str] = []
     found = tune(
-        bench, spec(), start=1e-3, runs=6, trace=tmp_path, told=lambda _, p: heard.append(p.reason)
+        bench,
+        spec(),
+        start=1e-3,
+        runs=6,
+        trace=tmp_path,
+        on_proposal=lambda _, p: heard.append(p.reason),
     )
     assert model_hash(bench.model) == untouched
     assert found.best is not None and found.record is not None
@@ -235,10 +237,15 @@ def test_an_interrupted_search_goes_on_from_its_trace(tmp_path: Path) -> None:
             raise Killed
 
     with pytest.raises(Killed):
-        tune(bench, spec(), start=1e-3, runs=4, trace=tmp_path / "cut", told=killed)
+        tune(bench, spec(), start=1e-3, runs=4, trace=tmp_path / "cut", on_proposal=killed)
     made: list[int] = []
     again = tune(
-        bench, spec(), start=1e-3, runs=4, trace=tmp_path / "cut", told=lambda n, _: made.append(n)
+        bench,
+        spec(),
+        start=1e-3,
+        runs=4,
+        trace=tmp_path / "cut",
+        on_proposal=lambda n, _: made.append(n),
     )
     assert made[0] == 3
     assert [s.path for s in again.steps] == [s.path for s in whole.steps]

@@ -1060,14 +1060,15 @@ def _plan_run(inputs: Inputs, execution: Execution) -> Plan:
     from unlearnlib.corpus.chunks import cut
     from unlearnlib.methods import get_method
     from unlearnlib.models import load_tokenizer, model_config
-    from unlearnlib.plan import plan
-    from unlearnlib.run import clipped, load_domain, sources
+    from unlearnlib.plan import Machine, plan
+    from unlearnlib.run import Models, clipped, load_domain, sources
 
     _hush_transformers()
     spec, own = inputs.spec, inputs.data is not None
     scale, method = get_profile(spec.profile), get_method(spec.method)
     data = inputs.data or load_domain(spec.profile, spec.domain, inputs.corpora, inputs.limits)
-    source, oracle = sources(spec.profile, spec.domain, inputs.model, own=own, base=spec.base)
+    models = Models(inputs.model, base=spec.base)
+    source, oracle = sources(spec.profile, spec.domain, models, own)
     tokenizer = load_tokenizer(source)
     length = _chunk_length(model_config(source), spec.length, None if own else scale.length)
     if not own:
@@ -1079,8 +1080,7 @@ def _plan_run(inputs: Inputs, execution: Execution) -> Plan:
         cut(data.forget[: spec.forget_size], tokenizer, length, name="forget"),
         cut(retain.get(method.data or "", ()), tokenizer, length, name="retain"),
         execution=execution,
-        device=inputs.device,
-        processes=_processes(),
+        machine=Machine(inputs.device, _processes()),
         oracle=oracle is not None,
     )
 
@@ -1161,7 +1161,7 @@ def tune_command(args: argparse.Namespace) -> Report:
         start=args.start,
         runs=args.runs,
         trace=cache_folder() / "tuning",
-        told=None if args.quiet else _print_proposal,
+        on_proposal=None if args.quiet else _print_proposal,
     )
     values = _tuned_values(found)
     if found.record is None or found.best is None:
@@ -1272,21 +1272,17 @@ def _check_inputs(args: argparse.Namespace, spec: RunSpec, needs_out: bool = Tru
 
 def _open_inputs(inputs: Inputs, execution: Execution) -> tuple[Bench, RunSpec]:
     """Load model and data: the bench, and the spec with chunks that the model can read."""
-    from unlearnlib.run import open_bench, warn_of_data
+    from unlearnlib.run import Models, Selection, open_bench, warn_of_data
 
     spec, own = inputs.spec, inputs.data is not None
     _hush_transformers()
     bench = open_bench(
         spec.profile,
         spec.domain,
-        model=inputs.model,
-        folder=inputs.corpora,
-        limits=inputs.limits,
+        models=Models(inputs.model, base=spec.base, precision=spec.precision, device=inputs.device),
+        selection=Selection(inputs.corpora, inputs.limits),
         data=inputs.data,
-        device=inputs.device,
-        precision=spec.precision,
         execution=execution,
-        base=spec.base,
     )
     spec = _fit_length(bench, spec, own)
     bench.forgotten(spec)  # an error if there is nothing to forget
@@ -1471,7 +1467,7 @@ def repeat_command(args: argparse.Namespace, spec: RunSpec, tasks: Sequence[str]
 def study_command(args: argparse.Namespace) -> Report:
     """Compute what is missing of a study; publish it, or choose settings from it, if asked."""
     from unlearnlib.methods import get_method
-    from unlearnlib.run import open_bench
+    from unlearnlib.run import Models, Selection, open_bench
     from unlearnlib.store import Store
     from unlearnlib.study import Shard, get_study, publish, run_study
 
@@ -1504,12 +1500,9 @@ def study_command(args: argparse.Namespace) -> Report:
         return open_bench(
             profile,
             domain,
-            model=args.model,
-            folder=args.corpora,
-            limits=limits,
-            device=device,
+            models=Models(args.model, base=study.base, device=device),
+            selection=Selection(args.corpora, limits),
             execution=_execution(args, progress=False),  # the study has a bar of its own
-            base=study.base,
         )
 
     started = time.time()
@@ -1962,7 +1955,7 @@ def _score_values(scores: TokenScores) -> dict[str, Any]:
 
 def verify_command(args: argparse.Namespace) -> Report:
     """Pick published records at random, run them again, and compare."""
-    from unlearnlib.run import open_bench
+    from unlearnlib.run import Models, Selection, open_bench
     from unlearnlib.verify import REMADE, NumericalTolerance, find_runs, pick, verify_records
 
     page = _file_to_write(args.report, "--report", args.force)
@@ -1979,13 +1972,9 @@ def verify_command(args: argparse.Namespace) -> Report:
         return open_bench(
             spec.profile,
             spec.domain,
-            model=args.model,
-            folder=args.corpora,
-            limits=limits,
-            device=device,
-            precision=spec.precision,
+            models=Models(args.model, base=spec.base, precision=spec.precision, device=device),
+            selection=Selection(args.corpora, limits),
             execution=_execution(args, progress=False),
-            base=spec.base,
         )
 
     started = time.time()

@@ -3,8 +3,8 @@
 Nobody knows what a published model was trained on, and nobody can train it again without a
 document. So vanilla is the published model trained further, on the forget and retain sets of a
 profile's domains, until membership can be measured; the oracle of a domain is the same published
-model trained further in the same way without that domain's forget set. What is exact about it is
-the part of training that we add.
+model trained further in the same way without that domain's forget set. Retraining is exact for the
+part of training that we add, and for no other.
 
 The number of epochs is not chosen by hand: vanilla stops after the first epoch at which the loss
 attack separates the forget set from the approximate set in every domain (AUC at least
@@ -29,7 +29,7 @@ from torch import nn
 
 from unlearnlib.corpus.chunks import Chunk, cut
 from unlearnlib.corpus.documents import Document, DomainData, hash_documents
-from unlearnlib.engine import Execution, Part, optimise, peak_memory_bytes
+from unlearnlib.engine import Execution, Outcome, Part, Training, optimise, peak_memory_bytes
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.methods import Descent
 from unlearnlib.metrics.membership import auc, loss_score, min_k
@@ -49,7 +49,7 @@ from unlearnlib.store import provenance, write_file
 
 logger = logging.getLogger(__name__)
 
-TRAINING = "training.json"  # beside the weights, what `record_path` has
+TRAINING = "training.json"  # the record beside the weights; `record_path` is the published one
 SCORED = ("forget", "approximate", "retain", "general_evaluation")
 
 
@@ -78,6 +78,18 @@ class Continuation:
         """The learning rate of update number `update` (from 0)."""
         warm = max(1, round(self.warmup * self.updates(chunks, 1)))
         return self.learning_rate * min(1.0, (update + 1) / warm)
+
+    def training(self, chunks: int, epochs: int) -> Training:
+        """So many epochs over so many chunks, as the optimisation loop takes them."""
+        return Training(
+            updates=self.updates(chunks, epochs),
+            batch_size=self.batch_size,
+            rate=lambda update: self.rate(update, chunks),
+            seed=self.seed,
+            betas=(0.9, 0.95),
+            weight_decay=self.weight_decay,
+            max_grad_norm=self.max_grad_norm,
+        )
 
 
 def continued_names(profile: str) -> tuple[str, ...]:
@@ -162,6 +174,58 @@ def epoch_scores(
     return found
 
 
+def _most_epochs(profile: str, name: str, recipe: Continuation) -> int:
+    """How long a model may train: vanilla as the recipe says, an oracle as long as vanilla did."""
+    if name not in continued_names(profile):
+        raise unknown("model", name, continued_names(profile))
+    if name == "vanilla":
+        return recipe.most_epochs
+    vanilla = made_here(profile, "vanilla") or read_record(profile, "vanilla")
+    return int(vanilla["epochs"])
+
+
+def _domains(profile: str, corpora: str | Path | None, tokenizer: Any) -> dict[str, DomainData]:
+    """The data of all domains of a profile, as much of each document as the profile takes."""
+    from unlearnlib.run import clipped, load_domain  # which imports this file
+
+    data = {d: load_domain(profile, d, corpora) for d in get_profile(profile).domains}
+    return {domain: clipped(profile, splits, tokenizer) for domain, splits in data.items()}
+
+
+def _scored_chunks(
+    data: Mapping[str, DomainData], tokenizer: Any, length: int
+) -> dict[str, dict[str, list[Chunk]]]:
+    """Domain -> split -> the chunks that are scored after each epoch."""
+    return {
+        domain: {
+            # As many documents as there are to forget: enough for a mean.
+            split: cut(d.split(split)[: len(d.forget)], tokenizer, length, name=split)
+            for split in SCORED
+        }
+        for domain, d in data.items()
+    }
+
+
+def _course(outcome: Outcome, history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """What a model's record says of its updates and epochs."""
+    return {
+        "epochs": int(history[-1]["epoch"]),
+        "updates": len(outcome.trajectory),
+        "tokens": outcome.tokens,
+        "losses": [float(f"{row['loss']:.6g}") for row in outcome.trajectory],
+        "history": [{k: float(f"{v:.6g}") for k, v in row.items()} for row in history],
+    }
+
+
+def _write_record(record: Mapping[str, Any], publish: bool) -> None:
+    """Write a model's record beside its weights and, with `publish`, into the project."""
+    profile, name = record["profile"], record["name"]
+    text = (json.dumps(record, indent=1) + "\n").encode("utf-8")
+    write_file(continued_checkpoint(profile, name) / TRAINING, text, replace=True)
+    if publish:
+        write_file(record_path(profile, name), text, replace=True)
+
+
 def train_further(
     profile: str,
     name: str,
@@ -175,45 +239,32 @@ def train_further(
 ) -> dict[str, Any]:
     """Make vanilla or an oracle of a profile, save it, and return its record.
 
-    `source` is the model to start from (by default the profile's). The oracles take the number of
-    epochs from vanilla's record, so vanilla comes first. Without `publish` the published record,
-    of another machine maybe, stays what it is; ours lies beside the weights.
+    `source` is the model to start from (by default the profile's), `corpora` a local copy of the
+    texts. The oracles take the number of epochs from vanilla's record, so vanilla comes first.
+    Without `publish` the record is written beside the weights only.
     """
-    from unlearnlib.run import clipped, load_domain
-
     started = time.time()
     scale, recipe = get_profile(profile), recipe or Continuation()
-    if name not in continued_names(profile):
-        raise unknown("model", name, continued_names(profile))
-    epochs = recipe.most_epochs
-    if name != "vanilla":
-        epochs = (made_here(profile, "vanilla") or read_record(profile, "vanilla"))["epochs"]
+    epochs = _most_epochs(profile, name, recipe)
     source = source or scale.model
     tokenizer = load_tokenizer(source)
-    data = {domain: load_domain(profile, domain, corpora) for domain in scale.domains}
-    data = {domain: clipped(profile, d, tokenizer) for domain, d in data.items()}
+    data = _domains(profile, corpora, tokenizer)
     documents = training_documents(name, data)
     chunks = cut(documents, tokenizer, scale.length, name="training")
-    splits = {
-        domain: {
-            # As many retain documents as there are to forget: enough for a mean.
-            split: cut(d.split(split)[: len(d.forget)], tokenizer, scale.length, name=split)
-            for split in SCORED
-        }
-        for domain, d in data.items()
-    }
     model = load_model(source, device=device)
     base = model_hash(model)
     execution = execution or Execution()
     quiet = Execution(execution.micro_tokens, execution.micro_chunks, progress=False)
-    history = [{"epoch": 0.0, **epoch_scores(model, splits, quiet)}]
+    evaluation = _scored_chunks(data, tokenizer, scale.length)
+    history = [{"epoch": 0.0, **epoch_scores(model, evaluation, quiet)}]
     ends = {recipe.updates(len(chunks), epoch): epoch for epoch in range(1, epochs + 1)}
 
-    def enough(update: int) -> bool:
+    def evaluate_epoch(update: int) -> bool:
+        """At the end of an epoch: add its scores, and say whether training may end there."""
         epoch = ends.get(update)
         if epoch is None:
             return False
-        history.append({"epoch": float(epoch), **epoch_scores(model, splits, quiet)})
+        history.append({"epoch": float(epoch), **epoch_scores(model, evaluation, quiet)})
         reached = min(history[-1][f"{domain}/membership/loss/auc"] for domain in scale.domains)
         logger.info("epoch %d: lowest AUC of the loss attack %.3f", epoch, reached)
         return name == "vanilla" and reached >= recipe.auc
@@ -221,15 +272,9 @@ def train_further(
     outcome = optimise(
         model,
         [Part("loss", chunks, Descent())],
-        updates=recipe.updates(len(chunks), epochs),
-        batch_size=recipe.batch_size,
-        rate=lambda update: recipe.rate(update, len(chunks)),
-        seed=recipe.seed,
-        betas=(0.9, 0.95),
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
+        recipe.training(len(chunks), epochs),
         execution=execution,
-        enough=enough,
+        stop_after=evaluate_epoch,
         description=name,
     )
     if outcome.diverged_at is not None:
@@ -237,7 +282,6 @@ def train_further(
             f"training {name} further diverged at update {outcome.diverged_at}: lower "
             f"learning_rate from {recipe.learning_rate}."
         )
-    model.eval()
     record = {
         "profile": profile,
         "name": name,
@@ -249,11 +293,7 @@ def train_further(
         "documents": len(documents),
         "data_hash": hash_documents(documents),
         "model_hash": model_hash(model),
-        "epochs": int(history[-1]["epoch"]),
-        "updates": len(outcome.trajectory),
-        "tokens": outcome.tokens,
-        "losses": [float(f"{row['loss']:.6g}") for row in outcome.trajectory],
-        "history": [{k: float(f"{v:.6g}") for k, v in row.items()} for row in history],
+        **_course(outcome, history),
         "provenance": provenance(
             started=datetime.fromtimestamp(started, UTC),
             seconds=time.time() - started,
@@ -264,8 +304,5 @@ def train_further(
         ),
     }
     save_model(model, tokenizer, continued_checkpoint(profile, name))
-    text = (json.dumps(record, indent=1) + "\n").encode("utf-8")
-    write_file(continued_checkpoint(profile, name) / TRAINING, text, replace=True)
-    if publish:
-        write_file(record_path(profile, name), text, replace=True)
+    _write_record(record, publish)
     return record

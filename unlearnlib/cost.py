@@ -22,33 +22,38 @@ FLOPS_FORWARD = 2
 
 
 def training_flops(
-    active: int, tokens: int, *, adapter: int = 0, recalled: int = 0, recompute: bool = False
+    active: int,
+    tokens: int,
+    *,
+    adapter: int = 0,
+    reference_tokens: int = 0,
+    recompute: bool = False,
 ) -> float:
     """Operations of training a model of `active` parameters on `tokens` tokens.
 
-    With `adapter` parameters beside it (LoRA) the model itself is frozen. `recalled` tokens besides
-    go forward through the model without its adapter, where a term looks at the original as it
-    trains. `recompute` adds a forward pass.
+    With `adapter` parameters beside it (LoRA) the model itself is frozen. `reference_tokens` also
+    go forward through the model without its adapter, for a term that compares with the original.
+    `recompute` adds a forward pass.
     """
     again = FLOPS_FORWARD if recompute else 0
     every = FLOPS_PER_PARAMETER_TOKEN + again
     frozen = FLOPS_PER_FROZEN_PARAMETER_TOKEN + again
     each = frozen * active + every * adapter if adapter else every * active
-    return float(each) * tokens + float(FLOPS_FORWARD) * active * recalled
+    return float(each) * tokens + float(FLOPS_FORWARD) * active * reference_tokens
 
 
-def run_flops(model: Any, tokens: int, adapter: int = 0, recalled: int = 0) -> float:
+def run_flops(model: Any, tokens: int, adapter: int = 0, reference_tokens: int = 0) -> float:
     """Operations of training `model` on `tokens` tokens, recomputed activations left out.
 
     Embedding tables that are only looked up do no arithmetic and are left out; tied to the
     output head they count once, for the head. What a term keeps of the original before the first
-    update is left out too. See `training_flops` for `adapter` and `recalled`.
+    update is left out too. See `training_flops` for `adapter` and `reference_tokens`.
     """
     total = sum(p.numel() for p in model.parameters())
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is not None and embedding.weight is not head.weight:
         total -= embedding.weight.numel()
-    return training_flops(total, tokens, adapter=adapter, recalled=recalled)
+    return training_flops(total, tokens, adapter=adapter, reference_tokens=reference_tokens)
 
 
 @dataclass(frozen=True)

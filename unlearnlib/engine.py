@@ -8,14 +8,13 @@ gradient accumulation and the number of processes change speed and memory only.
 Forget and retain chunks share micro-batches: ascent and descent happen in one forward pass.
 
 Several processes (accelerate) either hold the whole model each and add their gradients, or hold a
-part of it each (`Execution.shard`: FSDP, full shard). A long run can leave a checkpoint every so
-many updates and be taken up again there (`Checkpoint`).
+part of it each (`Execution.shard`: FSDP, full shard). A long run can write a checkpoint every so
+many updates, and go on from there after an interruption (`Checkpoint`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import math
@@ -27,6 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
@@ -36,6 +39,7 @@ from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.methods import Alignment, LabelTerm, Original, Term
 from unlearnlib.models import decoder_of, head_of, reshard, sharded
 from unlearnlib.objectives import Head, cross_entropy_by_group
+from unlearnlib.seeds import seeded_generator
 from unlearnlib.spec import OPTIMIZERS
 from unlearnlib.store import write_file
 
@@ -55,9 +59,10 @@ class Execution:
                   again on the way back
     shard         with several processes: each holds a part of parameters, gradients and
                   optimizer state (FSDP, full shard)
-    save_every    leave a checkpoint after every so many updates (0: never)
+    save_every    write a checkpoint after every so many updates (0: never)
     autocast      run matrix products in bfloat16 over float32 parameters (this one does change
-                  results, within bfloat16's rounding; only pre-training uses it, and says so)
+                  results, within bfloat16's rounding; only pre-training uses it, and its record
+                  says so)
     """
 
     micro_tokens: int = 4096
@@ -71,38 +76,72 @@ class Execution:
 
 
 @dataclass(frozen=True)
+class Training:
+    """What is trained and how: with the model and the data it decides the result.
+
+    updates        number of updates
+    batch_size     chunks of every part per update, over all processes (a part with fewer gives
+                   each of its chunks once)
+    rate           the learning rate of an update, by its number (from 0)
+    seed           of the order of chunks
+    betas          AdamW's decay rates of the two moments
+    weight_decay   AdamW's
+    max_grad_norm  the gradient is scaled down to this norm where it is larger; 0: never
+    optimizer      one of `spec.OPTIMIZERS`
+    """
+
+    updates: int
+    batch_size: int
+    rate: Callable[[int], float]
+    seed: int = 0
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    max_grad_norm: float = 0.0
+    optimizer: str = "adamw"
+
+
+@dataclass(frozen=True)
 class Part:
     """Data with a term: the forget part, the retain part, or all there is to pre-train on.
 
-    `kept` is what the term kept of the original model, one entry per chunk. Where the original is
-    always at hand, `recall` gives the same of any chunks when a micro-batch needs it.
+    `stored_reference` is what the term keeps of the original model, one entry per chunk. With LoRA
+    the original model is there (adapter off), so a large reference is not stored but recomputed
+    for each micro-batch: `recompute_reference(chunks)` gives one entry for each of its chunks.
     """
 
     name: str
     chunks: Sequence[Chunk]
     term: Term
     weight: float = 1.0
-    kept: Sequence[Tensor | None] = ()
-    recall: Callable[[Sequence[Chunk]], Sequence[Tensor | None]] | None = None
+    stored_reference: Sequence[Tensor | None] = ()
+    recompute_reference: Callable[[Sequence[Chunk]], Sequence[Tensor | None]] | None = None
 
 
 @dataclass
 class Outcome:
     """What `optimise` reports: per-update values, and where it diverged (None: it did not).
 
-    tokens counts the tokens that went forward and backward, padding left out; `recalled` those
-    that besides went forward through the original model, for parts with `recall`.
+    tokens            that went forward and backward, padding left out
+    reference_tokens  those of parts with `recompute_reference`, which went forward through the
+                      original model too
     """
 
     trajectory: list[dict[str, float]] = field(default_factory=list)
     diverged_at: int | None = None
     tokens: int = 0
-    recalled: int = 0
+    reference_tokens: int = 0
+
+    def count(self, parts: Sequence[Part], picks: Sequence[tuple[int, int]]) -> None:
+        """Add the tokens of an update (`picks`: see `draw_update`)."""
+        for p, i in picks:
+            tokens = len(parts[p].chunks[i].tokens)
+            self.tokens += tokens
+            self.reference_tokens += tokens if parts[p].recompute_reference is not None else 0
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run leaves its state, and what marks the state as this run's.
+    """Where a run saves its state, and the run's key, by which it knows the state as its own.
 
     The file is safetensors: parameters, the optimizer's moments, and as metadata the run's key,
     the number of updates made and the outcome so far. The order of documents needs no state: it
@@ -113,25 +152,40 @@ class Checkpoint:
     key: str
 
 
+@dataclass(frozen=True)
+class Labelling:
+    """What `Term.prepare` needs to choose labels, the same for all chunks of a run.
+
+    special     ids of the tokenizer's special tokens
+    vocabulary  size of the tokenizer's vocabulary
+    seed        of random labels
+    alignment   "aligned", or "release" for the authors' label positions
+    """
+
+    special: frozenset[int]
+    vocabulary: int
+    seed: int = 0
+    alignment: Alignment = "aligned"
+
+
 def hidden_states(model: Any, batch: Batch) -> Tensor:
-    """(B, T, H) final hidden states; of padding they mean nothing."""
-    # No mask: padding stands to the right, where causal attention does not look, and without a
-    # mask attention leaves out the half that is never seen. Of a packed batch transformers makes
-    # a block-diagonal mask, from positions that begin anew with each chunk.
+    """(B, T, H) final hidden states; those of padding have no meaning."""
+    # No mask: padding is on the right, where causal attention does not look, and without a mask
+    # attention skips the half that it would hide. For a packed batch transformers makes a
+    # block-diagonal mask from the positions, which begin at 0 in each chunk.
     where = {} if batch.position_ids is None else {"position_ids": batch.position_ids}
     out = decoder_of(model)(input_ids=batch.input_ids, use_cache=False, **where)
     return out.last_hidden_state  # type: ignore[no-any-return]
 
 
 def order(seed: int, stream: str, count: int) -> Iterator[int]:
-    """Chunk indices for ever: epoch after epoch, each in an order of its own.
+    """Chunk indices without end: epoch after epoch, each in an order of its own.
 
     A function of seed, stream name and position alone.
     """
     epoch = 0
     while True:
-        digest = hashlib.sha256(f"order:{seed}:{stream}:{epoch}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        generator = seeded_generator(f"order:{seed}:{stream}:{epoch}")
         yield from torch.randperm(count, generator=generator).tolist()
         epoch += 1
 
@@ -141,11 +195,8 @@ def keep_original(
     model: nn.Module,
     chunks: Sequence[Chunk],
     term: Term,
+    labelling: Labelling,
     *,
-    special: frozenset[int],
-    vocabulary: int,
-    seed: int,
-    alignment: Alignment,
     execution: Execution,
     place: torch.device | str = "cpu",
 ) -> list[Tensor | None]:
@@ -160,7 +211,17 @@ def keep_original(
         for row, index in enumerate(rows):
             chunk = chunks[index]
             hidden = None if states is None else states[row, : len(chunk.tokens)]
-            made = term.prepare(Original(chunk, hidden, head, special, vocabulary, seed, alignment))
+            made = term.prepare(
+                Original(
+                    chunk,
+                    hidden,
+                    head,
+                    labelling.special,
+                    labelling.vocabulary,
+                    labelling.seed,
+                    labelling.alignment,
+                )
+            )
             kept[index] = None if made is None else made.to(place)
     return kept
 
@@ -168,156 +229,128 @@ def keep_original(
 def optimise(
     model: nn.Module,
     parts: Sequence[Part],
+    training: Training,
     *,
-    updates: int,
-    batch_size: int,
-    rate: Callable[[int], float],
-    seed: int,
-    betas: tuple[float, float] = (0.9, 0.999),
-    weight_decay: float = 0.0,
-    max_grad_norm: float = 0.0,
     execution: Execution | None = None,
-    optimizer: str = "adamw",
     checkpoint: Checkpoint | None = None,
-    each: Callable[[int], Mapping[str, float] | None] | None = None,
-    enough: Callable[[int], bool] | None = None,
+    on_update: Callable[[int], Mapping[str, float] | None] | None = None,
+    stop_after: Callable[[int], bool] | None = None,
     description: str = "updates",
 ) -> Outcome:
     """Update `model` in place.
 
-    Each update takes `batch_size` chunks of every part (a part with fewer gives each of its
-    chunks once). `rate(u)` is the learning rate of update u; `each(u)` is called after u
-    updates (from 1) and may add values to the trajectory; `enough(u)`, asked after that, may end
-    the run. A non-finite loss or gradient stops the run before it reaches the parameters. A run
-    with a `checkpoint` goes on where that ends, if it is there, and ends in the same parameters as
-    without the interruption.
-    """
-    from accelerate import PartialState
+    `on_update(u)` is called after u updates (from 1) and may add values to the trajectory. Then
+    `stop_after(u)` is asked: if it is true, the run ends. A non-finite loss or gradient ends the
+    run before it reaches the parameters.
 
+    Where there is a `checkpoint`, the run goes on from it, and ends in the same parameters as
+    without the interruption.
+
+    Raises `UnlearnError` without chunks or trainable parameters, and for a model of which the
+    result would depend on how it is computed (see `check_computation`).
+    """
     execution = execution or Execution()
     world = PartialState(cpu=next(model.parameters()).device.type == "cpu")
     parts = [part for part in parts if part.chunks]
+    _check_chunks(model, parts, execution)
+    masters = _master_parameters(model)
+    parameters = _trainable_parameters(model)
+    optimizer = make_optimizer(
+        training.optimizer,
+        list(masters.values()),
+        betas=training.betas,
+        weight_decay=training.weight_decay,
+    )
+    original_head = _original_head(model, parts)
+    streams = [order(training.seed, part.name, len(part.chunks)) for part in parts]
+    outcome = Outcome()
+    done = 0
+    if checkpoint is not None:
+        done = _load_checkpoint(checkpoint, model, masters, optimizer, outcome)
+    _begin_training(model, execution)
+    quiet = not (execution.progress and world.is_main_process)
+    bar = tqdm(range(training.updates), desc=description, disable=quiet)
+    for update in bar:
+        picks = draw_update(parts, streams, training.batch_size)
+        if update < done:  # made before the interruption; drawn again to reach the next one
+            continue
+        sums = accumulate_gradients(model, parts, picks, original_head, execution, world)
+        _all_reduce_gradients(parameters, sums, world)
+        norm = gradient_norm(parameters)
+        outcome.count(parts, picks)
+        rate = training.rate(update)
+        losses = {
+            part.name: value / (part.weight or 1.0)
+            for part, value in zip(parts, sums.tolist(), strict=True)
+        }
+        row = {"update": float(update + 1), "rate": rate, "grad_norm": norm, **losses}
+        if not all(math.isfinite(v) for v in (norm, *losses.values())):
+            logger.warning("diverged at update %d: %s", update + 1, row)
+            outcome.trajectory.append(row)
+            outcome.diverged_at = update + 1
+            break
+        apply_update(model, masters, optimizer, rate, norm, training.max_grad_norm)
+        if on_update is not None:
+            row.update(on_update(update + 1) or {})
+            model.train()
+        outcome.trajectory.append(row)
+        bar.set_postfix({k: f"{v:.3f}" for k, v in losses.items()}, refresh=False)
+        if stop_after is not None and stop_after(update + 1):
+            break
+        due = execution.save_every and (update + 1) % execution.save_every == 0
+        if checkpoint is not None and due and update + 1 < training.updates:
+            _save_checkpoint(checkpoint, update + 1, model, masters, optimizer, outcome)
+    _end_training(model, execution)
+    if checkpoint is not None:
+        _shard_path(checkpoint, model).unlink(missing_ok=True)
+    return outcome
+
+
+def _check_chunks(model: nn.Module, parts: Sequence[Part], execution: Execution) -> None:
+    """`UnlearnError` without chunks, and by `check_computation` on a few of them."""
     if not parts:
         raise UnlearnError("there are no documents to train on: give at least one.")
     sample = [part.chunks[0] for part in parts] + list(parts[0].chunks[1:2])
     check_computation(model, sample, execution)
-    owned = _owned(model)
+
+
+def _trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen; `UnlearnError` if there is none."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise UnlearnError(
             f"every parameter of {type(model).__name__} is frozen, and none can be trained: call "
             "requires_grad_() on it, or set lora_rank."
         )
-    device = parameters[0].device
-    stepper = make_optimizer(
-        optimizer, list(owned.values()), betas=betas, weight_decay=weight_decay
-    )
+    return parameters
+
+
+def _original_head(model: nn.Module, parts: Sequence[Part]) -> Head:
+    """The output head as it is now: a copy, if it is trained and a term needs the original's."""
     head = head_of(model)
-    moves = head.weight.requires_grad and any(p.term.needs_original for p in parts)
-    original_head = head.detach(clone=moves)
-    streams = [order(seed, part.name, len(part.chunks)) for part in parts]
-    outcome = Outcome()
-    done = 0
-    if checkpoint is not None:
-        done = _take_up(checkpoint, model, owned, stepper, outcome)
+    trained = head.weight.requires_grad and any(p.term.needs_original for p in parts)
+    return head.detach(clone=trained)
+
+
+def _begin_training(model: nn.Module, execution: Execution) -> None:
     model.train()  # dropout is off (models.disable_dropout); recomputing needs train mode
     if execution.recompute:
-        _recompute(model, True)
-    bar = tqdm(
-        range(updates),
-        desc=description,
-        disable=not (execution.progress and world.is_main_process),
-    )
-    for update in bar:
-        picks = [  # (part, chunk) of the whole update, whichever process holds them
-            (p, next(stream))
-            for p, (part, stream) in enumerate(zip(parts, streams, strict=True))
-            for _ in range(min(batch_size, len(part.chunks)))
-        ]
-        if update < done:
-            continue
-        chunks = [parts[p].chunks[i] for p, i in picks]
-        counts = [
-            sum(parts[q].chunks[i].targets for q, i in picks if q == p) for p in range(len(parts))
-        ]
-        sums = torch.zeros(len(parts), dtype=torch.float64)
-        micros = pack(chunks, execution.micro_tokens, execution.micro_chunks)
-        model.zero_grad(set_to_none=True)
-        own = micros[world.process_index :: world.num_processes]
-        # Where each process holds a part of every layer, all must walk through the layers equally
-        # often: one with nothing left walks through its smallest micro-batch for a weight of 0.
-        idle = math.ceil(len(micros) / world.num_processes) - len(own) if sharded(model) else 0
-        for number, rows in enumerate(own + [micros[-1]] * idle):
-            mine = number < len(own)
-            with torch.autocast(device.type, torch.bfloat16, enabled=execution.autocast):
-                loss, shares = _losses(
-                    model,
-                    parts,
-                    [picks[r] for r in rows],
-                    counts if mine else [math.inf] * len(parts),
-                    original_head,
-                    device,
-                    execution.packed,
-                )
-            loss.backward()  # type: ignore[no-untyped-call]
-            if mine:
-                sums += shares
-        norm = _gather(parameters, sums, world)
-        outcome.tokens += sum(len(chunk.tokens) for chunk in chunks)
-        outcome.recalled += sum(
-            len(parts[p].chunks[i].tokens) for p, i in picks if parts[p].recall is not None
-        )
-        values = {
-            part.name: float(value) / (part.weight or 1.0)
-            for part, value in zip(parts, sums.tolist(), strict=True)
-        }
-        row = {"update": float(update + 1), "rate": rate(update), "grad_norm": norm, **values}
-        if not all(math.isfinite(v) for v in (norm, *values.values())):
-            logger.warning("diverged at update %d: %s", update + 1, row)
-            outcome.trajectory.append(row)
-            outcome.diverged_at = update + 1
-            break
-        if max_grad_norm and norm > max_grad_norm:
-            for p in parameters:
-                if p.grad is not None:
-                    p.grad.mul_(max_grad_norm / norm)
-        for group in stepper.param_groups:
-            group["lr"] = rate(update)
-        for name, parameter in model.named_parameters():
-            if name in owned and parameter.grad is not None:
-                owned[name].grad = _local(parameter.grad).to(owned[name].dtype)
-                if owned[name] is not parameter:
-                    parameter.grad = None
-        stepper.step()
-        _hand_over(model, owned)
-        for name, parameter in model.named_parameters():
-            if name in owned and owned[name] is not parameter:
-                owned[name].grad = None  # float32: twice the model, not to be held on the way back
-        if each is not None:
-            row.update(each(update + 1) or {})
-            model.train()
-        outcome.trajectory.append(row)
-        bar.set_postfix({k: f"{v:.3f}" for k, v in values.items()}, refresh=False)
-        if enough is not None and enough(update + 1):
-            break
-        due = execution.save_every and (update + 1) % execution.save_every == 0
-        if checkpoint is not None and due and update + 1 < updates:
-            _leave(checkpoint, update + 1, model, owned, stepper, outcome)
+        _set_activation_checkpointing(model, True)
+
+
+def _end_training(model: nn.Module, execution: Execution) -> None:
     if execution.recompute:
-        _recompute(model, False)
+        _set_activation_checkpointing(model, False)
     model.eval()
-    if checkpoint is not None:
-        _shard_path(checkpoint, model).unlink(missing_ok=True)
-    return outcome
 
 
 @torch.no_grad()
 def check_computation(model: nn.Module, chunks: Sequence[Chunk], execution: Execution) -> None:
     """`UnlearnError` for a model of which a result would depend on how it is computed.
 
-    That is one with something random left in training mode and, where chunks are packed, one whose
-    chunks see each other: not every model makes a mask from positions, and a state that is carried
-    from token to token knows none. A few tokens of `chunks` show both.
+    That is a model that computes something else in training mode (dropout), and, where chunks are
+    packed, one whose chunks see each other: not every model makes a mask from positions, and a
+    recurrent state has no mask. Both show in the first tokens of two `chunks`.
     """
     few = [replace(c, tokens=c.tokens[:8], context=1) for c in chunks[:2]]
     device = next(model.parameters()).device
@@ -352,7 +385,7 @@ def check_computation(model: nn.Module, chunks: Sequence[Chunk], execution: Exec
             raise UnlearnError(fault)
 
 
-def _recompute(model: Any, on: bool) -> None:
+def _set_activation_checkpointing(model: Any, on: bool) -> None:
     """Switch activation checkpointing on or off, by the name that this transformers gives it."""
     name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     if on:
@@ -365,33 +398,33 @@ def _recompute(model: Any, on: bool) -> None:
 # --- optimizers ----------------------------------------------------------------------------------
 
 
-def _owned(model: nn.Module) -> dict[str, Tensor]:
-    """What this process steps, by name: the trainable parameters, or its part of each.
+def _master_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """What the optimizer of this process steps, by the trainable parameter's name.
 
-    AdamW works element by element, so a part can be stepped as a plain tensor that shares the
-    parameter's memory; that spares the optimizer what it does not know of. Of parameters in
-    bfloat16 a float32 copy is stepped (master weights): a step is mostly smaller than the gap
-    between two numbers of 8 bits, and would be rounded away.
+    The parameter itself, or of a sharded model this process's shard as a plain tensor in the same
+    memory: AdamW works element by element, so it need not know of shards. Of parameters in
+    bfloat16 or float16 a float32 master copy: a step is mostly smaller than the gap between two
+    numbers of 8 bits, and would be rounded away.
     """
     reshard(model)
-    owned: dict[str, Tensor] = {}
+    masters: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         tensor = _local(parameter)
         if tensor.dtype in (torch.bfloat16, torch.float16):
-            owned[name] = nn.Parameter(tensor.detach().float())
+            masters[name] = nn.Parameter(tensor.detach().float())
         else:
-            owned[name] = parameter if tensor is parameter else nn.Parameter(tensor.detach())
-    return owned
+            masters[name] = parameter if tensor is parameter else nn.Parameter(tensor.detach())
+    return masters
 
 
 @torch.no_grad()
-def _hand_over(model: nn.Module, owned: Mapping[str, Tensor]) -> None:
-    """Give the model what was stepped, where that is a copy in another dtype."""
+def _copy_back(model: nn.Module, masters: Mapping[str, Tensor]) -> None:
+    """Copy masters of another dtype into the model's parameters."""
     for name, parameter in model.named_parameters():
-        if name in owned and owned[name].dtype != parameter.dtype:
-            _local(parameter).copy_(owned[name])
+        if name in masters and masters[name].dtype != parameter.dtype:
+            _local(parameter).copy_(masters[name])
 
 
 def make_optimizer(
@@ -437,35 +470,31 @@ def _shard_path(checkpoint: Checkpoint, model: nn.Module) -> Path:
     """The file of this process: one for all, or where the model is sharded one for each."""
     if not sharded(model):
         return checkpoint.path
-    import torch.distributed as dist
-
     name = f"{checkpoint.path.stem}-{dist.get_rank() + 1}-of-{dist.get_world_size()}"
     return checkpoint.path.with_name(name + checkpoint.path.suffix)
 
 
 def _local(tensor: Tensor) -> Tensor:
+    """This process's shard of a tensor; a plain tensor itself."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _leave(
+def _save_checkpoint(
     checkpoint: Checkpoint,
     update: int,
     model: nn.Module,
-    owned: Mapping[str, Tensor],
-    stepper: torch.optim.Optimizer,
+    masters: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
     outcome: Outcome,
 ) -> None:
-    """Write the state after `update` updates; the file is there whole or not at all."""
-    from accelerate import PartialState
-    from safetensors.torch import save
-
+    """Write the state after `update` updates, as a whole file or none."""
     if not (sharded(model) or PartialState().is_main_process):
         return
     tensors = {}
     numbers: dict[str, float] = {}  # bitsandbytes counts steps in a plain number
-    for name, parameter in owned.items():
+    for name, parameter in masters.items():
         tensors[f"parameter/{name}"] = parameter.detach().contiguous()
-        for key, value in stepper.state[parameter].items():
+        for key, value in optimizer.state[parameter].items():
             if isinstance(value, Tensor):
                 tensors[f"{key}/{name}"] = value.detach().contiguous()
             else:
@@ -478,7 +507,7 @@ def _leave(
             {
                 "trajectory": outcome.trajectory,
                 "tokens": outcome.tokens,
-                "recalled": outcome.recalled,
+                "recalled": outcome.reference_tokens,
             }
         ),
     }
@@ -487,22 +516,20 @@ def _leave(
     write_file(path, save(tensors, metadata), replace=True)
 
 
-def _take_up(
+def _load_checkpoint(
     checkpoint: Checkpoint,
     model: nn.Module,
-    owned: Mapping[str, Tensor],
-    stepper: torch.optim.Optimizer,
+    masters: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
     outcome: Outcome,
 ) -> int:
-    """Restore what `_leave` wrote: the number of updates made, 0 if there is nothing to restore.
+    """Restore the state from its file: the number of updates made, 0 if there is no such file.
 
-    A file that is damaged or another run's is set aside, with a warning: the run begins anew.
+    A file that is damaged or another run's is set aside, with a warning, and the run begins anew.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = _shard_path(checkpoint, model)
     if not path.exists():
-        return _agreed(0)
+        return _min_over_ranks(0)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -512,7 +539,7 @@ def _take_up(
             past = json.loads(metadata["outcome"])
             done = int(metadata["update"])
             state: dict[str, Any] = {**tensors, **json.loads(metadata.get("numbers", "{}"))}
-        if {f"parameter/{name}" for name in owned} - set(tensors):
+        if {f"parameter/{name}" for name in masters} - set(tensors):
             raise ValueError("it lacks parameters")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         aside = path.with_name(path.name + ".damaged")
@@ -524,35 +551,31 @@ def _take_up(
             " ".join(str(error).split()),
             aside.name,
         )
-        return _agreed(0)
-    if _agreed(done) != done:  # another process's part is missing: none can be used
+        return _min_over_ranks(0)
+    if _min_over_ranks(done) != done:  # another process's file is missing: none can be used
         return 0
     with torch.no_grad():
-        for name, parameter in owned.items():
+        for name, parameter in masters.items():
             parameter.copy_(tensors[f"parameter/{name}"])
             # All on the parameter's device, the count of steps too: fused AdamW reads it there.
-            stepper.state[parameter] = {
+            optimizer.state[parameter] = {
                 key: value.to(parameter.device) if isinstance(value, Tensor) else value
                 for key, _, of in (k.partition("/") for k in state)
                 if of == name and key != "parameter"
                 for value in (state[f"{key}/{name}"],)
             }
-    _hand_over(model, owned)
+    _copy_back(model, masters)
     outcome.trajectory = past["trajectory"]
     outcome.tokens = past["tokens"]
-    outcome.recalled = past.get("recalled", 0)
+    outcome.reference_tokens = past.get("recalled", 0)
     logger.info("going on after update %d", done)
     return done
 
 
-def _agreed(done: int) -> int:
-    """The least of what all processes can restore: they must go on from the same update."""
-    import torch.distributed as dist
-
+def _min_over_ranks(done: int) -> int:
+    """The fewest updates that any process can restore: all must go on from the same update."""
     if not (dist.is_available() and dist.is_initialized()):
         return done
-    from accelerate import PartialState
-
     least = torch.tensor(done, device=PartialState().device)
     dist.all_reduce(least, dist.ReduceOp.MIN)
     return int(least)
@@ -561,22 +584,76 @@ def _agreed(done: int) -> int:
 # --- one update ----------------------------------------------------------------------------------
 
 
-def _losses(
+def draw_update(
+    parts: Sequence[Part], streams: Sequence[Iterator[int]], batch_size: int
+) -> list[tuple[int, int]]:
+    """The chunks of the next update, whichever process holds them: numbers of part and chunk."""
+    return [
+        (p, next(stream))
+        for p, (part, stream) in enumerate(zip(parts, streams, strict=True))
+        for _ in range(min(batch_size, len(part.chunks)))
+    ]
+
+
+def accumulate_gradients(
+    model: nn.Module,
+    parts: Sequence[Part],
+    picks: Sequence[tuple[int, int]],
+    original_head: Head,
+    execution: Execution,
+    world: Any,
+) -> Tensor:
+    """Set `grad` to this process's share of the update's gradient, micro-batch after micro-batch.
+
+    Returns the process's share of each part's weighted loss, (parts,) float64 on the CPU. A part's
+    loss is divided by its number of targets in the whole update, so shares add up to its mean.
+    """
+    device = next(model.parameters()).device
+    chunks = [parts[p].chunks[i] for p, i in picks]
+    counts = [
+        sum(parts[q].chunks[i].targets for q, i in picks if q == p) for p in range(len(parts))
+    ]
+    sums = torch.zeros(len(parts), dtype=torch.float64)
+    micros = pack(chunks, execution.micro_tokens, execution.micro_chunks)
+    model.zero_grad(set_to_none=True)
+    own = micros[world.process_index :: world.num_processes]
+    # Of a sharded model all processes must run equally many forward and backward passes: one that
+    # has no micro-batch left runs the update's smallest, with weight 0.
+    idle = math.ceil(len(micros) / world.num_processes) - len(own) if sharded(model) else 0
+    for number, rows in enumerate(own + [micros[-1]] * idle):
+        mine = number < len(own)
+        with torch.autocast(device.type, torch.bfloat16, enabled=execution.autocast):
+            loss, shares = _micro_batch_loss(
+                model,
+                parts,
+                [picks[r] for r in rows],
+                counts if mine else [math.inf] * len(parts),
+                original_head,
+                execution.packed,
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        if mine:
+            sums += shares
+    return sums
+
+
+def _micro_batch_loss(
     model: nn.Module,
     parts: Sequence[Part],
     picks: Sequence[tuple[int, int]],
     counts: Sequence[float],
     original_head: Head,
-    device: torch.device,
     packed: bool,
 ) -> tuple[Tensor, Tensor]:
-    """One micro-batch's share of the update's loss, from one forward pass, and each part's of it.
+    """A micro-batch's share of the update's loss, from one forward pass, and each part's share.
 
-    (scalar to go backward from, (parts,) float64 on the CPU).
+    (scalar to go backward from, (parts,) float64 on the CPU). `counts` are the targets of each
+    part in the whole update.
     """
     chunks = [parts[p].chunks[i] for p, i in picks]
-    # Before the pass that is kept for the way back: then its memory is free again.
-    remembered = [_kept(model, parts, number, picks) for number in range(len(parts))]
+    device = next(model.parameters()).device
+    # Before the forward pass whose activations are kept: the memory for this is free again then.
+    references = [_reference(model, parts, number, picks) for number in range(len(parts))]
     batch = (collate_packed if packed else collate)(chunks, device)
     hidden = hidden_states(model, batch)[batch.target_mask]  # (N, H)
     head = head_of(model)
@@ -598,7 +675,7 @@ def _losses(
         mine = owner == number
         if not bool(mine.any()):  # a micro-batch of the other parts' chunks alone
             continue
-        tensors = [k for k in remembered[number] if k is not None]
+        tensors = [tensor for tensor in references[number] if tensor is not None]
         old = torch.cat(tensors).to(device) if tensors else None
         share = part.weight / counts[number]
         if isinstance(part.term, LabelTerm):
@@ -617,40 +694,45 @@ def _losses(
             hidden, labels, coefficient, owner = (
                 x[labelled] for x in (hidden, labels, coefficient, owner)
             )
-        total, each = cross_entropy_by_group(hidden, head, labels, coefficient, owner, len(parts))
+        total, by_part = cross_entropy_by_group(
+            hidden, head, labels, coefficient, owner, len(parts)
+        )
         losses.append(total)
-        values += each.double().cpu()
+        values += by_part.double().cpu()
     return torch.stack(losses).sum(), values
 
 
-def _kept(
+def _reference(
     model: nn.Module, parts: Sequence[Part], number: int, picks: Sequence[tuple[int, int]]
 ) -> Sequence[Tensor | None]:
-    """What one part's term has of the original model at its chunks of a micro-batch."""
+    """What the term of part `number` has of the original model at its chunks of a micro-batch."""
     part = parts[number]
     rows = [i for p, i in picks if p == number]
-    if part.recall is None:
-        return [part.kept[i] for i in rows] if part.kept else []
+    if part.recompute_reference is None:
+        return [part.stored_reference[i] for i in rows] if part.stored_reference else []
     if rows:
-        return part.recall([part.chunks[i] for i in rows])
+        return part.recompute_reference([part.chunks[i] for i in rows])
     if sharded(model):  # the processes that have chunks of this part need this one's layers
-        part.recall([min(part.chunks, key=lambda chunk: len(chunk.tokens))])
+        part.recompute_reference([min(part.chunks, key=lambda chunk: len(chunk.tokens))])
     return []
 
 
-def _gather(parameters: Sequence[Tensor], sums: Tensor, world: Any) -> float:
-    """Add gradients and loss sums over processes; the gradient's global norm."""
-    import torch.distributed as dist
+def _all_reduce_gradients(parameters: Sequence[Tensor], sums: Tensor, world: Any) -> None:
+    """Add gradients and loss sums over processes, in place."""
+    if world.num_processes == 1:
+        return
+    is_sharded = any(isinstance(p, DTensor) for p in parameters)
+    for p in parameters:  # a process without a micro-batch takes part with zeros
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        if not is_sharded:  # FSDP has added the gradients of shards already
+            dist.all_reduce(p.grad)
+    total = sums.to(parameters[0].device)
+    dist.all_reduce(total)
+    sums.copy_(total)
 
-    parts = any(isinstance(p, DTensor) for p in parameters)
-    if world.num_processes > 1:
-        for p in parameters:  # a process without a micro-batch takes part with zeros
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-            if not parts:  # FSDP has added the gradients of parts already
-                dist.all_reduce(p.grad)
-        shared = sums.to(parameters[0].device)
-        dist.all_reduce(shared)
-        sums.copy_(shared)
+
+def gradient_norm(parameters: Sequence[Tensor]) -> float:
+    """The Euclidean norm of the gradient of all `parameters` together, over all shards."""
     grads = [_local(p.grad) for p in parameters if p.grad is not None]
     if not grads:
         return 0.0
@@ -664,9 +746,38 @@ def _gather(parameters: Sequence[Tensor], sums: Tensor, world: Any) -> float:
         for piece in g.reshape(-1).split(size)
     ]
     square = torch.stack(norms).double().pow(2).sum()
-    if parts:
+    if any(isinstance(p, DTensor) for p in parameters):
         dist.all_reduce(square)
     return float(square.sqrt())
+
+
+def apply_update(
+    model: nn.Module,
+    masters: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    rate: float,
+    norm: float,
+    max_grad_norm: float,
+) -> None:
+    """Clip the gradient, whose norm is `norm`, to `max_grad_norm`, and make one optimizer step.
+
+    The optimizer steps `masters` (see `_master_parameters`); copies go back into the model.
+    """
+    for name, parameter in model.named_parameters():
+        if name not in masters or parameter.grad is None:
+            continue
+        if max_grad_norm and norm > max_grad_norm:
+            parameter.grad.mul_(max_grad_norm / norm)
+        masters[name].grad = _local(parameter.grad).to(masters[name].dtype)
+        if masters[name] is not parameter:
+            parameter.grad = None
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    _copy_back(model, masters)
+    for name, parameter in model.named_parameters():
+        if name in masters and masters[name] is not parameter:
+            masters[name].grad = None  # in float32 twice the model: not for the backward pass
 
 
 def peak_memory_bytes(device: torch.device | str) -> int:

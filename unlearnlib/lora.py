@@ -3,7 +3,7 @@
 Beside every linear layer x -> W x of the decoder, the output head left out, comes a product of two
 thin matrices, W x + (alpha / rank) B A x. Only A and B are trained; W is frozen and needs neither a
 gradient nor moments nor, in bfloat16, a float32 copy. With B = 0, as at the beginning, or with the
-adapter off, the model is the original one, to the bit: it is its own reference.
+adapter off, the model computes what the original does, to the bit, so no second model is needed.
 
 After the run the product is added to W (`take_off`) and the model is a plain one again. What was
 added is kept beside it as an `Adapter`, which `peft` can load onto the original model, or not.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import math
 import warnings
 from collections.abc import Iterator
@@ -22,17 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from unlearnlib.errors import UnlearnError
+from unlearnlib.seeds import seeded_generator
 
 NAME = "default"  # of the adapter, inside peft; it is not in the files
 
 
 @dataclass(frozen=True)
 class Attached:
-    """What `take_off` must know to undo `attach`: peft's config, and what was frozen before."""
+    """What `take_off` needs to undo `attach`: peft's config, and which parameters were frozen."""
 
     config: Any
     frozen: frozenset[str]
@@ -82,7 +83,7 @@ def inject(model: Any, rank: int, alpha: float) -> Any:
     )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it has seen how GPT-2 lays its weights out
+            warnings.simplefilter("ignore")  # a note that GPT-2's weights are transposed
             inject_adapter_in_model(config, model, NAME, low_cpu_mem_usage=True)  # empty ones
     except ValueError as error:
         raise UnlearnError(
@@ -114,9 +115,7 @@ def attach(model: Any, rank: int, alpha: float, seed: int) -> Attached:
     config = inject(model, rank, alpha)
     for name, layer in _layers(model).items():
         a = layer.lora_A[NAME].weight
-        digest = hashlib.sha256(f"lora:{seed}:{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        drawn = 2 * torch.rand(a.shape, generator=generator) - 1
+        drawn = 2 * torch.rand(a.shape, generator=seeded_generator(f"lora:{seed}:{name}")) - 1
         with torch.no_grad():
             a.copy_(drawn / math.sqrt(a.shape[1]))
     return Attached(config, frozen)
@@ -163,7 +162,7 @@ def take_off(model: Any, attached: Attached) -> Adapter:
         tensors[f"base_model.model.{name}.lora_A.weight"] = a.detach().cpu().clone()
         tensors[f"base_model.model.{name}.lora_B.weight"] = b.detach().cpu().clone()
         change = (b @ a) * layer.scaling[NAME]  # (outputs, inputs)
-        # GPT-2 lays its weights out the other way round.
+        # GPT-2's weights are transposed: (inputs, outputs).
         _add(layer.get_base_layer().weight, change.T if layer.fan_in_fan_out else change)
     drop(model, attached)
     return Adapter(tensors, attached.config)
@@ -194,11 +193,9 @@ def _add(weight: Any, change: Tensor) -> None:
 def save_adapter(adapter: Adapter, folder: Path, base_model: str | None = None) -> None:
     """Write an adapter to a folder as peft does: `adapter_config.json`, and safetensors.
 
-    `base_model` is the hub id that is written into it, for whoever loads it without saying onto
-    what.
+    `base_model` is the hub id of the original model that is written into it, so that peft can
+    load both by the adapter alone.
     """
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     config = copy.copy(adapter.config)
     config.base_model_name_or_path = base_model

@@ -11,7 +11,6 @@ else in the package asks which method it is running.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from unlearnlib.corpus.chunks import Chunk
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.objectives import Head, cross_entropy, kl_to_reference, positions_per_chunk
+from unlearnlib.seeds import seeded_generator
 from unlearnlib.spec import PAPER_METHODS as PAPER_METHODS
 from unlearnlib.spec import Alignment as Alignment
 
@@ -140,8 +140,7 @@ class RandomLabels(_Relabelled):
 
     def prepare(self, original: Original) -> Tensor:
         """(T - 1,) i64 labels; a function of seed and chunk alone, whatever batch it is in."""
-        seed = hashlib.sha256(f"random-labels:{original.seed}:{original.chunk.id}".encode())
-        generator = torch.Generator().manual_seed(int.from_bytes(seed.digest()[:7], "big"))
+        generator = seeded_generator(f"random-labels:{original.seed}:{original.chunk.id}")
         targets = torch.tensor(original.chunk.tokens[original.chunk.context :])
         ordinary = torch.tensor(
             [t for t in range(original.vocabulary) if t not in original.special]

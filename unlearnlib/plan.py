@@ -23,7 +23,7 @@ from unlearnlib.cost import FLOPS_FORWARD, training_flops
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
 from unlearnlib.lora import inject, trained_parameters
-from unlearnlib.methods import LabelTerm, get_method
+from unlearnlib.methods import LabelTerm, Term, get_method
 from unlearnlib.models import DTYPES, decoder_of, model_config
 from unlearnlib.objectives import chunk_positions
 from unlearnlib.spec import RunSpec
@@ -41,10 +41,12 @@ class Anatomy:
 
     parameters   all of the model, tied ones once
     active       those that take part in arithmetic: all but an untied embedding table
-    adapter      parameters of the adapters, which then alone are trained; 0 without
     largest      elements of the largest parameter
     kept         bytes that autograd keeps of one traced micro-batch
     layers       of the decoder
+    hidden       width of its hidden states
+    vocabulary   rows of the output head
+    adapter      parameters of the adapters, which then alone are trained; 0 without
     """
 
     parameters: int
@@ -58,6 +60,26 @@ class Anatomy:
 
 
 @dataclass(frozen=True)
+class Machine:
+    """What a run is computed on.
+
+    device     as torch names it: "cpu", "cuda", "cuda:1"
+    processes  that share the work; with `Execution.shard` they share the model too
+    rate       floating-point operations per second to expect of a process; None: measured here
+               and now, for a second
+    """
+
+    device: str = "cpu"
+    processes: int = 1
+    rate: float | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device is a GPU."""
+        return self.device.startswith("cuda")
+
+
+@dataclass(frozen=True)
 class Plan:
     """Memory of one process in bytes, and time.
 
@@ -65,9 +87,10 @@ class Plan:
     backward    held in addition while gradients are computed
     step        held in addition while the optimizer steps
     tokens      that go forward and backward in the whole run
+    flops       floating-point operations of the whole run
+    rate        floating-point operations per second to expect of a process
     parameters  of the model, its adapters among them
     trained     those of them that are trained
-    rate        floating-point operations per second that are expected
     """
 
     always: dict[str, int]
@@ -148,27 +171,103 @@ def plan(
     retain: Sequence[Chunk] = (),
     *,
     execution: Execution | None = None,
-    device: str = "cpu",
-    processes: int = 1,
+    machine: Machine | None = None,
     oracle: bool = False,
     copied: bool = False,
-    rate: float | None = None,
 ) -> Plan:
     """The plan of a run.
 
     source      a model source (see `models.load_model`), or a `transformers` configuration
-    processes   that share the work; with `Execution.shard` they share the model too
     oracle      an oracle is loaded beside the model
     copied      the run works on a copy and the original stays loaded (as in a study)
-    rate        operations per second to expect; by default measured here and now, for a second
     """
-    execution = execution or Execution()
+    execution, machine = execution or Execution(), machine or Machine()
     config = model_config(source) if isinstance(source, (str, Path)) else source
-    method = get_method(spec.method)
-    with_retain = bool(retain) and method.retain is not None and spec.retain_weight > 0
-    in_update = list(forget[: spec.batch_size]) + (
-        list(retain[: spec.batch_size]) if with_retain else []
+    if get_method(spec.method).retain is None or not spec.retain_weight:
+        retain = ()
+    work = _workload(config, spec, forget, retain, execution, machine.processes)
+    tokens = _tokens(forget, spec) + _tokens(retain, spec)
+    rate = machine.rate
+    if rate is None:
+        rate = product_rate(spec.precision, machine.device)
+        rate *= GPU_SHARE if machine.on_gpu else CPU_SHARE
+    return Plan(
+        _always(work, spec.optimizer, oracle, copied),
+        _backward(work, execution, machine.on_gpu),
+        _step(work),
+        tokens,
+        _flops(work, spec, forget, retain, execution),
+        rate,
+        work.shape.parameters + work.shape.adapter,
+        work.trained,
+        machine.processes,
     )
+
+
+@dataclass(frozen=True)
+class _Workload:
+    """What of a run decides its memory and time.
+
+    shape          of the model
+    terms          of the objective: forget, and retain where there is one
+    micros         number of micro-batches per update
+    positions      tokens in the largest of them, padding included
+    size           bytes of a parameter
+    trained        number of parameters that are trained
+    trained_size   bytes of each; below 4 a float32 master copy is stepped
+    share          number of processes that hold a part of the model each
+    stored_tokens  tokens whose original hidden states are stored before the first update
+    recomputes     whether the retain term's reference is recomputed in each micro-batch
+    """
+
+    shape: Anatomy
+    terms: tuple[Term, ...]
+    micros: int
+    positions: int
+    size: int
+    trained: int
+    trained_size: int
+    share: int
+    stored_tokens: float
+    recomputes: bool
+
+    @property
+    def lora(self) -> bool:
+        """Whether adapters are trained, and the model itself is frozen."""
+        return self.shape.adapter > 0
+
+    @property
+    def has_masters(self) -> bool:
+        """Whether a float32 copy of the trained parameters is stepped."""
+        return self.trained_size < 4
+
+    @property
+    def trained_bytes(self) -> int:
+        """Bytes of one process's trained parameters, and of their gradients as well."""
+        return self.trained * self.trained_size // self.share
+
+    @property
+    def asks_original(self) -> bool:
+        """Whether a term is computed with the original model."""
+        return any(term.needs_original for term in self.terms)
+
+    @property
+    def distances(self) -> bool:
+        """Whether the retain term is a distance to the original model."""
+        return len(self.terms) > 1 and self.terms[1].needs_original
+
+
+def _workload(
+    config: Any,
+    spec: RunSpec,
+    forget: Sequence[Chunk],
+    retain: Sequence[Chunk],
+    execution: Execution,
+    processes: int,
+) -> _Workload:
+    """Divide an update into micro-batches, and trace the largest."""
+    method = get_method(spec.method)
+    in_update = [*forget[: spec.batch_size], *retain[: spec.batch_size]]
     if not in_update:
         raise UnlearnError("there is nothing to forget: give at least one document.")
     micros = pack(in_update, execution.micro_tokens, execution.micro_chunks)
@@ -177,92 +276,112 @@ def plan(
     )
     shape = anatomy(config, spec.precision, rows, width, spec.lora_rank)
     size = torch.empty((), dtype=DTYPES[spec.precision]).element_size()
-    # With adapters the rest is frozen, and adapters are never narrower than float32.
-    trained, trained_size = shape.parameters, size
-    if spec.lora_rank:
-        trained, trained_size = shape.adapter, max(4, size)
-    narrow = trained_size < 4
-    share = processes if execution.shard else 1
-    head_bytes = shape.vocabulary * shape.hidden * max(4, size)
-    terms = [method.forget, *([method.retain] if with_retain and method.retain else [])]
-    asks = any(term.needs_original for term in terms)
-    others = sum(not isinstance(term, LabelTerm) for term in terms)
-    calls = others + (others < len(terms))
+    terms: tuple[Term, ...] = (method.forget,)
+    stored_tokens, recomputes = 0.0, False
+    if retain and method.retain is not None:
+        terms += (method.retain,)
+        if method.retain.needs_original:
+            recomputes = bool(spec.lora_rank) and spec.requests == 1
+            used = min(len(retain), spec.updates * spec.batch_size)
+            average = sum(len(c.tokens) for c in retain) / len(retain)
+            stored_tokens = 0.0 if recomputes else used * average
+    return _Workload(
+        shape,
+        terms,
+        len(micros),
+        rows * width,
+        size,
+        # With adapters the rest is frozen, and adapters are never narrower than float32.
+        trained=shape.adapter if spec.lora_rank else shape.parameters,
+        trained_size=max(4, size) if spec.lora_rank else size,
+        share=processes if execution.shard else 1,
+        stored_tokens=stored_tokens,
+        recomputes=recomputes,
+    )
 
-    always = {"parameters": shape.parameters * size // share}
-    if spec.lora_rank:
-        always["adapters"] = trained * trained_size // share
+
+def _always(work: _Workload, optimizer: str, oracle: bool, copied: bool) -> dict[str, int]:
+    """Bytes held from the first update to the last, by part."""
+    shape, size = work.shape, work.size
+    always = {"parameters": shape.parameters * size // work.share}
+    if work.lora:
+        always["adapters"] = work.trained_bytes
     if copied:
         always["the model before"] = shape.parameters * size
     if oracle:
         always["oracle"] = shape.parameters * size
-    if narrow:
-        always["master weights"] = shape.parameters * 4 // share
-    moment = MOMENT_BYTES[spec.optimizer] if spec.optimizer != "adamw" else max(4, size)
-    always["optimizer"] = 2 * moment * trained // share
-    distances = with_retain and bool(method.retain and method.retain.needs_original)
-    recalls = distances and bool(spec.lora_rank) and spec.requests == 1
-    if asks and not spec.lora_rank:  # a frozen head is the original one
+    if work.has_masters:
+        always["master weights"] = shape.parameters * 4 // work.share
+    moment = MOMENT_BYTES[optimizer] if optimizer != "adamw" else max(4, size)
+    always["optimizer"] = 2 * moment * work.trained // work.share
+    if work.asks_original and not work.lora:  # a frozen head is the original one
         always["original head"] = shape.vocabulary * shape.hidden * size
-    if distances and not recalls:
-        used = min(len(retain), spec.updates * spec.batch_size)
-        average = sum(len(c.tokens) for c in retain) / len(retain)
-        always["original hidden states"] = int(used * average * shape.hidden * size)
+    if work.distances and not work.recomputes:
+        always["original hidden states"] = int(work.stored_tokens * shape.hidden * size)
+    return always
 
-    positions = rows * width
-    chunk = min(positions, chunk_positions(shape.vocabulary, device.startswith("cuda")))
-    held = LOGITS_HELD["kl" if distances else "cross_entropy"]
+
+def _backward(work: _Workload, execution: Execution, on_gpu: bool) -> dict[str, int]:
+    """Bytes held in addition while gradients are computed, by part; none that is 0."""
+    shape, size = work.shape, work.size
+    chunk = min(work.positions, chunk_positions(shape.vocabulary, on_gpu))
+    held = LOGITS_HELD["kl" if work.distances else "cross_entropy"]
     logits = held * chunk * shape.vocabulary * max(4, size)
-    gradients = trained * trained_size // share
+    # All label terms are computed in one call, each other term in one of its own.
+    others = sum(not isinstance(term, LabelTerm) for term in work.terms)
+    calls = others + (others < len(work.terms))
+    head_bytes = shape.vocabulary * shape.hidden * max(4, size)
+    hidden_bytes = work.positions * shape.hidden * size
     backward = {
-        # Those of the micro-batches before; the first one's grow as its activations are let go.
-        "gradients": gradients if len(micros) > 1 else 0,
+        # Of the micro-batches before; in the first, gradients replace activations one by one.
+        "gradients": work.trained_bytes if work.micros > 1 else 0,
         "activations": shape.kept,
         "logits": logits,
-        # Kept from the forward pass to the backward pass: one for all label terms, one for each
-        # other; a frozen head has none.
-        "gradients of the head": 0 if spec.lora_rank else head_bytes * calls,
-        "original hidden states": positions * shape.hidden * size if recalls else 0,
+        # Kept from the forward pass to the backward pass, one for each call; a frozen head has
+        # none.
+        "gradients of the head": 0 if work.lora else head_bytes * calls,
+        "original hidden states": hidden_bytes if work.recomputes else 0,
     }
     if execution.recompute:
-        # A layer is computed again, and its gradients, when the logits are gone.
-        backward["activations"] = positions * shape.hidden * size * shape.layers
+        # The logits are freed before the first layer is computed again.
+        backward["activations"] = hidden_bytes * shape.layers
         backward["logits"] = 0
         backward["logits, or one layer"] = max(logits, 2 * shape.kept // shape.layers)
-    if share > 1:  # one layer and the head are gathered at a time
-        backward["gathered"] = size * (
-            (shape.parameters - shape.vocabulary * shape.hidden) // shape.layers
-            + shape.vocabulary * shape.hidden
-        )
-    backward = {name: value for name, value in backward.items() if value}
-    step = {"gradients": trained * 4 // share if narrow else gradients}
-    if narrow:
-        step["largest gradient, before it is handed over"] = shape.largest * size // share
+    if work.share > 1:  # one layer and the head are gathered at a time
+        head = shape.vocabulary * shape.hidden
+        backward["gathered"] = size * ((shape.parameters - head) // shape.layers + head)
+    return {name: value for name, value in backward.items() if value}
 
-    tokens = _tokens(forget, spec) + (_tokens(retain, spec) if with_retain else 0)
+
+def _step(work: _Workload) -> dict[str, int]:
+    """Bytes held in addition while the optimizer steps, by part."""
+    if not work.has_masters:
+        return {"gradients": work.trained_bytes}
+    return {
+        "gradients": work.trained * 4 // work.share,
+        "largest gradient, before it is handed over": work.shape.largest * work.size // work.share,
+    }
+
+
+def _flops(
+    work: _Workload,
+    spec: RunSpec,
+    forget: Sequence[Chunk],
+    retain: Sequence[Chunk],
+    execution: Execution,
+) -> float:
+    """Floating-point operations of all updates, and of what is stored of the original."""
+    tokens = _tokens(forget, spec) + _tokens(retain, spec)
     flops = training_flops(
-        shape.active,
+        work.shape.active,
         tokens,
-        adapter=shape.adapter,
-        recalled=_tokens(retain, spec) if recalls else 0,
+        adapter=work.shape.adapter,
+        reference_tokens=_tokens(retain, spec) if work.recomputes else 0,
         recompute=execution.recompute,
     )
-    if asks and not recalls:  # one forward pass for what is kept of the original
-        flops += FLOPS_FORWARD * shape.active * min(tokens, _once(forget, retain))
-    if rate is None:
-        rate = product_rate(spec.precision, device)
-        rate *= GPU_SHARE if device.startswith("cuda") else CPU_SHARE
-    return Plan(
-        always,
-        backward,
-        step,
-        tokens,
-        flops,
-        rate,
-        shape.parameters + shape.adapter,
-        trained,
-        processes,
-    )
+    if work.asks_original and not work.recomputes:  # one forward pass
+        flops += FLOPS_FORWARD * work.shape.active * min(tokens, _once(forget, retain))
+    return flops
 
 
 def _tokens(chunks: Sequence[Chunk], spec: RunSpec) -> int:

@@ -2,7 +2,7 @@
 
 The lab's vanilla model is trained on forget + retain of the three domains + general retain; the
 oracle of a domain is trained in the same way, from the same initial weights, without that
-domain's forget set. That is what retraining means, and at this size it can be done.
+domain's forget set. This is exact retraining, which a model of this size allows.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from unlearnlib.corpus import fictitious
 from unlearnlib.corpus.chunks import cut
 from unlearnlib.corpus.documents import Document, hash_documents
-from unlearnlib.engine import Execution, Outcome, Part, optimise, peak_memory_bytes
+from unlearnlib.engine import Execution, Outcome, Part, Training, optimise, peak_memory_bytes
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.methods import Descent
 from unlearnlib.models import lab_checkpoint, model_hash, parameter_count, save_model
 from unlearnlib.spec import DOMAINS
+from unlearnlib.store import provenance
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
@@ -74,13 +76,11 @@ LAB_MODELS = ("vanilla", *(f"oracle-{domain}" for domain in DOMAINS))
 
 def lab_documents(name: str, corpus_seed: int = 0) -> tuple[Document, ...]:
     """What a lab model is trained on; `name` is one of `LAB_MODELS`."""
-    from unlearnlib.corpus.fictitious import generate
-
     if name not in LAB_MODELS:
         raise unknown("lab model", name, LAB_MODELS)
     documents: list[Document] = []
     for domain in DOMAINS:
-        data = generate(domain, corpus_seed)
+        data = fictitious.generate(domain, corpus_seed)
         if name != f"oracle-{domain}":
             documents += data.forget
         documents += data.retain
@@ -122,8 +122,8 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
 def lab_tokenizer(recipe: Recipe = RECIPE) -> Any:
     """The lab's tokenizer: one for vanilla and oracles, so that their distributions compare.
 
-    It is trained on all that vanilla sees, the forget sets too: what a vocabulary of 2,048
-    pieces remembers of one document is a piece or none.
+    It is trained on all that vanilla sees, the forget sets too: one document adds a piece to the
+    vocabulary at most.
     """
     texts = [d.text for d in lab_documents("vanilla", recipe.corpus_seed)]
     return train_tokenizer(texts, recipe.vocabulary)
@@ -156,24 +156,26 @@ def train_from_scratch(
     tokenizer: Any,
     documents: Sequence[Document],
     *,
-    stop_after: int | None = None,
+    most_updates: int | None = None,
     execution: Execution | None = None,
     name: str = "pretrain",
 ) -> tuple[nn.Module, Outcome]:
-    """A model trained on `documents`; `stop_after` ends early, on the schedule of the whole."""
+    """A model trained on `documents`; `most_updates` ends early, on the schedule of the whole."""
     model = new_model(recipe, tokenizer)
     chunks = cut(documents, tokenizer, recipe.length, name="training")
     updates = recipe.updates(len(chunks))
     outcome = optimise(
         model,
         [Part("loss", chunks, Descent())],
-        updates=updates if stop_after is None else min(stop_after, updates),
-        batch_size=recipe.batch_size,
-        rate=lambda update: recipe.rate(update, updates),
-        seed=recipe.seed,
-        betas=(0.9, 0.95),
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
+        Training(
+            updates=updates if most_updates is None else min(most_updates, updates),
+            batch_size=recipe.batch_size,
+            rate=lambda update: recipe.rate(update, updates),
+            seed=recipe.seed,
+            betas=(0.9, 0.95),
+            weight_decay=recipe.weight_decay,
+            max_grad_norm=recipe.max_grad_norm,
+        ),
         execution=execution,
         description=name,
     )
@@ -187,8 +189,6 @@ def train_lab_model(
     folder: Path | None = None,
 ) -> dict[str, Any]:
     """Make a lab model and save it with its record (`record.json`); returns the record."""
-    from unlearnlib.store import provenance
-
     started = time.time()
     folder = folder or lab_checkpoint(name)
     documents = lab_documents(name, recipe.corpus_seed)

@@ -11,23 +11,29 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import nn
 
 from unlearnlib import cost, lora
 from unlearnlib.corpus.chunks import Chunk, cut, last_word
 from unlearnlib.corpus.documents import Document, DomainData, clip, overlaps
+from unlearnlib.corpus.files import checked_limits, split_general
 from unlearnlib.engine import (
     Checkpoint,
     Execution,
+    Labelling,
     Outcome,
     Part,
+    Training,
     keep_original,
     optimise,
+    order,
     peak_memory_bytes,
 )
 from unlearnlib.errors import UnlearnError, unknown
@@ -39,6 +45,10 @@ from unlearnlib.metrics.scores import TokenScores
 from unlearnlib.models import (
     DTYPES,
     cache_folder,
+    check_head,
+    check_loaded,
+    check_reach,
+    disable_dropout,
     gather,
     head_of,
     lab_checkpoint,
@@ -111,7 +121,8 @@ def load_domain(
 
     `folder` is a local copy of the public texts ("open") or of the hub's data set ("paper");
     `limits` cuts splits to their first so many documents, in place of the profile's own limits.
-    What a profile takes of each document alone, `clipped` says: it needs the tokenizer.
+    Documents are whole here; where a profile takes only the beginning of each, `clipped` cuts it,
+    which needs the tokenizer.
     """
     scale = get_profile(profile)
     if domain not in scale.domains:
@@ -136,15 +147,13 @@ def clipped(profile: str, data: DomainData, tokenizer: Any) -> DomainData:
 
 def limited(data: DomainData, limits: Mapping[str, int] | None) -> DomainData:
     """`data` with its splits cut to their first so many documents."""
-    from unlearnlib.corpus.files import checked_limits
-
     cuts = {split: data.split(split)[:count] for split, count in checked_limits(limits).items()}
     return dataclasses.replace(data, **cuts)  # type: ignore[arg-type, unused-ignore]
 
 
 @dataclass
 class Bench:
-    """What runs on one model and one domain share: loaded, cut and hashed once.
+    """What all runs on one model and one domain share: loaded, cut and hashed once.
 
     model      the model before unlearning, on its device; runs work on copies of it
     oracle     the exactly retrained model, where there is one
@@ -350,7 +359,7 @@ def execute(
     *,
     in_place: bool = False,
     command: str | None = None,
-    enough: Callable[[nn.Module, int], bool] | None = None,
+    stop_after: Callable[[nn.Module, int], bool] | None = None,
 ) -> tuple[nn.Module, Record]:
     """Unlearn and evaluate: (the unlearned model, its record). `bench.model` stays as it is.
 
@@ -358,8 +367,8 @@ def execute(
     parameters; its record says "diverged" and at which update, and carries the metrics of the
     last finite parameters.
 
-    `enough(model, u)`, asked after each update u, may end the run early. Its record is then that
-    of the run with so many updates, which makes the same ones.
+    `stop_after(model, u)`, asked after each update u, may end the run early. Its record is then
+    that of the run with so many updates, which makes the same ones.
 
     With several processes all must call this alike. Where `Execution.shard` divides the model,
     the model that comes back is whole again, on the CPU.
@@ -368,17 +377,11 @@ def execute(
     alone as its attribute `lora_adapter` (see `lora.save_adapter`).
     """
     started = time.time()
-    method = get_method(spec.method)
-    if enough is not None and (spec.schedule != "constant" or spec.warmup or spec.requests > 1):
-        raise UnlearnError(
-            f"a run with schedule {spec.schedule!r}, warmup {spec.warmup} and {spec.requests} "
-            "requests cannot be ended early: its first updates are not those of a shorter run."
-        )
+    if stop_after is not None:
+        _check_may_stop(spec)
     requests = _requests(bench.forgotten(spec), spec.requests)
-    retain = _retain(bench, spec, method)
-    bench.evaluated(spec)  # what cannot be cut or asked shows before anything is changed
-    for split in ("forget", "approximate"):
-        bench.questions(split, spec.forget_size if split == "forget" else None)
+    retain = _retain(bench, spec, get_method(spec.method))
+    _check_evaluation(bench, spec)
     if spec.lora_rank:
         lora.check_peft()
     model = bench.model if in_place else copy.deepcopy(bench.model)
@@ -391,77 +394,148 @@ def execute(
     adapter_size = lora.trained_parameters(model) if attached else 0
     if divided := bench.execution.shard and _several_processes():
         model = shard(model)
-    adapter = None
-    try:
-        first = _probe(bench, model, spec) if spec.probe_every else {}
-        trained = time.time()
-        outcome = Outcome()
-        for number, forget in enumerate(requests):
-            if not (spec.updates and spec.learning_rate) or outcome.diverged_at is not None:
-                break
-            _forget(bench, model, spec, method, number, forget, retain, outcome, enough)
-        made = len(outcome.trajectory)
-        ended = enough is not None and outcome.diverged_at is None and 0 < made < spec.updates
-        if ended and spec.probe_every and made % spec.probe_every:
-            # The shorter run looks at its last update.
-            outcome.trajectory[-1].update(_probe(bench, model, spec))
-        model.zero_grad(set_to_none=True)  # as large as the model, and no part of what is returned
-        if attached is not None:
-            adapter = lora.take_off(model, attached)
-    finally:  # interrupted, a model changed in place is the original one again
-        if attached is not None and adapter is None:
-            lora.drop(model, attached)
-    if enough is not None and outcome.diverged_at is None:
+    trained = _train(bench, model, spec, attached, requests, retain, stop_after)
+    outcome = trained.outcome
+    if stop_after is not None and outcome.diverged_at is None:
         spec = spec.replace(updates=len(outcome.trajectory))
-    seconds_training = time.time() - trained
     model.eval()
     metrics, documents, scores = evaluate(bench, model, spec)
     if divided:
         model = gather(model)
-    if adapter is not None:
-        model.__dict__["lora_adapter"] = adapter
-    diverged_at = outcome.diverged_at
-    if diverged_at is None and outcome.trajectory and any(map(_has_nan, scores.values())):
+    if trained.adapter is not None:
+        model.__dict__["lora_adapter"] = trained.adapter
+    if outcome.diverged_at is None and outcome.trajectory and any(map(_has_nan, scores.values())):
         # The last step did it: no later loss was there to show it.
-        diverged_at = spec.updates * len(requests)
-    trajectory = ([{"update": 0.0, **first}] if first else []) + outcome.trajectory
-    record = Record(
+        outcome.diverged_at = spec.updates * len(requests)
+    origin = provenance(
+        started=datetime.fromtimestamp(started, UTC),
+        seconds=time.time() - started,
+        device=str(device),
+        command=command or command_of(spec),
+        packages=("peft",) if attached else (),
+        seconds_training=trained.seconds,
+        peak_memory_bytes=peak_memory_bytes(device),
+    )
+    return model, _record(bench, spec, trained, adapter_size, metrics, documents, origin)
+
+
+def _check_may_stop(spec: RunSpec) -> None:
+    """`UnlearnError` for a run that, ended early, would not be that of so many updates."""
+    if spec.schedule != "constant" or spec.warmup or spec.requests > 1:
+        raise UnlearnError(
+            f"a run with schedule {spec.schedule!r}, warmup {spec.warmup} and {spec.requests} "
+            "requests cannot be ended early: its first updates are not those of a shorter run."
+        )
+
+
+def _check_evaluation(bench: Bench, spec: RunSpec) -> None:
+    """Cut all chunks and questions: what cannot be cut or asked shows before training."""
+    bench.evaluated(spec)
+    for split in ("forget", "approximate"):
+        bench.questions(split, spec.forget_size if split == "forget" else None)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What the updates of a run leave besides the model.
+
+    outcome  of all requests together
+    first    the probe before the first update; empty where the spec asks for none
+    adapter  the trained adapter, taken off the model; None without LoRA
+    seconds  of the updates and of the probes between them
+    """
+
+    outcome: Outcome
+    first: dict[str, float]
+    adapter: lora.Adapter | None
+    seconds: float
+
+
+def _train(
+    bench: Bench,
+    model: nn.Module,
+    spec: RunSpec,
+    attached: lora.Attached | None,
+    requests: Sequence[Sequence[Chunk]],
+    retain: Sequence[Chunk],
+    stop_after: Callable[[nn.Module, int], bool] | None,
+) -> _Trained:
+    """All requests in turn, and then the adapter added to the weights.
+
+    If it is interrupted, the adapter is dropped: with LoRA the model is then the original again.
+    """
+    adapter = None
+    try:
+        first = _probe(bench, model, spec) if spec.probe_every else {}
+        started = time.time()
+        outcome = Outcome()
+        for number, forget in enumerate(requests):
+            if not (spec.updates and spec.learning_rate) or outcome.diverged_at is not None:
+                break
+            made = _forget(bench, model, spec, number, forget, retain, stop_after)
+            _append(outcome, made, before=number * spec.updates)
+        updates = len(outcome.trajectory)
+        stopped = outcome.diverged_at is None and 0 < updates < spec.updates
+        if stopped and spec.probe_every and updates % spec.probe_every:
+            # The shorter run is evaluated after its last update.
+            outcome.trajectory[-1].update(_probe(bench, model, spec))
+        model.zero_grad(set_to_none=True)  # as large as the model, and no part of what is returned
+        if attached is not None:
+            adapter = lora.take_off(model, attached)
+    finally:
+        if attached is not None and adapter is None:
+            lora.drop(model, attached)
+    return _Trained(outcome, first, adapter, time.time() - started)
+
+
+def _append(outcome: Outcome, made: Outcome, before: int) -> None:
+    """Add a request's outcome to that of the `before` updates before it."""
+    outcome.trajectory += [row | {"update": row["update"] + before} for row in made.trajectory]
+    outcome.tokens += made.tokens
+    outcome.reference_tokens += made.reference_tokens
+    if made.diverged_at is not None:
+        outcome.diverged_at = before + made.diverged_at
+
+
+def _record(
+    bench: Bench,
+    spec: RunSpec,
+    trained: _Trained,
+    adapter_size: int,
+    metrics: dict[str, float],
+    documents: dict[str, dict[str, list[Any]]],
+    origin: dict[str, Any],
+) -> Record:
+    """The record of a run; `adapter_size` is 0 without LoRA, `origin` the run's provenance."""
+    outcome = trained.outcome
+    first = [{"update": 0.0, **trained.first}] if trained.first else []
+    flops = cost.run_flops(bench.model, outcome.tokens, adapter_size, outcome.reference_tokens)
+    return Record(
         key=key_of(bench, spec),
         kind="run",
-        status="done" if diverged_at is None else "diverged",
+        status="done" if outcome.diverged_at is None else "diverged",
         spec=spec.as_dict(),
         data_hash=bench.data_hash,
         model_hash=bench.model_hash,
         metrics=metrics,
-        trajectory=[_row(row) for row in trajectory],
+        trajectory=[_row(row) for row in first + outcome.trajectory],
         documents=documents,
-        diverged_at=diverged_at,
+        diverged_at=outcome.diverged_at,
         extra={
             "tokens": outcome.tokens,
-            "flops": cost.run_flops(bench.model, outcome.tokens, adapter_size, outcome.recalled),
-            **({"trained_parameters": adapter_size} if attached else {}),
+            "flops": flops,
+            **({"trained_parameters": adapter_size} if spec.lora_rank else {}),
         },
-        provenance=provenance(
-            started=datetime.fromtimestamp(started, UTC),
-            seconds=time.time() - started,
-            device=str(device),
-            command=command or command_of(spec),
-            packages=("peft",) if attached else (),
-            seconds_training=seconds_training,
-            peak_memory_bytes=peak_memory_bytes(device),
-        ),
+        provenance=origin,
     )
-    return model, record
 
 
 def _several_processes() -> bool:
-    from accelerate import PartialState
-
     return bool(PartialState().num_processes > 1)
 
 
 def warn_of_data(bench: Bench, spec: RunSpec) -> None:
-    """Log what of a user's data works against the run: texts in two sets, or never drawn."""
+    """Log a warning for documents to forget that are in another set too, or are never drawn."""
     for split, names in overlaps(bench.data).items():
         logger.warning(
             "%d of %d documents to forget are in the %s set, too (first %s): take them out of one",
@@ -483,7 +557,7 @@ def warn_of_data(bench: Bench, spec: RunSpec) -> None:
 
 
 def _requests(chunks: Sequence[Chunk], count: int) -> list[list[Chunk]]:
-    """The chunks in `count` requests: documents in their order, divided as evenly as can be."""
+    """The chunks of `count` requests: documents in their order, as evenly divided as possible."""
     names = list(dict.fromkeys(chunk.document for chunk in chunks))
     if count > len(names):
         raise UnlearnError(
@@ -498,107 +572,115 @@ def _forget(
     bench: Bench,
     model: nn.Module,
     spec: RunSpec,
-    method: Method,
     request: int,
     forget: Sequence[Chunk],
     retain: Sequence[Chunk],
-    outcome: Outcome,
-    enough: Callable[[nn.Module, int], bool] | None,
-) -> None:
-    """One request: its updates, and what they report added to `outcome`.
+    stop_after: Callable[[nn.Module, int], bool] | None,
+) -> Outcome:
+    """The updates of one request (its number, from 0), and what they report.
 
     What a term keeps of "the original model" is of the model as the request found it.
     """
     seed = spec.seed + request
     before = request * spec.updates
-    common: dict[str, Any] = {
-        "special": bench.special,
-        "vocabulary": bench.vocabulary,
-        "seed": seed,
-        "alignment": spec.label_alignment,
-        "execution": bench.execution,
-    }
-    # Later requests look at the model as they found it, which has the adapter on.
-    at_hand = bool(spec.lora_rank) and request == 0
-    everything = range(len(forget))
-    parts = [_part("forget", model, forget, everything, method.forget, 1.0, common, at_hand)]
-    if method.retain is not None and spec.retain_weight > 0:
-        used = _needed(retain, spec, seed)
-        weight = spec.retain_weight
-        parts.append(_part("retain", model, retain, used, method.retain, weight, common, at_hand))
 
-    def each(update: int) -> dict[str, float]:
+    def probe(update: int) -> dict[str, float]:
         last = update == spec.updates
         due = spec.probe_every and ((before + update) % spec.probe_every == 0 or last)
         return _probe(bench, model, spec) if due else {}
 
-    result = optimise(
+    return optimise(
         model,
-        parts,
-        updates=spec.updates,
-        batch_size=spec.batch_size,
-        rate=spec.rate,
-        seed=seed,
-        weight_decay=spec.weight_decay,
-        max_grad_norm=spec.max_grad_norm,
+        _parts(bench, model, spec, request, forget, retain),
+        Training(
+            updates=spec.updates,
+            batch_size=spec.batch_size,
+            rate=spec.rate,
+            seed=seed,
+            weight_decay=spec.weight_decay,
+            max_grad_norm=spec.max_grad_norm,
+            optimizer=spec.optimizer,
+        ),
         execution=bench.execution,
-        optimizer=spec.optimizer,
         checkpoint=_checkpoint(bench, spec),
-        each=each,
-        enough=None if enough is None else functools.partial(enough, model),
+        on_update=probe,
+        stop_after=None if stop_after is None else functools.partial(stop_after, model),
         description=f"{spec.domain} {spec.method}",
     )
-    outcome.trajectory += [row | {"update": row["update"] + before} for row in result.trajectory]
-    outcome.tokens += result.tokens
-    outcome.recalled += result.recalled
-    if result.diverged_at is not None:
-        outcome.diverged_at = before + result.diverged_at
 
 
-def _part(
-    name: str,
+def _parts(
+    bench: Bench,
     model: nn.Module,
-    chunks: Sequence[Chunk],
+    spec: RunSpec,
+    request: int,
+    forget: Sequence[Chunk],
+    retain: Sequence[Chunk],
+) -> list[Part]:
+    """The forget part of a request and, where the method has a retain term, the retain part."""
+    method, seed = get_method(spec.method), spec.seed + request
+    alignment: Any = spec.label_alignment
+    labelling = Labelling(bench.special, bench.vocabulary, seed, alignment)
+    # Later requests look at the model as they found it, which has the adapter on.
+    recompute = bool(spec.lora_rank) and request == 0
+    part = Part("forget", forget, method.forget)
+    used: Sequence[int] = range(len(forget))
+    parts = [_with_reference(part, model, used, labelling, bench.execution, recompute)]
+    if method.retain is not None and spec.retain_weight > 0:
+        part = Part("retain", retain, method.retain, spec.retain_weight)
+        used = _needed(retain, spec, seed)
+        parts.append(_with_reference(part, model, used, labelling, bench.execution, recompute))
+    return parts
+
+
+def _with_reference(
+    part: Part,
+    model: nn.Module,
     used: Sequence[int],
-    term: Term,
-    weight: float,
-    common: Mapping[str, Any],
-    at_hand: bool,
+    labelling: Labelling,
+    execution: Execution,
+    recompute: bool,
 ) -> Part:
-    """A part with what its term keeps of the original model at the chunks of numbers `used`.
+    """The part with what its term keeps of the original model at the chunks of numbers `used`.
 
-    Where the original is at hand (`at_hand`: the model without its adapter), hidden states are
-    computed anew in each micro-batch instead of kept: tokens x hidden numbers, which for a large
-    model and long documents is more than the rest of a small computer's memory. It costs a forward
-    pass per use, as many operations as keeping while no chunk comes twice, and half as many again
-    as training on the chunk with an adapter. Labels are small, and are kept.
+    With `recompute` (the model without its adapter is the original) hidden states are computed
+    anew in each micro-batch instead of stored: tokens x hidden numbers, which for a large model
+    and long documents is more than the rest of a small computer's memory. It costs a forward pass
+    per use: as many operations as storing while no chunk comes twice, and half as many as training
+    on the chunk with an adapter. Labels are small, and are stored.
     """
-    if at_hand and term.needs_original and used:
-        (sample,) = keep_original(model, [chunks[used[0]]], term, **common)
+    if recompute and part.term.needs_original and used:
+        first = [part.chunks[used[0]]]
+        (sample,) = keep_original(model, first, part.term, labelling, execution=execution)
         if sample is not None and sample.is_floating_point():
-            recall = functools.partial(_recall, model, term, dict(common))
-            return Part(name, chunks, term, weight, recall=recall)
-    kept: list[torch.Tensor | None] = [None] * len(chunks)
-    made = keep_original(model, [chunks[i] for i in used], term, **common)
+            again = functools.partial(_recompute_reference, model, part.term, labelling, execution)
+            return dataclasses.replace(part, recompute_reference=again)
+    stored: list[torch.Tensor | None] = [None] * len(part.chunks)
+    chunks = [part.chunks[i] for i in used]
+    made = keep_original(model, chunks, part.term, labelling, execution=execution)
     for index, tensor in zip(used, made, strict=True):
-        kept[index] = tensor
-    return Part(name, chunks, term, weight, kept)
+        stored[index] = tensor
+    return dataclasses.replace(part, stored_reference=stored)
 
 
-def _recall(
-    model: nn.Module, term: Term, common: Mapping[str, Any], chunks: Sequence[Chunk]
+def _recompute_reference(
+    model: nn.Module,
+    term: Term,
+    labelling: Labelling,
+    execution: Execution,
+    chunks: Sequence[Chunk],
 ) -> list[torch.Tensor | None]:
     """What `term` keeps of the model without its adapter, left on the model's device."""
     device = next(model.parameters()).device
     with lora.adapter_off(model):
-        return keep_original(model, chunks, term, place=device, **common)
+        return keep_original(model, chunks, term, labelling, execution=execution, place=device)
 
 
 def _checkpoint(bench: Bench, spec: RunSpec) -> Checkpoint | None:
-    """Where a run leaves its state, if it is to: in the user's cache, named by the run's key.
+    """Where a run saves its state, if asked to: in the user's cache, named by the run's key.
 
-    A run of several requests leaves none: its later requests start from a model that no
-    checkpoint of this request holds.
+    A run of several requests saves none: a run that goes on begins with the first request, and the
+    state may be that of a later one.
     """
     if not bench.execution.save_every or spec.requests > 1:
         return None
@@ -608,10 +690,6 @@ def _checkpoint(bench: Bench, spec: RunSpec) -> Checkpoint | None:
 
 def _needed(retain: Sequence[Chunk], spec: RunSpec, seed: int) -> list[int]:
     """Which retain chunks the run will meet: only these need the original's hidden states."""
-    from itertools import islice
-
-    from unlearnlib.engine import order
-
     count = spec.updates * min(spec.batch_size, len(retain))
     return sorted(set(islice(order(seed, "retain", len(retain)), count)))
 
@@ -631,28 +709,52 @@ def command_of(spec: RunSpec) -> str:
     return shlex.join(words)
 
 
-def sources(
-    profile: str,
-    domain: str,
-    model: str | Path | None = None,
-    oracle: str | Path | None = None,
-    own: bool = False,
-    base: str = "vanilla",
-) -> tuple[str | Path, str | Path | None]:
-    """Where a bench's model and oracle come from; `own` says that the documents are a user's.
+@dataclass(frozen=True)
+class Models:
+    """Which models a bench has, and how they are loaded.
 
-    `base` is a spec's: "published" is the model that a profile's vanilla was trained further from.
+    model      a folder or hub id; None: the profile's
+    oracle     the exactly retrained model, a folder or hub id; None: the profile's, where `model`
+               is the profile's too
+    base       "vanilla", or "published" for the model that the profile's vanilla was trained
+               further from, which has no oracle of the profile
+    precision  a name in `DTYPES`; None: that of the profile's studies
+    device     that the models are loaded to
     """
-    from unlearnlib.continued import continued_checkpoint
 
-    scale = get_profile(profile)
+    model: str | Path | None = None
+    oracle: str | Path | None = None
+    base: str = "vanilla"
+    precision: str | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which of a profile's texts a bench has (see `load_domain`).
+
+    folder  a local copy of the texts; None: where the profile has them from
+    limits  split -> number of documents taken of it, from the first; None: the profile's
+    """
+
+    folder: str | Path | None = None
+    limits: Mapping[str, int] | None = None
+
+
+def sources(
+    profile: str, domain: str, models: Models, own: bool = False
+) -> tuple[str | Path, str | Path | None]:
+    """Where a bench's model and oracle come from; `own` says that the documents are a user's."""
+    from unlearnlib.continued import continued_checkpoint  # which imports this file
+
+    scale, model, oracle = get_profile(profile), models.model, models.oracle
     if model is not None and not str(model).strip():
         raise UnlearnError(f"the model is {model!r}: give a folder or a hub id, or leave it out.")
-    if base == "published":
+    if models.base == "published":
         if not scale.continued:
             raise UnlearnError(
-                f"base is {base!r}, and the model of profile {profile!r} was not trained further: "
-                "leave base at 'vanilla', or take the profile open or open_cpu."
+                f"base is {models.base!r}, and the model of profile {profile!r} was not trained "
+                "further: leave base at 'vanilla', or take the profile open or open_cpu."
             )
         return model or scale.model, oracle
     if model is None and scale.continued and not own:
@@ -670,38 +772,33 @@ def open_bench(
     profile: str = "lab",
     domain: str = "books",
     *,
-    model: str | Path | None = None,
-    oracle: str | Path | None = None,
-    folder: str | Path | None = None,
-    limits: Mapping[str, int] | None = None,
+    models: Models | None = None,
+    selection: Selection | None = None,
     data: DomainData | None = None,
     length: int | None = None,
-    device: str = "cpu",
-    precision: str | None = None,
     execution: Execution | None = None,
-    base: str = "vanilla",
 ) -> Bench:
     """Load a profile's model, tokenizer, data and (where there is one) oracle.
 
-    `precision` is by default that of the profile's studies.
-    A `model` of one's own has no oracle but the one given with it; nor has the published model
-    (`base`, of a spec).
+    `data` is a user's own, in place of the profile's texts (`selection`); `length` is in tokens per
+    chunk, by default the profile's.
     """
-    scale = get_profile(profile)
+    scale, models = get_profile(profile), models or Models()
+    selection = selection or Selection()
     own = data is not None
-    precision = precision or scale.precision
-    data = data or load_domain(profile, domain, folder, limits)
-    source, retrained = sources(profile, domain, model, oracle, own, base)
-    vanilla, tokenizer = load_model(source, precision, device), load_tokenizer(source)
+    precision = models.precision or scale.precision
+    data = data or load_domain(profile, domain, selection.folder, selection.limits)
+    source, oracle = sources(profile, domain, models, own)
+    model, tokenizer = load_model(source, precision, models.device), load_tokenizer(source)
     if not own:
         data = clipped(profile, data, tokenizer)
     return Bench(
-        vanilla,
+        model,
         tokenizer,
         data,
         length or scale.length,
         scale.prefix,
-        load_model(retrained, precision, device) if retrained else None,
+        load_model(oracle, precision, models.device) if oracle else None,
         execution or Execution(),
         str(source),
     )
@@ -744,33 +841,10 @@ def unlearn(
 
     Raises `UnlearnError` for bad input, before anything is changed.
     """
-    from unlearnlib.corpus.files import split_general
-    from unlearnlib.models import check_head, check_loaded, check_reach, disable_dropout
-
-    check_loaded(model, tokenizer)
-    for name, value, kind in (("oracle", oracle, nn.Module), ("execution", execution, Execution)):
-        if value is not None and not isinstance(value, kind):
-            what = "a loaded model" if kind is nn.Module else "an Execution"
-            raise UnlearnError(f"{name} is {value!r}: give {what}, or leave it out.")
-    for name in ("profile", "domain"):
-        if name in settings:
-            raise UnlearnError(f"{name} is given with texts of your own: leave it out.")
-    if length is None:
-        raise UnlearnError("length is None: give the number of tokens per chunk.")
-    general_retain, general_evaluation = split_general(as_documents(general, "general"))
-    data = DomainData(
-        YOURS,
-        as_documents(forget, "forget"),
-        as_documents(retain, "retain"),
-        as_documents(approximate, "approximate"),
-        tuple(general_retain),
-        tuple(general_evaluation),
-        source="texts",
-    )
-    dtype = next(model.parameters()).dtype
-    precision = {v: k for k, v in DTYPES.items()}.get(dtype, "float32")
-    if dtype not in DTYPES.values() and "precision" not in settings:
-        logger.warning("the model is %s, which is not trained in: it becomes float32", dtype)
+    _check_arguments(model, tokenizer, length, oracle, execution, settings)
+    data = _own_data(forget, retain, approximate, general)
+    if "precision" not in settings:
+        settings["precision"] = _precision_of(model)
     spec = RunSpec().replace(
         domain=YOURS,
         method=method,
@@ -780,7 +854,7 @@ def unlearn(
         retain_weight=retain_weight,
         seed=seed,
         length=length,
-        **{"precision": precision, **settings},
+        **settings,
     )
     check_head(model)
     if not in_place:
@@ -797,3 +871,51 @@ def unlearn(
         )
     warn_of_data(bench, spec)
     return execute(bench, spec, in_place=True, command="unlearnlib.unlearn(...)")
+
+
+def _check_arguments(
+    model: Any,
+    tokenizer: Any,
+    length: Any,
+    oracle: Any,
+    execution: Any,
+    settings: Mapping[str, Any],
+) -> None:
+    """`UnlearnError` for arguments of `unlearn` that are not what they should be."""
+    check_loaded(model, tokenizer)
+    for name, value, kind in (("oracle", oracle, nn.Module), ("execution", execution, Execution)):
+        if value is not None and not isinstance(value, kind):
+            what = "a loaded model" if kind is nn.Module else "an Execution"
+            raise UnlearnError(f"{name} is {value!r}: give {what}, or leave it out.")
+    for name in ("profile", "domain"):
+        if name in settings:
+            raise UnlearnError(f"{name} is given with texts of your own: leave it out.")
+    if length is None:
+        raise UnlearnError("length is None: give the number of tokens per chunk.")
+
+
+def _own_data(
+    forget: Iterable[str | Document],
+    retain: Iterable[str | Document],
+    approximate: Iterable[str | Document],
+    general: Iterable[str | Document],
+) -> DomainData:
+    """A user's texts as a domain; the general ones are divided into retain and evaluation."""
+    general_retain, general_evaluation = split_general(as_documents(general, "general"))
+    return DomainData(
+        YOURS,
+        as_documents(forget, "forget"),
+        as_documents(retain, "retain"),
+        as_documents(approximate, "approximate"),
+        tuple(general_retain),
+        tuple(general_evaluation),
+        source="texts",
+    )
+
+
+def _precision_of(model: nn.Module) -> str:
+    """The name in `DTYPES` of a model's dtype; float32, with a warning, where it has none."""
+    dtype = next(model.parameters()).dtype
+    if dtype not in DTYPES.values():
+        logger.warning("the model is %s, which is not trained in: it becomes float32", dtype)
+    return {v: k for k, v in DTYPES.items()}.get(dtype, "float32")

@@ -29,7 +29,7 @@ class Reference:
         self, model: nn.Module, chunks: Sequence[Chunk], execution: Execution | None = None
     ):
         self.head = head_of(model).detach(clone=True)
-        # By what a chunk is, not by its name: two files of a user may use the same names.
+        # By tokens, not by name: two files of a user may use the same names.
         self.hidden: dict[tuple[tuple[int, ...], int], Tensor] = {}
         for rows, hidden, _ in _forward(model, chunks, execution or Execution(progress=False)):
             for row, index in enumerate(rows):
@@ -84,7 +84,7 @@ def _moments(logits: Tensor, targets: Tensor, reference: Tensor | None) -> Tenso
     for row in best.nonzero().flatten().split(256):  # of several largest, the first one counts
         best[row] = z[row].argmax(-1) == targets[row]
     z.sub_(top)
-    # A token that cannot be has e = 0, and e * z must be 0 too.
+    # A token of probability 0 has e = 0, and e * z must be 0 too.
     if bool(torch.isneginf(z.amin(-1)).any()):
         z.clamp_(min=torch.finfo(z.dtype).min / 2)
     e = z.exp()
@@ -161,7 +161,7 @@ def score(
 ) -> TokenScores:
     """Scores of texts (or `Document`s) under a causal LM, cut into chunks of `length` tokens.
 
-    Raises `UnlearnError` for texts that are none, and for chunks longer than the model reads.
+    Raises `UnlearnError` for items that are not texts, and for chunks longer than the model reads.
     """
     check_loaded(model, tokenizer)
     chunks = cut(as_documents(texts, "text"), tokenizer, length)
@@ -174,8 +174,8 @@ def as_documents(texts: Iterable[str | Document], prefix: str) -> tuple[Document
     """Texts as documents named PREFIX-0001 and so on; documents stay as they are.
 
     Raises:
-        UnlearnError: `texts` is one text, a table or a dictionary, of which Python would take the
-            letters or the names; an item is no text; two documents have one id.
+        UnlearnError: `texts` is one text, a table or a dictionary, where a loop would go over
+            letters or names; an item is not a text; two documents have the same id.
     """
     wrong = isinstance(texts, str | bytes | Document | Mapping) or hasattr(texts, "columns")
     if wrong or not isinstance(texts, Iterable):
@@ -201,7 +201,7 @@ def cloze_chunks(documents: Iterable[Document], tokenizer: Any) -> tuple[list[Ch
 
     A question is the document up to the answer, and then one of the options: the right answer
     first, then the distractors. The text before the fact belongs to the question because it is
-    what calls a memorised document back; it does not tell the answer, which stands nowhere else.
+    what a model that memorised the document continues; it does not contain the answer.
     Returns (chunks, answer_starts), as `metrics.cloze` takes them. What the options of a fact
     share is a chunk's context, so its targets are the answer and `answer_starts` is all 0.
     `UnlearnError` if two facts have unequally many distractors, or one has none.

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.methods import PAPER_METHODS, get_method
 from unlearnlib.models import data_folder
-from unlearnlib.run import Bench, evaluate, execute, key_of, open_bench
+from unlearnlib.run import Bench, Models, evaluate, execute, key_of, open_bench
 from unlearnlib.search import shortfall
 from unlearnlib.spec import COMPARED, DOMAINS, RunSpec, get_profile
 from unlearnlib.store import (
@@ -442,7 +442,7 @@ def run_study(
     study = get_study(name)
     store = store or default_store()
     library = open_library(store, fresh)
-    open_one = benches or (lambda p, d: open_bench(p, d, base=study.base))
+    open_one = benches or (lambda p, d: open_bench(p, d, models=Models(base=study.base)))
     records: list[Record] = []
     baselines: list[Record] = []
     grid: list[tuple[RunSpec, str | None]] = []  # and the run's key, where its bench was opened

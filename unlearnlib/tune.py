@@ -1,4 +1,4 @@
-"""Carry out the search of `search.py`: each run ends by itself where the target is reached."""
+"""Carry out the search of `search.py`: each run stops where the target is reached."""
 
 from __future__ import annotations
 
@@ -67,14 +67,13 @@ def tune(
     start: float = START,
     runs: int = RUNS,
     trace: Path | None = None,
-    told: Callable[[int, Proposal], None] | None = None,
+    on_proposal: Callable[[int, Proposal], None] | None = None,
 ) -> Tuned:
     """Carry the procedure out on a bench: `spec` names method, updates, batch size and seed.
 
     `trace` is a folder that keeps the steps as they are made; a search with the same model, data
-    and spec goes on from there. `told(n, proposal)` hears of every decision before it is carried
-    out.
-    The model of the best step is kept in memory while the others run.
+    and spec goes on from there. `on_proposal(n, proposal)` is called before run n, and once more
+    with the proposal to end. The model of the best step is kept in memory while the others run.
     """
     if runs < 1 or not (0 < start < math.inf):
         raise UnlearnError(f"runs is {runs} and start is {start}: give numbers above 0.")
@@ -90,8 +89,8 @@ def tune(
     kept: tuple[int, nn.Module, Record] | None = None
     while True:
         proposal = propose(steps, situation, start=start, runs=runs)
-        if told is not None:
-            told(len(steps) + 1, proposal)
+        if on_proposal is not None:
+            on_proposal(len(steps) + 1, proposal)
         if proposal.learning_rate is None:
             break
         model, record, step = _one(bench, spec, proposal, situation)
@@ -118,7 +117,7 @@ def tune(
 def _one(
     bench: Bench, spec: RunSpec, proposal: Proposal, situation: Situation
 ) -> tuple[nn.Module, Record, Step]:
-    """One run, ended by itself at the update nearest the target."""
+    """One run, stopped at the update nearest the target."""
     assert proposal.learning_rate is not None
     started = time.time()
     chunks = bench.forgotten(spec)
@@ -126,17 +125,17 @@ def _one(
     path = [situation.forget]
     asked = spec.replace(learning_rate=proposal.learning_rate, retain_weight=proposal.retain_weight)
 
-    def enough(model: nn.Module, update: int) -> bool:
+    def reached(model: nn.Module, update: int) -> bool:
         path.append(perplexity(score_chunks(model, chunks, execution=quiet)))
         return not (path[-1] < situation.target)
 
-    # From its beginning, whatever checkpoint there is: the path needs every update.
+    # Without checkpoints, so that it starts at update 0: the path needs every update.
     unsaved = copy.copy(bench)
     unsaved.execution = dataclasses.replace(bench.execution, save_every=0)
-    model, record = execute(unsaved, asked, enough=enough)
+    model, record = execute(unsaved, asked, stop_after=reached)
     end = record.spec["updates"] if record.status == "done" else len(path) - 1
     if record.status == "done" and end > 1 and _nearer_before(path, end, situation.target):
-        # The update before was nearer; what ran past it is not what is wanted.
+        # The update before was nearer to the target: run again, to that one.
         end -= 1
         model, record = execute(bench, asked.replace(updates=end))
     general = record.metrics["general/perplexity"]

@@ -348,14 +348,13 @@ def verify_records(
 def _profile_bench(spec: RunSpec) -> Bench:
     """The profile's own model and data for a spec, on the CPU."""
     from unlearnlib.engine import Execution
-    from unlearnlib.run import open_bench
+    from unlearnlib.run import Models, open_bench
 
     return open_bench(
         spec.profile,
         spec.domain,
-        precision=spec.precision,
+        models=Models(base=spec.base, precision=spec.precision),
         execution=Execution(progress=False),  # verifying has a bar of its own
-        base=spec.base,
     )
 
 
