@@ -32,7 +32,7 @@ from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics import TokenScores, auc, loss_score
 from unlearnlib.models import load_model, load_tokenizer, model_hash, save_model
 from unlearnlib.report import verification
-from unlearnlib.run import Bench, open_bench
+from unlearnlib.run import Bench, Selection, open_bench
 from unlearnlib.spec import PROFILES, RunSpec
 from unlearnlib.store import Record, Store, read_parquet, run_key, write_parquet
 from unlearnlib.verify import (
