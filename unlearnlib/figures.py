@@ -100,10 +100,11 @@ METHOD_MARKERS = {
     "ga_kl_general": "D",
     "ga_kl_in_dist": "P",
 }
+INK, GREY = "#22272e", "#57606a"  # of what belongs to no method
 OWN_COLOUR, OWN_MARKER = "#6b7280", "*"  # a method that a user registered
 BASELINE_STYLES: dict[str, dict[str, Any]] = {
     "vanilla": {"color": "#7a828b", "linestyle": ":", "linewidth": 1.8},
-    "target": {"color": "#22272e", "linestyle": (0, (5, 2)), "linewidth": 1.4},
+    "target": {"color": INK, "linestyle": (0, (5, 2)), "linewidth": 1.4},
     "oracle": {"color": "#00805d", "linestyle": "-", "linewidth": 1.8},
 }
 # Splits have hues of their own, so that no split looks like a method.
@@ -328,6 +329,11 @@ def _legend(
     )
 
 
+def _mark(label: str, **look: Any) -> Line2D:
+    """A legend's entry for a mark without a line: a grey dot, or of another `look`."""
+    return Line2D([], [], label=label, **{"linestyle": "", "marker": "o", "color": GREY, **look})
+
+
 def _legend_height(layout: Layout, entries: int) -> float:
     return 0.15 + 0.22 * math.ceil(entries / (2 if layout.is_narrow else 4))
 
@@ -501,14 +507,13 @@ def distance_to_oracle(
             f"{domain_title(domain)}, forget set: {_named(baselines, domain, KL, records)}; "
             f"{_means(records, domain, KL)}."
         )
-    dot: dict[str, Any] = {"linestyle": "", "marker": "o", "color": "#57606a"}
     grey = BASELINE_STYLES["vanilla"]["color"]
     _legend(
         figure,
         layout,
         extra=[
-            Line2D([], [], label="on the forget set", **dot),
-            Line2D([], [], label="on the approximate set", markerfacecolor="white", **dot),
+            _mark("on the forget set"),
+            _mark("on the approximate set", markerfacecolor="white"),
             Line2D([], [], color=grey, linestyle="-", label="vanilla, forget"),
             Line2D([], [], color=grey, linestyle=":", label="vanilla, approximate"),
         ],
@@ -555,7 +560,7 @@ def membership_auc(
         ax.set_xlim(0, 1)
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         ax.axvspan(0, 0.5, color="#f4f0ec", zorder=0)
-        ax.axvline(0.5, color="#22272e", linewidth=1)
+        ax.axvline(0.5, color=INK, linewidth=1)
         _lines(ax, "x", baselines, domain, metric, records, ("vanilla", "oracle"))
         for row, method in enumerate(methods):
             values = seed_values(records, domain, method, metric)
@@ -650,7 +655,7 @@ def _course(record: Record, metric: str) -> tuple[list[float], list[float]]:
 def _course_axis(ax: Axes, metric: str, values: Sequence[float], marks: Sequence[float]) -> None:
     if metric.endswith("/auc"):
         ax.set_ylim(0, 1)
-        ax.axhline(0.5, color="#22272e", linewidth=0.8)
+        ax.axhline(0.5, color=INK, linewidth=0.8)
     else:
         _set_log(ax, "y", *_range([*values, *marks], _cap(marks)))
 
@@ -826,10 +831,7 @@ def robust_region(
     bar.set_label(f"forget perplexity ÷ {YARDSTICKS[yardstick]}")
     bar.outline.set_visible(False)  # type: ignore[operator]
     labels = {"usable": "usable", "near": "near, but harmed", "broken": "diverged"}
-    handles = [
-        Line2D([], [], linestyle="", markersize=6, label=labels[kind], **look)
-        for kind, look in _REGION_MARKS.items()
-    ]
+    handles = [_mark(labels[kind], markersize=6, **look) for kind, look in _REGION_MARKS.items()]
     _legend(figure, layout, extra=handles)
     alt = [
         f"Heat maps of forget perplexity divided by {YARDSTICKS[yardstick]}, over "
@@ -943,7 +945,7 @@ _REGION_MARKS: dict[str, dict[str, Any]] = {
         "markeredgecolor": "#111418",
         "markeredgewidth": 0.9,
     },
-    "broken": {"marker": "x", "color": "#57606a", "markeredgewidth": 1.1},
+    "broken": {"marker": "x", "color": GREY, "markeredgewidth": 1.1},
 }
 
 
@@ -1000,10 +1002,9 @@ def region_shares(
             if words:
                 said.append(f"{method_title(method)} {', '.join(words)}")
         alt.append(f"{domain_title(domain)}: {'; '.join(said) or 'no yardstick'}.")
-    dot: dict[str, Any] = {"linestyle": "", "marker": "o", "color": "#57606a", "markersize": 7}
     handles = [
-        Line2D([], [], label="near the truth", **dot),
-        Line2D([], [], label="near the paper’s target", markerfacecolor="white", **dot),
+        _mark("near the truth", markersize=7),
+        _mark("near the paper’s target", markersize=7, markerfacecolor="white"),
     ]
     _legend(figure, layout, extra=handles)
     figure.alt = " ".join(alt)
@@ -1046,7 +1047,7 @@ def region_tolerance(
         _set_log(ax, "x", sweeps.TOLERANCES[0], sweeps.TOLERANCES[-1])
         ax.set_xticks([1.25, 2, 3, 4], ["1.25", "2", "3", "4"])
         ax.set_ylim(-0.02 * top, 1.05 * top)
-        ax.axvline(tolerance.near, color="#22272e", linestyle=":", linewidth=1.4, zorder=1)
+        ax.axvline(tolerance.near, color=INK, linestyle=":", linewidth=1.4, zorder=1)
         ends = [
             baseline_value(baselines, domain, w, FORGET, records) for w in ("vanilla", "oracle")
         ]
@@ -1071,11 +1072,8 @@ def region_tolerance(
         alt.append(
             f"{domain_title(domain)}, at a factor of 2: {', '.join(said) or 'no yardstick'}."
         )
-    test = Line2D([], [], color="#22272e", linestyle=":", label="tolerance of the test")
-    shaded = Line2D(
-        [], [], linestyle="", marker="s", markersize=9, label="vanilla is near enough",
-        color=_NOTHING["color"],
-    )  # fmt: skip
+    test = Line2D([], [], color=INK, linestyle=":", label="tolerance of the test")
+    shaded = _mark("vanilla is near enough", marker="s", markersize=9, color=_NOTHING["color"])
     _legend(figure, layout, methods, extra=[test, shaded], line=True)
     figure.alt = " ".join(alt)
     return figure
@@ -1197,7 +1195,7 @@ def _yardsticks(
 
 
 def _cross_handle() -> Line2D:
-    return Line2D([], [], linestyle="", marker="x", color="#57606a", label="diverged")
+    return _mark("diverged", marker="x")
 
 
 def _ends(path: Sequence[sweeps.Point]) -> str:
@@ -1476,9 +1474,7 @@ def target_check(baselines: Iterable[Record], *, narrow: bool = False) -> Descri
         "oracle": "truth: oracle on forget",
     }
     handles = [
-        Line2D(
-            [], [], linestyle="", marker=markers[n], color=BASELINE_STYLES[n]["color"], label=label
-        )
+        _mark(label, marker=markers[n], color=BASELINE_STYLES[n]["color"])
         for n, label in names.items()
     ]
     columns = 1 if narrow else 3
@@ -1532,8 +1528,8 @@ def target_sizes(
                 continue
             ends = [_inside(x, low, high) for x in (ratio.low, ratio.high)]
             left, right = ratio.size / 1.07, ratio.size * 1.07  # beside each other, both seen
-            ax.plot([left] * 2, ends, color="#22272e", linewidth=1.6)
-            _points(ax, [left], [ratio.median], marker="D", color="#22272e", markersize=5)
+            ax.plot([left] * 2, ends, color=INK, linewidth=1.6)
+            _points(ax, [left], [ratio.median], marker="D", color=INK, markersize=5)
             _points(ax, [right], [ratio.first], markersize=5.5, **_FIRST)
             said.append(
                 f"{ratio.size} {number(ratio.low)} to {number(ratio.high)}, first ones "
@@ -1541,10 +1537,10 @@ def target_sizes(
             )
         alt.append(f"{domain_title(domain)}: {'; '.join(said) or 'no oracle'}.")
     handles = [
-        Line2D([], [], color="#22272e", marker="D", markersize=5, label="95 % of requests, median"),
-        Line2D([], [], linestyle="", label="the first documents", **_FIRST),
+        Line2D([], [], color=INK, marker="D", markersize=5, label="95 % of requests, median"),
+        _mark("the first documents", **_FIRST),
     ]
-    _legend(figure, layout, lines=(), extra=handles)
+    _legend(figure, layout, extra=handles)
     figure.alt = " ".join(alt)
     return figure
 
@@ -1583,11 +1579,8 @@ def stops(
             )
         alt.append(f"{domain_title(domain)}, target and truth: {'; '.join(said) or 'no probe'}.")
     labels = {"target": "reaches the paper’s target", "oracle": "reaches the truth"}
-    handles = [
-        Line2D([], [], linestyle="", label=labels[which], **look) for which, look in looks.items()
-    ]
-    never: dict[str, Any] = {"marker": r"$\rightarrow$", "color": "#57606a", "markersize": 9}
-    handles.append(Line2D([], [], linestyle="", label="not in this run", **never))
+    handles = [_mark(labels[which], **look) for which, look in looks.items()]
+    handles.append(_mark("not in this run", marker=r"$\rightarrow$", markersize=9))
     _legend(figure, layout, extra=handles)
     figure.alt = " ".join(alt)
     return figure
@@ -1622,7 +1615,7 @@ def share_of_the_way(
     alt = ["Share of the way from vanilla to the oracle in log forget perplexity."]
     for ax, domain in panels:
         ax.set_xlim(left, right)
-        ax.axvline(HALF_WAY, color="#22272e", linewidth=1, linestyle=(0, (2, 2)))
+        ax.axvline(HALF_WAY, color=INK, linewidth=1, linestyle=(0, (2, 2)))
         ax.axvline(0.0, **BASELINE_STYLES["vanilla"])
         ax.axvline(1.0, **BASELINE_STYLES["oracle"])
         said = []
@@ -1634,7 +1627,7 @@ def share_of_the_way(
                 note = " (diverged)" if diverged else ""
                 said.append(f"{method_title(method)} {reached}{note}")
         alt.append(f"{domain_title(domain)}: {', '.join(said) or 'no value'}.")
-    half = Line2D([], [], color="#22272e", linewidth=1, linestyle=(0, (2, 2)), label="half way")
+    half = Line2D([], [], color=INK, linewidth=1, linestyle=(0, (2, 2)), label="half way")
     _legend(figure, layout, lines=("vanilla", "oracle"), extra=[half])
     figure.alt = " ".join(alt)
     return figure
@@ -1666,19 +1659,18 @@ def cost_ratio(ratios: Mapping[str, Ratios], *, narrow: bool = False) -> Describ
             f"{method_title(method)} {number(flops)} in operations, {number(seconds)} in seconds"
         )
     for row, (name, ratio) in enumerate(accounts.items(), start=len(order)):
-        ax.plot(ratio, row, marker="D", color="#57606a", markersize=6.5)
+        ax.plot(ratio, row, marker="D", color=GREY, markersize=6.5)
         said.append(f"{name} {number(ratio)} for one update")
     if order:
         ax.axhline(len(order) - 0.5, color="#aeb7c0", linewidth=0.8)
-    ax.axvline(CLAIMED_RATIO, color="#22272e", linestyle=(0, (5, 2)), linewidth=1.2)
+    ax.axvline(CLAIMED_RATIO, color=INK, linestyle=(0, (5, 2)), linewidth=1.2)
     _name_rows(ax, names, top=-0.7)
     ax.set_xlabel("times cheaper than retraining")
-    dot: dict[str, Any] = {"linestyle": "", "marker": "o", "color": "#57606a"}
     handles = [
-        Line2D([], [], label="operations, counted", **dot),
-        Line2D([], [], label="seconds, measured", markerfacecolor="white", **dot),
-        Line2D([], [], label="by account, one update", linestyle="", marker="D", color="#57606a"),
-        Line2D([], [], label="the paper’s claim", linestyle=(0, (5, 2)), color="#22272e"),
+        _mark("operations, counted"),
+        _mark("seconds, measured", markerfacecolor="white"),
+        _mark("by account, one update", marker="D"),
+        Line2D([], [], label="the paper’s claim", linestyle=(0, (5, 2)), color=INK),
     ]
     _legend(figure, layout, extra=handles)
     figure.alt = f"How many times cheaper than retraining, log scale: {'; '.join(said)}."
@@ -1733,7 +1725,7 @@ def speed(found: Mapping[str, Any], *, narrow: bool = False) -> DescribedFigure:
         said = []
         for place, row in enumerate(rows):
             ratio, good = row["ratio"], met(row)
-            colour = "#00805d" if good else "#22272e"
+            colour = "#00805d" if good else INK
             ax.plot(
                 [ratio["lowest"], ratio["highest"]], [place, place], color=colour, linewidth=1.6
             )
@@ -1759,13 +1751,12 @@ def speed(found: Mapping[str, Any], *, narrow: bool = False) -> DescribedFigure:
         _name_rows(ax, names)
         ax.set_xlabel(title)
         alt.append(f"{title[0].upper()}{title[1:]}: {'; '.join(said)}.")
-    dot: dict[str, Any] = {"linestyle": "", "marker": "o"}
     handles = [
-        Line2D([], [], label="target met", color="#00805d", **dot),
-        Line2D([], [], label="target not met", color="#22272e", markerfacecolor="white", **dot),
-        Line2D([], [], label="target", linestyle="", marker="|", color="#cf222e", mew=2, ms=12),
+        _mark("target met", color="#00805d"),
+        _mark("target not met", color=INK, markerfacecolor="white"),
+        _mark("target", marker="|", color="#cf222e", mew=2, ms=12),
     ]
-    _legend(figure, layout, lines=(), extra=handles)
+    _legend(figure, layout, extra=handles)
     figure.alt = " ".join(alt)
     return figure
 
@@ -1800,7 +1791,7 @@ def invariance(found: Mapping[str, Any], *, narrow: bool = False) -> DescribedFi
             f"{sum(r['norm'] == 0 for r in of)} of {len(of)} are exactly 0, drawn at the "
             "left edge."
         )
-    _legend(figure, layout, list(dict.fromkeys(r["method"] for r in rows)), lines=())
+    _legend(figure, layout, list(dict.fromkeys(r["method"] for r in rows)))
     figure.alt = " ".join(alt)
     return figure
 
@@ -1842,7 +1833,7 @@ def two_models(
             ax.set_ylabel(other)
         said = "; ".join(f"{method_title(m)} {number(xs[m])} and {number(ys[m])}" for m in known)
         alt.append(f"{domain_title(domain)}, {metrics[metric]}, {one} and {other}: {said}.")
-    _legend(figure, layout, methods, lines=())
+    _legend(figure, layout, methods)
     figure.alt = " ".join(alt)
     return figure
 
