@@ -1160,7 +1160,7 @@ def swept(
         ]
         ends = _yardsticks(baselines, domain, FORGET, field, (values[0], values[-1]), records)
         named = [
-            f"{BASELINE_TITLES[which]} {' to '.join(dict.fromkeys(map(number, marks)))}"
+            f"{BASELINE_TITLES[which]} {' to '.join(map(number, dict.fromkeys(marks)))}"
             for which, marks in ends.items()
             if not all(map(math.isnan, marks))
         ]
