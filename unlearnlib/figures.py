@@ -1227,7 +1227,7 @@ def schedules(
         ours = [p for p in every if p.domain == domain]
         _set_log(ax, "x", *_range([*(p[metric] for p in ours), *marks], _cap(marks)))
         column = i % len(domains)
-        _name_rows(ax, [_broken(s) for s in shapes], shown=narrow or column == 0)
+        _name_rows(ax, [_in_two_lines(s) for s in shapes], shown=narrow or column == 0)
         if narrow or i < len(domains):
             ax.set_title(domain_title(domain))
         if narrow or column == (len(domains) - 1) // 2:
@@ -1261,7 +1261,7 @@ def schedules(
     return figure
 
 
-def _broken(words: str) -> str:
+def _in_two_lines(words: str) -> str:
     """A label in two lines if it has a comma."""
     return words.replace(", ", ",\n", 1)
 
@@ -1365,24 +1365,24 @@ def search(
     finite = [r for r in rises if r < 1000]
     right.set_xlim(min([0.0, *finite]) - 1, max([6.0, *finite]) * 1.15 + 1)
     said = []
-    for number_, (step, rise) in enumerate(zip(steps, rises, strict=True)):
-        colour = METHOD_COLOURS["ga_gd_in_dist"] if number_ == best else "#9aa1a9"
-        front = 3 if number_ == best else 2
+    for i, (step, rise) in enumerate(zip(steps, rises, strict=True)):
+        colour = METHOD_COLOURS["ga_gd_in_dist"] if i == best else "#9aa1a9"
+        front = 3 if i == best else 2
         path = [_inside(p, low, high) for p in step.path]
         left.plot(range(len(path)), path, color=colour, marker="o", markersize=3, zorder=front)
         end = _inside(step.path[step.updates], low, high)
         _points(right, [rise], [end], color=colour, marker="o", markersize=6, zorder=front)
         left.annotate(
-            str(number_ + 1), (len(path) - 1, path[-1]), (4, 0), textcoords="offset points",
+            str(i + 1), (len(path) - 1, path[-1]), (4, 0), textcoords="offset points",
             va="center", fontsize=9, color=colour,
         )  # fmt: skip
         if rise < 1000:
             right.annotate(
-                str(number_ + 1), (rise, end), (6, 0), textcoords="offset points", va="center",
+                str(i + 1), (rise, end), (6, 0), textcoords="offset points", va="center",
                 fontsize=9, color=colour,
             )  # fmt: skip
         said.append(
-            f"run {number_ + 1} at rate {step.learning_rate:g} ends at "
+            f"run {i + 1} at rate {step.learning_rate:g} ends at "
             f"{number(step.path[step.updates])} with general perplexity {number(rise)} % up"
         )
     for ax in (left, right):
