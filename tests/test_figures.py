@@ -23,7 +23,7 @@ from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record
 from unlearnlib.study import RATES
 
-Draw = Callable[[list[Record], list[Record]], figures.Plate]
+Draw = Callable[[list[Record], list[Record]], figures.DescribedFigure]
 
 BASELINES = synthetic.baselines()
 STUDIES = {
@@ -59,16 +59,16 @@ FIGURES: dict[str, tuple[str, Draw]] = {
     "forget_size": ("forget_size", lambda r, b: figures.swept(r, b, "forget_size")),
     "schedules": ("schedule", figures.schedules),
     "stops": ("trajectory", figures.stops),
-    "ways": ("main", figures.ways),
+    "share_of_the_way": ("main", figures.share_of_the_way),
     "loss_terms": ("trajectory", lambda r, b: figures.loss_terms(r[0])),
     "run_trajectory": ("trajectory", lambda r, b: figures.run_trajectory(r[0], b)),
 }
 
 
-def drawn(plate: figures.Plate) -> str:
+def drawn(figure: figures.DescribedFigure) -> str:
     """The SVG of a figure and of its narrow twin, which makes matplotlib lay both out."""
-    assert plate.narrow is not None
-    return figures.to_svg(plate) + figures.to_svg(plate.narrow())
+    assert figure.narrow is not None
+    return figures.to_svg(figure) + figures.to_svg(figure.narrow())
 
 
 def spoilt(record: Record, x: float) -> Record:
@@ -90,9 +90,9 @@ def spoilt(record: Record, x: float) -> Record:
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_says_in_words_what_it_shows(name: str) -> None:
     study, draw = FIGURES[name]
-    plate = draw(STUDIES[study], BASELINES)
-    assert len(plate.alt) > 60
-    assert drawn(plate).count("<svg") == 2
+    figure = draw(STUDIES[study], BASELINES)
+    assert len(figure.alt) > 60
+    assert drawn(figure).count("<svg") == 2
 
 
 @pytest.mark.parametrize("x", [math.nan, math.inf, 1e300, 0.0])
@@ -130,15 +130,15 @@ def test_a_figure_without_records_names_the_remedy(name: str) -> None:
 
 def test_a_diverged_run_is_named_in_the_alternative_text() -> None:
     run = synthetic.run("books", "ga", rate=RATES[-1])
-    plate = figures.forget_vs_general([run], BASELINES)
-    assert "GA infinite (diverged)" in plate.alt
+    figure = figures.forget_vs_general([run], BASELINES)
+    assert "GA infinite (diverged)" in figure.alt
 
 
 def test_the_alternative_text_has_the_values_of_the_records() -> None:
-    plate = figures.membership_auc(STUDIES["main"], BASELINES)
+    figure = figures.membership_auc(STUDIES["main"], BASELINES)
     for domain in DOMAINS:
         values = tables.seed_values(STUDIES["main"], domain, "ga", "membership/min_k_40/auc")
-        assert f"GA {tables.number(float(np.mean(values)))}" in plate.alt
+        assert f"GA {tables.number(float(np.mean(values)))}" in figure.alt
 
 
 def test_the_same_records_give_the_same_bytes() -> None:
@@ -147,8 +147,8 @@ def test_the_same_records_give_the_same_bytes() -> None:
 
 
 def test_records_may_come_from_a_generator() -> None:
-    plate = figures.membership_auc((r for r in STUDIES["main"]), iter(BASELINES))
-    assert drawn(plate).count("<svg") == 2
+    figure = figures.membership_auc((r for r in STUDIES["main"]), iter(BASELINES))
+    assert drawn(figure).count("<svg") == 2
 
 
 def test_every_method_of_the_paper_has_a_colour_and_marker_of_its_own() -> None:
@@ -169,26 +169,58 @@ def test_related_methods_have_related_hues(pair: tuple[str, str]) -> None:
 def test_a_method_of_ones_own_gets_a_style_and_keeps_its_name() -> None:
     run = synthetic.run("books", "ga")
     own = replace(run, spec={**run.spec, "method": "my_method"})
-    plate = figures.forget_vs_general([own], BASELINES)
-    assert "my_method" in plate.alt
-    assert drawn(plate)
+    figure = figures.forget_vs_general([own], BASELINES)
+    assert "my_method" in figure.alt
+    assert drawn(figure)
 
 
 def test_type_is_at_least_nine_points() -> None:
     for study, draw in FIGURES.values():
-        plate = draw(STUDIES[study], BASELINES)
+        figure = draw(STUDIES[study], BASELINES)
         sizes = [
-            t.get_fontsize() for t in plate.findobj(match=lambda a: hasattr(a, "get_fontsize"))
+            t.get_fontsize() for t in figure.findobj(match=lambda a: hasattr(a, "get_fontsize"))
         ]
         assert min(sizes) >= 9
-        assert plate.get_figwidth() == figures.WIDE
+        assert figure.get_figwidth() == figures.WIDE
 
 
 def test_a_figure_for_phones_stacks_its_panels() -> None:
-    plate = figures.membership_auc(STUDIES["main"], BASELINES)
-    assert plate.narrow is not None
-    narrow = plate.narrow()
-    assert narrow.get_figwidth() < plate.get_figwidth() < narrow.get_figheight()
+    figure = figures.membership_auc(STUDIES["main"], BASELINES)
+    assert figure.narrow is not None
+    narrow = figure.narrow()
+    assert narrow.get_figwidth() < figure.get_figwidth() < narrow.get_figheight()
+
+
+@pytest.mark.parametrize("is_narrow", [False, True])
+def test_panels_beside_each_other_are_labelled_once_and_stacked_ones_each(is_narrow: bool) -> None:
+    layout = figures.Layout(is_narrow)
+    panels = layout.panels(DOMAINS, 2.0, xlabel="update", ylabel="perplexity")[1]
+    axes = [ax for ax, _ in panels]
+    assert [domain for _, domain in panels] == list(DOMAINS)
+    assert [ax.get_title() for ax in axes] == [tables.domain_title(d) for d in DOMAINS]
+    once = ["update"] * 3 if is_narrow else ["", "update", ""]
+    assert [ax.get_xlabel() for ax in axes] == once
+    assert [ax.get_ylabel() for ax in axes] == (
+        ["perplexity"] * 3 if is_narrow else ["perplexity", "", ""]
+    )
+
+
+@pytest.mark.parametrize("is_narrow", [False, True])
+def test_panels_of_metrics_have_a_row_per_metric_and_a_column_per_domain(is_narrow: bool) -> None:
+    metrics = (("forget/perplexity", "forget"), ("general/perplexity", "general"))
+    domains = DOMAINS[:2]
+    panels = figures.Layout(is_narrow).metric_panels(domains, metrics, 2.0, xlabel="update")[1]
+    assert [(d, m) for _, d, m in panels] == [(d, m) for m, _ in metrics for d in domains]
+    one, two = (tables.domain_title(d) for d in domains)
+    titles = [ax.get_title() for ax, *_ in panels]
+    if is_narrow:
+        stacked = [f"{title}: {label}" for _, label in metrics for title in (one, two)]
+        assert titles == stacked
+        assert {ax.get_xlabel() for ax, *_ in panels} == {"update"}
+        return
+    assert titles == [one, two, "", ""]
+    assert [ax.get_ylabel() for ax, *_ in panels] == ["forget", "", "general", ""]
+    assert [ax.get_xlabel() for ax, *_ in panels] == ["", "", "update", "update"]
 
 
 # --- the target
@@ -250,30 +282,30 @@ def test_the_map_of_the_region_marks_usable_harmed_and_diverged_settings() -> No
         diverged_at=5,
         trajectory=rows[:1],
     )
-    plate = figures.robust_region([replace(run, trajectory=rows), broken], BASELINES)
+    figure = figures.robust_region([replace(run, trajectory=rows), broken], BASELINES)
     marks = {
-        name: [line for line in plate.axes[0].lines if line.get_marker() == look["marker"]]
+        name: [line for line in figure.axes[0].lines if line.get_marker() == look["marker"]]
         for name, look in (("usable", {"marker": "o"}), ("broken", {"marker": "x"}))
     }
     usable, harmed = marks["usable"]
     assert len(usable.get_xdata()) == 2 and len(harmed.get_xdata()) == 1
     assert len(marks["broken"][0].get_xdata()) == 1
-    assert "GA + GD, in-dist. 2 of 4; 1 diverged" in plate.alt
+    assert "GA + GD, in-dist. 2 of 4; 1 diverged" in figure.alt
 
 
 def test_the_lines_of_a_sweep_over_documents_follow_the_documents() -> None:
-    plate = figures.swept(STUDIES["forget_size"], BASELINES, "forget_size")
+    figure = figures.swept(STUDIES["forget_size"], BASELINES, "forget_size")
     record = tables.baseline_record(BASELINES, "books", "oracle")
     assert record is not None
     ends = [tables.number(sweeps.first_perplexity(record, "forget", n)) for n in (1, 64)]
-    assert f"Oracle (truth) {ends[0]} to {ends[1]}" in plate.alt
+    assert f"Oracle (truth) {ends[0]} to {ends[1]}" in figure.alt
 
 
 def test_document_lengths_say_how_many_documents_there_are() -> None:
     lengths = {"books": {"forget": [100, 120], "approximate": [], "retain": [90] * 5}}
-    plate = figures.document_lengths(lengths)
-    assert "forget 2 documents, mean 110" in plate.alt
-    assert drawn(plate)
+    figure = figures.document_lengths(lengths)
+    assert "forget 2 documents, mean 110" in figure.alt
+    assert drawn(figure)
 
 
 # --- showing
@@ -292,18 +324,18 @@ def test_showing_leaves_both_drawings_and_the_alternative_text(
 
 
 def test_the_html_carries_images_alternative_text_caption_and_command() -> None:
-    plate = figures.target_check(BASELINES)
-    page = figures.to_html(plate, 'A "caption" & more', "unlearn study main")
+    figure = figures.target_check(BASELINES)
+    page = figures.to_html(figure, 'A "caption" & more', "unlearn study main")
     images = re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", page)
     assert len(images) == 2 and all(b"<svg" in base64.b64decode(image) for image in images)
     assert "A &quot;caption&quot; &amp; more" in page
     assert "<code>unlearn study main</code>" in page
-    assert plate.alt[:40] in page
+    assert figure.alt[:40] in page
 
 
 def test_a_figure_without_alternative_text_is_refused() -> None:
     with pytest.raises(UnlearnError, match="alternative text"):
-        figures.to_html(figures.Plate(), "caption")
+        figures.to_html(figures.DescribedFigure(), "caption")
 
 
 def test_nothing_is_left_behind_where_there_is_no_book(
@@ -322,10 +354,10 @@ def ticks_of(rates: tuple[float, ...]) -> list[str]:
         for rate in rates
         for r in STUDIES["rates"][:1]
     ]
-    plate = figures.learning_rates(runs, BASELINES)
-    plate.canvas.draw()
-    low, high = plate.axes[-1].get_xlim()
-    axis = plate.axes[-1].xaxis
+    figure = figures.learning_rates(runs, BASELINES)
+    figure.canvas.draw()
+    low, high = figure.axes[-1].get_xlim()
+    axis = figure.axes[-1].xaxis
     return [
         label.get_text()
         for place, label in zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=True)

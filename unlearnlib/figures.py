@@ -1,6 +1,6 @@
 """Every figure of the book, from records alone: nothing here touches a model.
 
-A figure function takes the records of a study and its baselines and returns a `Plate`: a
+A figure function takes the records of a study and its baselines and returns a `DescribedFigure`: a
 matplotlib figure that carries an alternative text computed from the same values, and a second
 drawing of itself for narrow screens, where small multiples stand under each other. `show` puts
 both into a notebook, and the files beside it.
@@ -58,6 +58,8 @@ from unlearnlib.looks import (
     ATTACK,
     BASELINE_STYLES,
     BASELINE_TITLES,
+    GREY,
+    INK,
     METHOD_LOOKS,
     SPLIT_COLOURS,
     domain_title,
@@ -94,11 +96,11 @@ BROKEN = 1e30  # no model that still works has such a perplexity or distance
 P = ParamSpec("P")
 
 
-class Plate(Figure):
+class DescribedFigure(Figure):
     """A figure with its alternative text, and the function that draws it for narrow screens."""
 
     alt: str = ""
-    narrow: Callable[[], Plate] | None = None
+    narrow: Callable[[], DescribedFigure] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,29 +116,81 @@ class Layout:
 
     def grid(
         self, count: int, height: float, *, beside: int = 3, extra: float = 0.0
-    ) -> tuple[Plate, list[Axes]]:
+    ) -> tuple[DescribedFigure, list[Axes]]:
         """A figure with `count` panels, `height` inches each, `extra` inches for the legend."""
         columns = 1 if self.is_narrow else max(1, min(beside, count))
         rows = math.ceil(count / columns)
         width = self.width
-        plate = Plate(figsize=(width, rows * height + extra))
-        axes = [plate.add_subplot(rows, columns, i + 1) for i in range(count)]
-        return plate, axes
+        figure = DescribedFigure(figsize=(width, rows * height + extra))
+        axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+        return figure, axes
+
+    def panels(
+        self,
+        domains: Sequence[str],
+        height: float,
+        *,
+        xlabel: str = "",
+        ylabel: str = "",
+        extra: float = 0.0,
+    ) -> tuple[DescribedFigure, list[tuple[Axes, str]]]:
+        """A figure with a titled panel per domain, and its (axes, domain) in their order.
+
+        Beside each other, the middle panel has the label of x and the first that of y; under each
+        other, on a narrow screen, every panel has both. Heights are in inches, as in `grid`.
+        """
+        figure, axes = self.grid(len(domains), height, extra=extra)
+        for ax, domain in zip(axes, domains, strict=True):
+            ax.set_title(domain_title(domain))
+            if self.is_narrow or ax is axes[(len(axes) - 1) // 2]:
+                ax.set_xlabel(xlabel)
+            if self.is_narrow or ax is axes[0]:
+                ax.set_ylabel(ylabel)
+        return figure, list(zip(axes, domains, strict=True))
+
+    def metric_panels(
+        self,
+        domains: Sequence[str],
+        metrics: Sequence[tuple[str, str]],
+        height: float,
+        *,
+        xlabel: str,
+        extra: float = 0.0,
+    ) -> tuple[DescribedFigure, list[tuple[Axes, str, str]]]:
+        """A column of panels per domain and a row per metric: (axes, domain, metric) of each.
+
+        `metrics` are (name, label): the first column has the labels of y, the last row that of x.
+        On a narrow screen every panel has the label of x and names its domain and its metric.
+        """
+        figure, axes = self.grid(
+            len(metrics) * len(domains), height, beside=len(domains), extra=extra
+        )
+        places = [(domain, name, label) for name, label in metrics for domain in domains]
+        for i, (ax, (domain, _, label)) in enumerate(zip(axes, places, strict=True)):
+            if self.is_narrow:
+                ax.set_title(f"{domain_title(domain)}: {label}")
+            elif i < len(domains):
+                ax.set_title(domain_title(domain))
+            if not self.is_narrow and i % len(domains) == 0:
+                ax.set_ylabel(label)
+            if self.is_narrow or i >= len(axes) - len(domains):
+                ax.set_xlabel(xlabel)
+        return figure, [(ax, *place[:2]) for ax, place in zip(axes, places, strict=True)]
 
 
-def _plate(draw: Callable[P, Plate]) -> Callable[P, Plate]:
+def _figure_function(draw: Callable[P, DescribedFigure]) -> Callable[P, DescribedFigure]:
     """Draw in the book's style; the result can draw itself again for a narrow screen."""
 
     @functools.wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Plate:
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> DescribedFigure:
         # Drawn twice, and an iterator can be read once.
         given: Any = [list(a) if isinstance(a, Iterator) else a for a in args]
         with _style():
-            plate = draw(*given, **kwargs)
+            figure = draw(*given, **kwargs)
         if not kwargs.get("narrow"):
             again: Any = {**kwargs, "narrow": True}
-            plate.narrow = lambda: drawn(*given, **again)
-        return plate
+            figure.narrow = lambda: drawn(*given, **again)
+        return figure
 
     return drawn
 
@@ -211,13 +265,21 @@ def _points(ax: Axes, xs: Sequence[float], ys: Sequence[float], **style: Any) ->
         ax.plot(_inside(x, x0, x1), _inside(y, y0, y1), linestyle="", clip_on=False, **look)
 
 
-def _cross(ax: Axes, x: float, y: float, colour: str) -> None:
-    """Mark where a run diverged."""
-    ax.plot(x, y, marker="x", color=colour, markersize=9, clip_on=False)
+def _cross(ax: Axes, x: float, y: float, colour: str, size: float = 9) -> None:
+    """Mark where a run diverged; `size` in points."""
+    ax.plot(x, y, marker="x", color=colour, markersize=size, clip_on=False)
+
+
+def _name_rows(ax: Axes, names: Sequence[str], *, shown: bool = True, top: float = -0.6) -> None:
+    """A row per name from top to bottom, without the line of an axis; `shown`: with the names."""
+    ax.set_ylim(len(names) - 0.4, top)
+    ax.set_yticks(range(len(names)), list(names) if shown else [""] * len(names))
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
 
 
 def _legend(
-    plate: Plate,
+    figure: DescribedFigure,
     layout: Layout,
     methods: Sequence[str] = (),
     lines: Sequence[str] = (),
@@ -234,13 +296,32 @@ def _legend(
     ]
     handles += list(extra)
     columns = 2 if layout.is_narrow else 4
-    plate.legend(
+    figure.legend(
         handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.4, fontsize=9
     )
 
 
+def _mark(label: str, **look: Any) -> Line2D:
+    """A legend's entry for a mark without a line: a grey dot, or of another `look`."""
+    return Line2D([], [], label=label, **{"linestyle": "", "marker": "o", "color": GREY, **look})
+
+
 def _legend_height(layout: Layout, entries: int) -> float:
     return 0.15 + 0.22 * math.ceil(entries / (2 if layout.is_narrow else 4))
+
+
+def _baseline_values(
+    baselines: Sequence[Record], domain: str, metric: str, runs: Sequence[Record]
+) -> dict[str, float]:
+    """The value of vanilla, target and oracle for a metric; NaN where there is none."""
+    return {
+        which: baseline_value(baselines, domain, which, metric, runs) for which in BASELINE_TITLES
+    }
+
+
+def _cap(marks: Iterable[float]) -> float:
+    """How far an axis may reach for what runs give: `BEYOND` times the largest baseline."""
+    return BEYOND * max((m for m in marks if math.isfinite(m)), default=math.inf)
 
 
 def _lines(
@@ -251,11 +332,10 @@ def _lines(
     metric: str,
     runs: Sequence[Record],
     which: Sequence[str] = tuple(BASELINE_TITLES),
-    scale: float = 1.0,
 ) -> None:
-    for name in which:
-        x = baseline_value(baselines, domain, name, metric, runs) * scale
-        if math.isfinite(x):
+    """Draw vanilla, target and oracle as lines at their values on an axis, "x" or "y"."""
+    for name, x in _baseline_values(baselines, domain, metric, runs).items():
+        if name in which and math.isfinite(x):
             draw = ax.axhline if axis == "y" else ax.axvline
             draw(x, zorder=1.5, **BASELINE_STYLES[name])
 
@@ -281,45 +361,49 @@ def _means(records: Sequence[Record], domain: str, metric: str) -> str:
 
 
 def _named(baselines: Sequence[Record], domain: str, metric: str, runs: Sequence[Record]) -> str:
-    parts = []
-    for which, title in BASELINE_TITLES.items():
-        x = baseline_value(baselines, domain, which, metric, runs)
-        if not math.isnan(x):
-            parts.append(f"{title} {number(x)}")
-    return ", ".join(parts)
+    """ "BASELINE VALUE, ..." for an alternative text."""
+    known = _baseline_values(baselines, domain, metric, runs)
+    return ", ".join(
+        f"{BASELINE_TITLES[which]} {number(x)}" for which, x in known.items() if not math.isnan(x)
+    )
+
+
+def _from_to(values: Iterable[float]) -> str:
+    """ "LOWEST to HIGHEST" of the values that are numbers, for an alternative text."""
+    known = [v for v in values if not math.isnan(v)]
+    return f"{number(min(known))} to {number(max(known))}" if known else ""
 
 
 # --- the main study ------------------------------------------------------------------------------
 
 
-@_plate
+@_figure_function
 def forget_vs_general(
     records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
-) -> Plate:
+) -> DescribedFigure:
     """Forget perplexity against the rise of general perplexity; a dot per seed, a ring the mean."""
     records, baselines = _checked(records, "this figure"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
     extra = _legend_height(layout, len(methods) + 3)
-    plate, axes = layout.grid(len(domains), 2.9 if not narrow else 2.6, extra=extra)
+    figure, panels = layout.panels(
+        domains,
+        2.9 if not narrow else 2.6,
+        xlabel="general perplexity ÷ vanilla’s",
+        ylabel="forget perplexity",
+        extra=extra,
+    )
     alt = ["Forget perplexity (log) against general perplexity relative to vanilla."]
-    for ax, domain in zip(axes, domains, strict=True):
-        base = baseline_value(baselines, domain, "vanilla", "general/perplexity", records)
+    for ax, domain in panels:
+        base = baseline_value(baselines, domain, "vanilla", GENERAL, records)
         base = base if math.isfinite(base) and base > 0 else 1.0
-        marks = [
-            baseline_value(baselines, domain, which, "forget/perplexity", records)
-            for which in BASELINE_TITLES
-        ]
-        xs = {
-            m: [v / base for v in seed_values(records, domain, m, "general/perplexity")]
-            for m in methods
-        }
-        ys = {m: seed_values(records, domain, m, "forget/perplexity") for m in methods}
-        top = BEYOND * max([m for m in marks if math.isfinite(m)] or [math.inf])
-        low, high = _range([*marks, *(v for values in ys.values() for v in values)], top)
+        marks = list(_baseline_values(baselines, domain, FORGET, records).values())
+        xs = {m: [v / base for v in seed_values(records, domain, m, GENERAL)] for m in methods}
+        ys = {m: seed_values(records, domain, m, FORGET) for m in methods}
+        low, high = _range([*marks, *(v for values in ys.values() for v in values)], _cap(marks))
         _set_log(ax, "y", low, high)
         left, right = _range([1.0, *(v for values in xs.values() for v in values)], BEYOND)
         _set_log(ax, "x", min(left, 0.98), max(right, 1.05))
-        _lines(ax, "y", baselines, domain, "forget/perplexity", records)
+        _lines(ax, "y", baselines, domain, FORGET, records)
         ax.axvline(1.0, color="#c3c9cf", linewidth=1, zorder=1)
         for method in methods:
             style = method_style(method)
@@ -328,43 +412,43 @@ def forget_vs_general(
             )
             mean = [mean_and_spread(values[method])[0] for values in (xs, ys)]
             _points(ax, mean[:1], mean[1:], markersize=8.5, markeredgecolor="white", **style)
-        ax.set_title(domain_title(domain))
-        if narrow or ax is axes[(len(axes) - 1) // 2]:
-            ax.set_xlabel("general perplexity ÷ vanilla’s")
-        if narrow or ax is axes[0]:
-            ax.set_ylabel("forget perplexity")
         alt.append(
-            f"{domain_title(domain)}: {_named(baselines, domain, 'forget/perplexity', records)}; "
-            f"{_means(records, domain, 'forget/perplexity')}."
+            f"{domain_title(domain)}: {_named(baselines, domain, FORGET, records)}; "
+            f"{_means(records, domain, FORGET)}."
         )
-    _legend(plate, layout, methods, tuple(BASELINE_TITLES))
-    plate.alt = " ".join(alt)
-    return plate
+    _legend(figure, layout, methods, tuple(BASELINE_TITLES))
+    figure.alt = " ".join(alt)
+    return figure
 
 
-def _dot_rows(
-    axes: Sequence[Axes],
-    methods: Sequence[str],
+def _method_panels(
     layout: Layout,
-) -> None:
-    """Rows of methods from top to bottom; names at the first panel of each line of panels."""
-    for ax in axes:
-        ax.set_ylim(len(methods) - 0.4, -0.6)
-        named = layout.is_narrow or ax is axes[0]
-        ax.set_yticks(range(len(methods)), [method_title(m) if named else "" for m in methods])
-        ax.tick_params(axis="y", length=0)
-        ax.spines["left"].set_visible(False)
+    domains: Sequence[str],
+    methods: Sequence[str],
+    xlabel: str,
+    *,
+    row_height: float = 0.3,
+    extra: float = 0.4,
+) -> tuple[DescribedFigure, list[tuple[Axes, str]]]:
+    """`Layout.panels` with a row per method, `row_height` inches each, named at the first panel."""
+    figure, panels = layout.panels(
+        domains, 0.75 + row_height * len(methods), xlabel=xlabel, extra=extra
+    )
+    titles = [method_title(m) for m in methods]
+    for i, (ax, _) in enumerate(panels):
+        _name_rows(ax, titles, shown=layout.is_narrow or i == 0)
+    return figure, panels
 
 
-@_plate
+@_figure_function
 def distance_to_oracle(
     records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
-) -> Plate:
+) -> DescribedFigure:
     """Mean KL to the oracle per method: on the forget (filled) and the approximate set (open)."""
     records, baselines = _checked(records, "this figure"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
     sets = ("forget", "approximate")
-    plate, axes = layout.grid(len(domains), 0.75 + 0.3 * len(methods), extra=0.4)
+    figure, panels = _method_panels(layout, domains, methods, "KL(oracle ‖ model), nats per token")
     alt = ["Mean KL divergence from the oracle in nats per token, lower is closer."]
     spread = [
         v
@@ -376,13 +460,11 @@ def distance_to_oracle(
     spread += [
         baseline_value(baselines, d, "vanilla", f"oracle_kl/{s}") for d in domains for s in sets
     ]
-    for ax, domain in zip(axes, domains, strict=True):
+    for ax, domain in panels:
         base = [
             baseline_value(baselines, domain, "vanilla", f"oracle_kl/{s}", records) for s in sets
         ]
-        top = BEYOND * max([b for b in base if math.isfinite(b)] or [math.inf])
-        _set_log(ax, "x", *_range(spread, top))
-        _dot_rows(axes, methods, layout)
+        _set_log(ax, "x", *_range(spread, _cap(base)))
         for x, dashes in zip(base, ("-", ":"), strict=True):
             if math.isfinite(x):
                 ax.axvline(
@@ -393,28 +475,23 @@ def distance_to_oracle(
             for name, offset, filled in (("forget", -0.14, True), ("approximate", 0.14, False)):
                 values = seed_values(records, domain, method, f"oracle_kl/{name}")
                 _seed_dots(ax, values, row + offset, colour, filled)
-        ax.set_title(domain_title(domain))
-        if narrow or ax is axes[(len(axes) - 1) // 2]:
-            ax.set_xlabel("KL(oracle ‖ model), nats per token")
-        forget = "oracle_kl/forget"
         alt.append(
-            f"{domain_title(domain)}, forget set: {_named(baselines, domain, forget, records)}; "
-            f"{_means(records, domain, forget)}."
+            f"{domain_title(domain)}, forget set: {_named(baselines, domain, KL, records)}; "
+            f"{_means(records, domain, KL)}."
         )
-    dot: dict[str, Any] = {"linestyle": "", "marker": "o", "color": "#57606a"}
     grey = BASELINE_STYLES["vanilla"]["color"]
     _legend(
-        plate,
+        figure,
         layout,
         extra=[
-            Line2D([], [], label="on the forget set", **dot),
-            Line2D([], [], label="on the approximate set", markerfacecolor="white", **dot),
+            _mark("on the forget set"),
+            _mark("on the approximate set", markerfacecolor="white"),
             Line2D([], [], color=grey, linestyle="-", label="vanilla, forget"),
             Line2D([], [], color=grey, linestyle=":", label="vanilla, approximate"),
         ],
     )
-    plate.alt = " ".join(alt)
-    return plate
+    figure.alt = " ".join(alt)
+    return figure
 
 
 def _seed_dots(
@@ -436,40 +513,37 @@ def _seed_dots(
     )
 
 
-@_plate
+@_figure_function
 def membership_auc(
     records: Iterable[Record],
     baselines: Iterable[Record],
     attack: str = ATTACK,
     *,
     narrow: bool = False,
-) -> Plate:
+) -> DescribedFigure:
     """AUC of a membership attack after each method, unflipped; 0.5 is where it tells nothing."""
     records, baselines = _checked(records, "this figure"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
     metric = f"membership/{attack}/auc"
-    plate, axes = layout.grid(len(domains), 0.75 + 0.28 * len(methods), extra=0.4)
+    xlabel = "membership AUC" + ("" if narrow else "  (shaded: over-unlearned)")
+    figure, panels = _method_panels(layout, domains, methods, xlabel, row_height=0.28)
     alt = [f"AUC of the attack {attack}, forget set against approximate set, not flipped."]
-    _dot_rows(axes, methods, layout)
-    for ax, domain in zip(axes, domains, strict=True):
+    for ax, domain in panels:
         ax.set_xlim(0, 1)
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         ax.axvspan(0, 0.5, color="#f4f0ec", zorder=0)
-        ax.axvline(0.5, color="#22272e", linewidth=1)
+        ax.axvline(0.5, color=INK, linewidth=1)
         _lines(ax, "x", baselines, domain, metric, records, ("vanilla", "oracle"))
         for row, method in enumerate(methods):
             values = seed_values(records, domain, method, metric)
             _seed_dots(ax, values, row, method_style(method)["color"])
-        ax.set_title(domain_title(domain))
-        if narrow or ax is axes[(len(axes) - 1) // 2]:
-            ax.set_xlabel("membership AUC" + ("" if narrow else "  (shaded: over-unlearned)"))
         alt.append(
             f"{domain_title(domain)}: {_named(baselines, domain, metric, records)}; "
             f"{_means(records, domain, metric)}."
         )
-    _legend(plate, layout, lines=("vanilla", "oracle"))
-    plate.alt = " ".join(alt)
-    return plate
+    _legend(figure, layout, lines=("vanilla", "oracle"))
+    figure.alt = " ".join(alt)
+    return figure
 
 
 def _attack_scores(record: Record, attack: str) -> tuple[np.ndarray, np.ndarray]:
@@ -482,7 +556,7 @@ def _attack_scores(record: Record, attack: str) -> tuple[np.ndarray, np.ndarray]
     return sides[0], sides[1]
 
 
-@_plate
+@_figure_function
 def roc_curves(
     records: Iterable[Record],
     baselines: Iterable[Record],
@@ -491,7 +565,7 @@ def roc_curves(
     seed: int = 0,
     *,
     narrow: bool = False,
-) -> Plate:
+) -> DescribedFigure:
     """ROC curves of a membership attack on one domain, from the scores of single documents."""
     records, baselines = _checked(records, "this figure"), list(baselines)
     layout = Layout(narrow)
@@ -507,7 +581,7 @@ def roc_curves(
         runs = [r for r in select(records, domain, method) if r.spec.get("seed") == seed]
         style = {"color": method_style(method)["color"], "linewidth": 1.5}
         curves.append((method_title(method), runs[0] if runs else None, style))
-    plate, (ax,) = layout.grid(1, 4.0 if not narrow else 3.9, extra=0 if not narrow else 1.2)
+    figure, (ax,) = layout.grid(1, 4.0 if not narrow else 3.9, extra=0 if not narrow else 1.2)
     ax.plot([0, 1], [0, 1], color="#c3c9cf", linewidth=1)
     said = []
     for title, record, style in curves:
@@ -527,19 +601,19 @@ def roc_curves(
     ax.set_ylabel("true positive rate (forget set)")
     ax.set_title(domain_title(domain))
     where: Any = "outside lower center" if narrow else "outside right upper"
-    plate.legend(loc=where, ncols=2 if narrow else 1, title="AUC", alignment="left", fontsize=9)
-    plate.alt = (
+    figure.legend(loc=where, ncols=2 if narrow else 1, title="AUC", alignment="left", fontsize=9)
+    figure.alt = (
         f"ROC curves of the attack {attack} on {domain_title(domain)}, seed {seed}. "
         f"Area under each: {', '.join(said) or 'no scores'}."
     )
-    return plate
+    return figure
 
 
 # --- trajectories and learning rates -------------------------------------------------------------
 
 _PROBES = (
-    ("forget/perplexity", "forget perplexity"),
-    ("general/perplexity", "general perplexity"),
+    (FORGET, "forget perplexity"),
+    (GENERAL, "general perplexity"),
     (f"membership/{ATTACK}/auc", "membership AUC"),
 )
 
@@ -553,32 +627,25 @@ def _course(record: Record, metric: str) -> tuple[list[float], list[float]]:
 def _course_axis(ax: Axes, metric: str, values: Sequence[float], marks: Sequence[float]) -> None:
     if metric.endswith("/auc"):
         ax.set_ylim(0, 1)
-        ax.axhline(0.5, color="#22272e", linewidth=0.8)
+        ax.axhline(0.5, color=INK, linewidth=0.8)
     else:
-        top = BEYOND * max([m for m in marks if math.isfinite(m)] or [math.inf])
-        _set_log(ax, "y", *_range([*values, *marks], top))
+        _set_log(ax, "y", *_range([*values, *marks], _cap(marks)))
 
 
-@_plate
+@_figure_function
 def trajectories(
     records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
-) -> Plate:
+) -> DescribedFigure:
     """Forget perplexity, general perplexity and membership AUC after every update."""
     records, baselines = _checked(records, "trajectories"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
     extra = _legend_height(layout, len(methods) + 3)
-    plate, axes = layout.grid(
-        len(_PROBES) * len(domains), 2.0 if not narrow else 1.9, beside=len(domains), extra=extra
+    figure, panels = layout.metric_panels(
+        domains, _PROBES, 2.0 if not narrow else 1.9, xlabel="update", extra=extra
     )
     alt = ["Course of perplexities and membership AUC over updates."]
-    for number_, ax in enumerate(axes):
-        (metric, label), domain = (
-            _PROBES[number_ // len(domains)],
-            domains[number_ % len(domains)],
-        )
-        marks = [
-            baseline_value(baselines, domain, which, metric, records) for which in BASELINE_TITLES
-        ]
+    for ax, domain, metric in panels:
+        marks = list(_baseline_values(baselines, domain, metric, records).values())
         runs = [(m, r) for m in methods for r in select(records, domain, m)[:1]]
         _course_axis(ax, metric, [v for _, r in runs for v in _course(r, metric)[1]], marks)
         _lines(ax, "y", baselines, domain, metric, records)
@@ -589,30 +656,13 @@ def trajectories(
             style = method_style(method)
             ax.plot(updates, inside, linewidth=1.5, markersize=3.6, markeredgewidth=0, **style)
             if run.diverged_at is not None and inside:
-                ax.plot(
-                    updates[-1],
-                    inside[-1],
-                    marker="x",
-                    color=style["color"],
-                    markersize=9,
-                    clip_on=False,
-                )
+                _cross(ax, updates[-1], inside[-1], style["color"])
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        first_row = number_ < len(domains)
-        if narrow:
-            ax.set_title(f"{domain_title(domain)}: {label}")
-        else:
-            if first_row:
-                ax.set_title(domain_title(domain))
-            if number_ % len(domains) == 0:
-                ax.set_ylabel(label)
-        if narrow or number_ >= len(axes) - len(domains):
-            ax.set_xlabel("update")
     for domain in domains:
         ends = []
         for method in methods:
             for run in select(records, domain, method)[:1]:
-                updates, values = _course(run, "forget/perplexity")
+                values = _course(run, FORGET)[1]
                 if values:
                     end = f"{method_title(method)} {number(values[-1])}"
                     stop = f" (diverged at update {run.diverged_at})" if run.diverged_at else ""
@@ -620,82 +670,70 @@ def trajectories(
         alt.append(
             f"{domain_title(domain)}, forget perplexity at the end: "
             f"{', '.join(ends) or 'no probe'}; "
-            f"{_named(baselines, domain, 'forget/perplexity', records)}."
+            f"{_named(baselines, domain, FORGET, records)}."
         )
-    _legend(plate, layout, methods, tuple(BASELINE_TITLES), line=True)
-    plate.alt = " ".join(alt)
-    return plate
+    _legend(figure, layout, methods, tuple(BASELINE_TITLES), line=True)
+    figure.alt = " ".join(alt)
+    return figure
 
 
-@_plate
+@_figure_function
 def learning_rates(
     records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
-) -> Plate:
+) -> DescribedFigure:
     """Forget and general perplexity at the end of a run against its learning rate."""
     records, baselines = _checked(records, "learning rates"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
     extra = _legend_height(layout, len(methods) + 4)
-    plate, axes = layout.grid(
-        2 * len(domains), 2.4 if not narrow else 2.1, beside=len(domains), extra=extra
+    figure, panels = layout.metric_panels(
+        domains, _PROBES[:2], 2.4 if not narrow else 2.1, xlabel="learning rate", extra=extra
     )
     steps = [r.spec["learning_rate"] for r in records]
     alt = ["Perplexities at the end of a run against its learning rate."]
-    for number_, ax in enumerate(axes):
-        domain = domains[number_ % len(domains)]
-        metric, label = _PROBES[number_ // len(domains)]
-        marks = [
-            baseline_value(baselines, domain, which, metric, records) for which in BASELINE_TITLES
-        ]
+    for ax, domain, metric in panels:
+        marks = list(_baseline_values(baselines, domain, metric, records).values())
         ours = select(records, domain)
         _course_axis(ax, metric, [value(r, metric) for r in ours], marks)
         _set_log(ax, "x", *_range(steps))
         _rate_axis(ax, steps)
         _lines(ax, "y", baselines, domain, metric, records)
-        low, high = ax.get_ylim()
         for method in methods:
             runs = sorted(select(records, domain, method), key=lambda r: r.spec["learning_rate"])
-            rates = [r.spec["learning_rate"] for r in runs]
-            values = [value(r, metric) for r in runs]
-            style = method_style(method)
-            ax.plot(
-                rates, [_inside(v, low, high) for v in values], linewidth=1.4, color=style["color"]
-            )
-            for run, rate, v in zip(runs, rates, values, strict=True):
-                if run.status == "diverged":
-                    ax.plot(
-                        rate,
-                        _inside(v, low, high),
-                        marker="x",
-                        color=style["color"],
-                        markersize=8,
-                        clip_on=False,
-                    )
-                else:
-                    _points(ax, [rate], [v], markersize=4.6, markeredgewidth=0, **style)
-        if narrow:
-            ax.set_title(f"{domain_title(domain)}: {label}")
-        else:
-            if number_ < len(domains):
-                ax.set_title(domain_title(domain))
-            if number_ % len(domains) == 0:
-                ax.set_ylabel(label)
-        if narrow or number_ >= len(domains):
-            ax.set_xlabel("learning rate")
+            path = [
+                (r.spec["learning_rate"], value(r, metric), r.status == "diverged") for r in runs
+            ]
+            _path(ax, path, method, cross_size=8)
     for domain in domains:
-        parts = []
-        for method in methods:
-            values = [value(r, "forget/perplexity") for r in select(records, domain, method)]
-            known = [v for v in values if not math.isnan(v)]
-            if known:
-                parts.append(f"{method_title(method)} {number(min(known))} to {number(max(known))}")
+        parts = [
+            f"{method_title(m)} {said}"
+            for m in methods
+            if (said := _from_to(value(r, FORGET) for r in select(records, domain, m)))
+        ]
         alt.append(
             f"{domain_title(domain)}, forget perplexity over all rates: {', '.join(parts)}; "
-            f"{_named(baselines, domain, 'forget/perplexity', records)}."
+            f"{_named(baselines, domain, FORGET, records)}."
         )
-    cross = Line2D([], [], linestyle="", marker="x", color="#57606a", label="diverged")
-    _legend(plate, layout, methods, tuple(BASELINE_TITLES), [cross], line=True)
-    plate.alt = " ".join(alt)
-    return plate
+    _legend(figure, layout, methods, tuple(BASELINE_TITLES), [_cross_handle()], line=True)
+    figure.alt = " ".join(alt)
+    return figure
+
+
+def _path(
+    ax: Axes, points: Sequence[tuple[float, float, bool]], method: str, *, cross_size: float = 9
+) -> None:
+    """A method's runs as points along a line: (x, y, whether the run diverged), which is a cross.
+
+    A value beyond the axis of y is drawn at its edge.
+    """
+    low, high = ax.get_ylim()
+    style = method_style(method)
+    inside = [(x, _inside(y, low, high)) for x, y, _ in points]
+    ax.plot([x for x, _ in inside], [y for _, y in inside], linewidth=1.4, color=style["color"])
+    for (x, y, diverged), (_, edge) in zip(points, inside, strict=True):
+        if diverged:
+            _cross(ax, x, edge, style["color"], cross_size)
+        else:
+            _points(ax, [x], [y], markersize=4.6, markeredgewidth=0, **style)
 
 
 def _scientific(x: float, _: object = None) -> str:
@@ -721,7 +759,7 @@ _CLIP = 2.0  # the colours of the heat maps end at a factor 2 ** 2 from the yard
 _MISSING = "#eceff1"
 
 
-@_plate
+@_figure_function
 def robust_region(
     records: Iterable[Record],
     baselines: Iterable[Record],
@@ -729,7 +767,7 @@ def robust_region(
     tolerance: UsableWithin = USABLE,
     *,
     narrow: bool = False,
-) -> Plate:
+) -> DescribedFigure:
     """Heat maps learning rate x updates, method by domain: forget perplexity ÷ the yardstick.
 
     A dot is a usable setting, a ring one that is near the yardstick and has harmed general
@@ -738,68 +776,42 @@ def robust_region(
     records, baselines = _checked(records, "the robust region"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
     cells = sweeps.region_cells(records)
-    rates = sorted({c.learning_rate for c in cells})
-    steps = sorted({c.updates for c in cells})
     if not cells:
         raise UnlearnError("no record is of any update: run the study robust_region first.")
+    rates = sorted({c.learning_rate for c in cells})
+    steps = sorted({c.updates for c in cells})
     # Small multiples stay beside each other on a phone too: a column of 21 maps compares nothing.
-    columns, each = len(domains), 0.98 if not narrow else 0.92
-    plate = Plate(figsize=(layout.width, each * len(methods) + (1.35 if not narrow else 1.9)))
-    axes = plate.subplots(len(methods), columns, sharex=True, sharey=True, squeeze=False)
-    # Without its ends: most settings are far off, and a page of nearly black cells hides the rest.
-    ends = matplotlib.colormaps["RdBu_r"](np.linspace(0.12, 0.88, 256))
-    colours = ListedColormap(ends).with_extremes(bad=_MISSING)
-    size = 4.2 if not narrow else 3.4
-    shares = sweeps.region_shares(records, baselines, tolerance, yardstick)
-    alt = [
-        f"Heat maps of forget perplexity divided by {YARDSTICKS[yardstick]}, over "
-        f"{len(rates)} learning rates and {len(steps)} numbers of updates. Usable: "
-        f"{tolerance.in_words(yardstick)}."
-    ]
+    row_height, rest = (0.98, 1.35) if not narrow else (0.92, 1.9)
+    figure = DescribedFigure(figsize=(layout.width, row_height * len(methods) + rest))
+    axes = figure.subplots(len(methods), len(domains), sharex=True, sharey=True, squeeze=False)
     mesh: Any = None
     for column, domain in enumerate(domains):
         mark = baseline_value(baselines, domain, yardstick, FORGET, records)
         vanilla = baseline_value(baselines, domain, "vanilla", GENERAL, records)
         for row, method in enumerate(methods):
-            ax = axes[row][column]
             ours = [c for c in cells if (c.domain, c.method) == (domain, method)]
-            grid = np.full((len(rates), len(steps)), np.nan)
-            marks: dict[str, list[tuple[int, int]]] = {"usable": [], "near": [], "broken": []}
-            for cell in ours:
-                place = steps.index(cell.updates), rates.index(cell.learning_rate)
-                if cell.broken:
-                    marks["broken"].append(place)
-                elif cell.forget > 0 and 0 < mark < math.inf:
-                    ratio = math.log2(cell.forget) - math.log2(mark)
-                    ratio = min(max(ratio, -_CLIP), _CLIP)
-                    grid[place[1], place[0]] = ratio
-                    if sweeps.is_usable(cell, tolerance, mark, vanilla):
-                        marks["usable"].append(place)
-                    elif tolerance.is_near(cell.forget, mark):
-                        marks["near"].append(place)
-            mesh = ax.pcolormesh(
-                np.ma.masked_invalid(grid),
-                cmap=colours,
-                vmin=-_CLIP,
-                vmax=_CLIP,
-                edgecolors="white",
-                linewidth=0.5,
-            )
-            for kind, look in _REGION_MARKS.items():
-                xs, ys = ([p[i] + 0.5 for p in marks[kind]] for i in (0, 1))
-                ax.plot(xs, ys, linestyle="", markersize=size, **look)
-            ax.grid(False)
-            ax.tick_params(length=0)
-            for spine in ax.spines.values():
-                spine.set_visible(False)
-            if row == 0 and not narrow:
-                ax.set_title(domain_title(domain))
-            if column == 0 and not narrow:
-                ax.set_ylabel(method_title(method), rotation=0, ha="right", va="center")
-            if narrow:
-                # The method stands above its row, below the domain's name in the first.
-                over = f"{domain_title(domain)}\n" if row == 0 else ""
-                ax.set_title(over + (method_title(method) if column == 0 else " "), fontsize=9)
+            grid, marks = _region_map(ours, rates, steps, tolerance, mark, vanilla)
+            mesh = _draw_region(axes[row][column], grid, marks, 4.2 if not narrow else 3.4)
+    _name_maps(axes, domains, methods, narrow)
+    _region_ticks(axes[0][0], rates, steps)
+    axes[-1][(len(domains) - 1) // 2].set_xlabel("updates")
+    figure.supylabel("learning rate", fontsize=10, y=0.6)
+    bar = figure.colorbar(
+        mesh, ax=axes, location="bottom", aspect=45 if not narrow else 28, pad=0.02, extend="both"
+    )
+    bar.set_ticks([-2, -1, 0, 1, 2], labels=["¼", "½", "1", "2", "4"])
+    bar.set_label(f"forget perplexity ÷ {YARDSTICKS[yardstick]}")
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    labels = {"usable": "usable", "near": "near, but harmed", "broken": "diverged"}
+    handles = [_mark(labels[kind], markersize=6, **look) for kind, look in _REGION_MARKS.items()]
+    _legend(figure, layout, extra=handles)
+    alt = [
+        f"Heat maps of forget perplexity divided by {YARDSTICKS[yardstick]}, over "
+        f"{len(rates)} learning rates and {len(steps)} numbers of updates. Usable: "
+        f"{tolerance.in_words(yardstick)}."
+    ]
+    shares = sweeps.region_shares(records, baselines, tolerance, yardstick)
+    for domain in domains:
         said = [
             f"{method_title(m)} {shares[domain, m].usable} of {shares[domain, m].settings}"
             for m in methods
@@ -810,30 +822,91 @@ def robust_region(
             f"{domain_title(domain)}, usable settings: {', '.join(said) or 'no yardstick'}; "
             f"{broken} diverged."
         )
-    each_second = range(1, len(steps), 2) if len(steps) > 4 else range(len(steps))
-    axes[0][0].set_xticks([i + 0.5 for i in each_second], [str(steps[i]) for i in each_second])
+    figure.alt = " ".join(alt)
+    return figure
+
+
+def _region_map(
+    cells: Iterable[sweeps.Cell],
+    rates: Sequence[float],
+    steps: Sequence[int],
+    tolerance: UsableWithin,
+    yardstick: float,
+    vanilla: float,
+) -> tuple[np.ndarray, dict[str, list[tuple[int, int]]]]:
+    """One method's map: log2(forget perplexity ÷ yardstick), and the (x, y) of the marked cells.
+
+    The map is of shape (len(rates), len(steps)), clipped to ±`_CLIP`, NaN where nothing is known.
+    `yardstick` is a forget perplexity, `vanilla` the general perplexity before unlearning.
+    """
+    grid = np.full((len(rates), len(steps)), np.nan)
+    marks: dict[str, list[tuple[int, int]]] = {kind: [] for kind in _REGION_MARKS}
+    for cell in cells:
+        x, y = steps.index(cell.updates), rates.index(cell.learning_rate)
+        if cell.broken:
+            marks["broken"].append((x, y))
+        elif cell.forget > 0 and 0 < yardstick < math.inf:
+            ratio = math.log2(cell.forget) - math.log2(yardstick)
+            grid[y, x] = min(max(ratio, -_CLIP), _CLIP)
+            if sweeps.is_usable(cell, tolerance, yardstick, vanilla):
+                marks["usable"].append((x, y))
+            elif tolerance.is_near(cell.forget, yardstick):
+                marks["near"].append((x, y))
+    return grid, marks
+
+
+def _draw_region(
+    ax: Axes, grid: np.ndarray, marks: Mapping[str, Sequence[tuple[int, int]]], size: float
+) -> Any:
+    """Draw a map and the marks on its cells, `size` points each; returns the coloured mesh."""
+    # Without its ends: most settings are far off, and a page of nearly black cells hides the rest.
+    ends = matplotlib.colormaps["RdBu_r"](np.linspace(0.12, 0.88, 256))
+    mesh = ax.pcolormesh(
+        np.ma.masked_invalid(grid),
+        cmap=ListedColormap(ends).with_extremes(bad=_MISSING),
+        vmin=-_CLIP,
+        vmax=_CLIP,
+        edgecolors="white",
+        linewidth=0.5,
+    )
+    for kind, look in _REGION_MARKS.items():
+        xs, ys = ([place[i] + 0.5 for place in marks[kind]] for i in (0, 1))
+        ax.plot(xs, ys, linestyle="", markersize=size, **look)
+    ax.grid(False)
+    ax.tick_params(length=0)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return mesh
+
+
+def _name_maps(axes: Any, domains: Sequence[str], methods: Sequence[str], is_narrow: bool) -> None:
+    """The domains above the columns of maps, the methods beside the rows.
+
+    On a narrow screen a method stands above its row, below the domain's name in the first.
+    """
+    for row, method in enumerate(methods):
+        for column, domain in enumerate(domains):
+            ax = axes[row][column]
+            if is_narrow:
+                over = f"{domain_title(domain)}\n" if row == 0 else ""
+                ax.set_title(over + (method_title(method) if column == 0 else " "), fontsize=9)
+                continue
+            if row == 0:
+                ax.set_title(domain_title(domain))
+            if column == 0:
+                ax.set_ylabel(method_title(method), rotation=0, ha="right", va="center")
+
+
+def _region_ticks(ax: Axes, rates: Sequence[float], steps: Sequence[int]) -> None:
+    """Ticks of a map: every second number of updates, and the rates that are powers of ten."""
+    shown = range(1, len(steps), 2) if len(steps) > 4 else range(len(steps))
+    ax.set_xticks([i + 0.5 for i in shown], [str(steps[i]) for i in shown])
     decades = [
         i
         for i, rate in enumerate(rates)
         if math.isclose(math.log10(rate), round(math.log10(rate)), abs_tol=1e-6)
     ] or list(range(len(rates)))
-    axes[0][0].set_yticks([i + 0.5 for i in decades], [_power(rates[i]) for i in decades])
-    axes[-1][(columns - 1) // 2].set_xlabel("updates")
-    plate.supylabel("learning rate", fontsize=10, y=0.6)
-    bar = plate.colorbar(
-        mesh, ax=axes, location="bottom", aspect=45 if not narrow else 28, pad=0.02, extend="both"
-    )
-    bar.set_ticks([-2, -1, 0, 1, 2], labels=["¼", "½", "1", "2", "4"])
-    bar.set_label(f"forget perplexity ÷ {YARDSTICKS[yardstick]}")
-    bar.outline.set_visible(False)  # type: ignore[operator]
-    labels = {"usable": "usable", "near": "near, but harmed", "broken": "diverged"}
-    handles = [
-        Line2D([], [], linestyle="", markersize=6, label=labels[kind], **look)
-        for kind, look in _REGION_MARKS.items()
-    ]
-    _legend(plate, layout, extra=handles)
-    plate.alt = " ".join(alt)
-    return plate
+    ax.set_yticks([i + 0.5 for i in decades], [_power(rates[i]) for i in decades])
 
 
 _REGION_MARKS: dict[str, dict[str, Any]] = {
@@ -844,7 +917,7 @@ _REGION_MARKS: dict[str, dict[str, Any]] = {
         "markeredgecolor": "#111418",
         "markeredgewidth": 0.9,
     },
-    "broken": {"marker": "x", "color": "#57606a", "markeredgewidth": 1.1},
+    "broken": {"marker": "x", "color": GREY, "markeredgewidth": 1.1},
 }
 
 
@@ -855,26 +928,25 @@ def _power(x: float) -> str:
     return f"$10^{{{round(power)}}}$" if whole else f"{x:g}"
 
 
-@_plate
+@_figure_function
 def region_shares(
     records: Iterable[Record],
     baselines: Iterable[Record],
     tolerance: UsableWithin = USABLE,
     *,
     narrow: bool = False,
-) -> Plate:
+) -> DescribedFigure:
     """Usable share of the grid per method, by the truth (filled) and by the target (open)."""
     records, baselines = _checked(records, "the robust region"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
     shares = {y: sweeps.region_shares(records, baselines, tolerance, y) for y in YARDSTICKS}
-    plate, axes = layout.grid(len(domains), 0.75 + 0.3 * len(methods), extra=0.35)
-    _dot_rows(axes, methods, layout)
+    figure, panels = _method_panels(layout, domains, methods, "usable settings, %", extra=0.35)
     tops = [s.interval[1] for found in shares.values() for s in found.values()]
     top = max([100 * t for t in tops if math.isfinite(t)] or [10.0])
     alt = [
         f"Usable share of the settings with 95 % intervals. {tolerance.in_words().capitalize()}."
     ]
-    for ax, domain in zip(axes, domains, strict=True):
+    for ax, domain in panels:
         ax.set_xlim(-0.02 * top, 1.04 * top)
         said = []
         for row, method in enumerate(methods):
@@ -901,31 +973,27 @@ def region_shares(
                 words.append(f"{share} by {YARDSTICKS[yardstick]}")
             if words:
                 said.append(f"{method_title(method)} {', '.join(words)}")
-        ax.set_title(domain_title(domain))
-        if narrow or ax is axes[(len(axes) - 1) // 2]:
-            ax.set_xlabel("usable settings, %")
         alt.append(f"{domain_title(domain)}: {'; '.join(said) or 'no yardstick'}.")
-    dot: dict[str, Any] = {"linestyle": "", "marker": "o", "color": "#57606a", "markersize": 7}
     handles = [
-        Line2D([], [], label="near the truth", **dot),
-        Line2D([], [], label="near the paper’s target", markerfacecolor="white", **dot),
+        _mark("near the truth", markersize=7),
+        _mark("near the paper’s target", markersize=7, markerfacecolor="white"),
     ]
-    _legend(plate, layout, extra=handles)
-    plate.alt = " ".join(alt)
-    return plate
+    _legend(figure, layout, extra=handles)
+    figure.alt = " ".join(alt)
+    return figure
 
 
 _NOTHING: dict[str, Any] = {"color": "#e6e0d8", "zorder": 0, "linewidth": 0}
 
 
-@_plate
+@_figure_function
 def region_tolerance(
     records: Iterable[Record],
     baselines: Iterable[Record],
     tolerance: UsableWithin = USABLE,
     *,
     narrow: bool = False,
-) -> Plate:
+) -> DescribedFigure:
     """Usable share of the grid against how near to the truth is near enough; a line per method.
 
     Lines are means over seeds, bands their range. The dotted line is the tolerance of the test.
@@ -935,17 +1003,23 @@ def region_tolerance(
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
     curves = sweeps.tolerance_curves(records, baselines, tolerance.harmless)
     extra = _legend_height(layout, len(methods) + 2)
-    plate, axes = layout.grid(len(domains), 2.5, extra=extra)
+    figure, panels = layout.panels(
+        domains,
+        2.5,
+        xlabel="allowed factor from the truth",
+        ylabel="usable settings, %",
+        extra=extra,
+    )
     top = max([100 * float(c.max()) for c in curves.values()] or [10.0]) or 10.0
     alt = [
         "Usable share of the settings against the factor from the truth that is allowed, general "
         f"perplexity up by at most {100 * (tolerance.harmless - 1):.0f} %."
     ]
-    for ax, domain in zip(axes, domains, strict=True):
+    for ax, domain in panels:
         _set_log(ax, "x", sweeps.TOLERANCES[0], sweeps.TOLERANCES[-1])
         ax.set_xticks([1.25, 2, 3, 4], ["1.25", "2", "3", "4"])
         ax.set_ylim(-0.02 * top, 1.05 * top)
-        ax.axvline(tolerance.near, color="#22272e", linestyle=":", linewidth=1.4, zorder=1)
+        ax.axvline(tolerance.near, color=INK, linestyle=":", linewidth=1.4, zorder=1)
         ends = [
             baseline_value(baselines, domain, w, FORGET, records) for w in ("vanilla", "oracle")
         ]
@@ -967,22 +1041,14 @@ def region_tolerance(
                 ax.fill_between(xs, low, high, color=style["color"], alpha=0.13, linewidth=0)
             at = int(np.argmin(np.abs(np.log(np.array(xs) / 2.0))))
             said.append(f"{method_title(method)} {middle[at]:.0f} %")
-        ax.set_title(domain_title(domain))
-        if narrow or ax is axes[0]:
-            ax.set_ylabel("usable settings, %")
-        if narrow or ax is axes[(len(axes) - 1) // 2]:
-            ax.set_xlabel("allowed factor from the truth")
         alt.append(
             f"{domain_title(domain)}, at a factor of 2: {', '.join(said) or 'no yardstick'}."
         )
-    test = Line2D([], [], color="#22272e", linestyle=":", label="tolerance of the test")
-    shaded = Line2D(
-        [], [], linestyle="", marker="s", markersize=9, label="vanilla is near enough",
-        color=_NOTHING["color"],
-    )  # fmt: skip
-    _legend(plate, layout, methods, extra=[test, shaded], line=True)
-    plate.alt = " ".join(alt)
-    return plate
+    test = Line2D([], [], color=INK, linestyle=":", label="tolerance of the test")
+    shaded = _mark("vanilla is near enough", marker="s", markersize=9, color=_NOTHING["color"])
+    _legend(figure, layout, methods, extra=[test, shaded], line=True)
+    figure.alt = " ".join(alt)
+    return figure
 
 
 # --- sweeps of one setting -----------------------------------------------------------------------
@@ -1009,14 +1075,14 @@ def _swept_axis(ax: Axes, values: Sequence[float], is_narrow: bool) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
 
 
-@_plate
+@_figure_function
 def swept(
     records: Iterable[Record],
     baselines: Iterable[Record],
     field: str,
     *,
     narrow: bool = False,
-) -> Plate:
+) -> DescribedFigure:
     """Forget and general perplexity and KL to the oracle against one numeric setting.
 
     Where documents to forget are swept, the lines of vanilla and of the oracle follow the
@@ -1030,25 +1096,14 @@ def swept(
     if not values:
         raise UnlearnError(f"no record has probes to sweep {title} over: run its study first.")
     extra = _legend_height(layout, len(methods) + 4)
-    plate, axes = layout.grid(
-        len(_SWEPT) * len(domains), 2.0 if not narrow else 1.9, beside=len(domains), extra=extra
+    figure, panels = layout.metric_panels(
+        domains, _SWEPT, 2.0 if not narrow else 1.9, xlabel=title, extra=extra
     )
-    alt = [f"Perplexities and KL to the oracle against {title}."]
-    for number_, ax in enumerate(axes):
-        metric, label = _SWEPT[number_ // len(domains)]
-        domain = domains[number_ % len(domains)]
-        lines = {
-            which: [
-                sweeps.yardstick_at(baselines, domain, which, metric, field, x, records)
-                for x in values
-            ]
-            for which in BASELINE_TITLES
-            if metric != KL or which == "vanilla"  # the oracle's own is 0, the target has none
-        }
+    for ax, domain, metric in panels:
+        lines = _yardsticks(baselines, domain, metric, field, values, records)
         ours = [p for p in every if p.domain == domain]
-        _course_axis(
-            ax, metric, [p[metric] for p in ours], [v for vs in lines.values() for v in vs]
-        )
+        marks = [y for ys in lines.values() for y in ys]
+        _course_axis(ax, metric, [p[metric] for p in ours], marks)
         low, high = ax.get_ylim()
         _swept_axis(ax, values, narrow)
         for which, ys in lines.items():
@@ -1058,54 +1113,61 @@ def swept(
             elif len(known) > 1:
                 ax.plot(values, [_inside(y, low, high) for y in ys], **BASELINE_STYLES[which])
         for method in methods:
-            path = [p for p in ours if p.method == method]
-            style = method_style(method)
-            xs = [float(p.x) for p in path]
-            ys = [high if p.diverged and math.isnan(p[metric]) else p[metric] for p in path]
-            ax.plot(xs, [_inside(y, low, high) for y in ys], linewidth=1.4, color=style["color"])
-            for point, x, y in zip(path, xs, ys, strict=True):
-                if point.diverged:
-                    _cross(ax, x, _inside(y, low, high), style["color"])
-                else:
-                    _points(ax, [x], [y], markersize=4.6, markeredgewidth=0, **style)
-        if narrow:
-            ax.set_title(f"{domain_title(domain)}: {label}")
-        else:
-            if number_ < len(domains):
-                ax.set_title(domain_title(domain))
-            if number_ % len(domains) == 0:
-                ax.set_ylabel(label)
-        if narrow or number_ >= len(axes) - len(domains):
-            ax.set_xlabel(title)
+            path = [
+                (
+                    float(p.x),
+                    high if p.diverged and math.isnan(p[metric]) else p[metric],
+                    p.diverged,
+                )
+                for p in ours
+                if p.method == method
+            ]
+            _path(ax, path, method)
+    alt = [f"Perplexities and KL to the oracle against {title}."]
     for domain in domains:
         parts = [
             f"{method_title(m)} {said}"
             for m in methods
             if (said := _ends([p for p in every if (p.domain, p.method) == (domain, m)]))
         ]
-        named = []
-        for which, name in BASELINE_TITLES.items():
-            marks = [
-                sweeps.yardstick_at(baselines, domain, which, FORGET, field, x, records)
-                for x in (values[0], values[-1])
-            ]
-            if not all(map(math.isnan, marks)):
-                one = marks[0] == marks[1]
-                named.append(
-                    f"{name} {number(marks[0])}" + ("" if one else f" to {number(marks[1])}")
-                )
+        ends = _yardsticks(baselines, domain, FORGET, field, (values[0], values[-1]), records)
+        named = [
+            f"{BASELINE_TITLES[which]} {' to '.join(map(number, dict.fromkeys(marks)))}"
+            for which, marks in ends.items()
+            if not all(map(math.isnan, marks))
+        ]
         alt.append(
             f"{domain_title(domain)}, forget perplexity from the first to the last value: "
             f"{', '.join(parts) or 'no run'}; {', '.join(named) or 'no yardstick'}."
         )
-    handles = [_cross_handle()]
-    _legend(plate, layout, methods, tuple(BASELINE_TITLES), handles, line=True)
-    plate.alt = " ".join(alt)
-    return plate
+    _legend(figure, layout, methods, tuple(BASELINE_TITLES), [_cross_handle()], line=True)
+    figure.alt = " ".join(alt)
+    return figure
+
+
+def _yardsticks(
+    baselines: Sequence[Record],
+    domain: str,
+    metric: str,
+    field: str,
+    values: Sequence[float],
+    runs: Sequence[Record],
+) -> dict[str, list[float]]:
+    """Vanilla's, the target's and the oracle's `metric` at each of the swept `values`.
+
+    Of the KL to the oracle only vanilla's: the oracle's own is 0, and the target has none.
+    """
+    return {
+        which: [
+            sweeps.yardstick_at(baselines, domain, which, metric, field, x, runs) for x in values
+        ]
+        for which in BASELINE_TITLES
+        if metric != KL or which == "vanilla"
+    }
 
 
 def _cross_handle() -> Line2D:
-    return Line2D([], [], linestyle="", marker="x", color="#57606a", label="diverged")
+    return _mark("diverged", marker="x")
 
 
 def _ends(path: Sequence[sweeps.Point]) -> str:
@@ -1117,34 +1179,31 @@ def _ends(path: Sequence[sweeps.Point]) -> str:
     return text + (f", {diverged} diverged" if diverged else "")
 
 
-@_plate
+@_figure_function
 def schedules(
     records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
-) -> Plate:
+) -> DescribedFigure:
     """Forget and general perplexity per shape of the learning rate, a mark per method."""
     records, baselines = _checked(records, "schedules"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
     every = sweeps.points(records, "schedule")
     shapes = list(dict.fromkeys(p.x for p in every))
     extra = _legend_height(layout, len(methods) + 4)
-    plate, axes = layout.grid(
+    figure, axes = layout.grid(
         2 * len(domains), 0.75 + 0.34 * len(shapes), beside=len(domains), extra=extra
     )
     alt = ["Perplexities per schedule of the learning rate."]
-    for number_, ax in enumerate(axes):
-        metric, label = _SWEPT[number_ // len(domains)]
-        domain = domains[number_ % len(domains)]
-        marks = [
-            baseline_value(baselines, domain, which, metric, records) for which in BASELINE_TITLES
-        ]
+    places = [(domain, name, label) for name, label in _SWEPT[:2] for domain in domains]
+    for i, (ax, (domain, metric, label)) in enumerate(zip(axes, places, strict=True)):
+        marks = list(_baseline_values(baselines, domain, metric, records).values())
         ours = [p for p in every if p.domain == domain]
-        top = BEYOND * max([m for m in marks if math.isfinite(m)] or [math.inf])
-        _set_log(ax, "x", *_range([*(p[metric] for p in ours), *marks], top))
-        first = narrow or number_ % len(domains) == 0
-        ax.set_ylim(len(shapes) - 0.4, -0.6)
-        ax.set_yticks(range(len(shapes)), [_broken(s) if first else "" for s in shapes])
-        ax.tick_params(axis="y", length=0)
-        ax.spines["left"].set_visible(False)
+        _set_log(ax, "x", *_range([*(p[metric] for p in ours), *marks], _cap(marks)))
+        column = i % len(domains)
+        _name_rows(ax, [_in_two_lines(s) for s in shapes], shown=narrow or column == 0)
+        if narrow or i < len(domains):
+            ax.set_title(domain_title(domain))
+        if narrow or column == (len(domains) - 1) // 2:
+            ax.set_xlabel(label)
         for odd in range(1, len(shapes), 2):
             ax.axhspan(odd - 0.5, odd + 0.5, color="#f3f5f6", zorder=0)
         _lines(ax, "x", baselines, domain, metric, records)
@@ -1159,30 +1218,22 @@ def schedules(
                     _cross(ax, _inside(x, low, high), y, style["color"])
                 else:
                     _points(ax, [x], [y], markersize=5, markeredgewidth=0, **style)
-        if narrow or number_ < len(domains):
-            ax.set_title(domain_title(domain))
-        if narrow or number_ % len(domains) == (len(domains) - 1) // 2:
-            ax.set_xlabel(label)
     for domain in domains:
         parts = []
         for method in methods:
-            known = [
-                p[FORGET]
-                for p in every
-                if (p.domain, p.method) == (domain, method) and not math.isnan(p[FORGET])
-            ]
-            if known:
-                parts.append(f"{method_title(method)} {number(min(known))} to {number(max(known))}")
+            ours = [p for p in every if (p.domain, p.method) == (domain, method)]
+            if said := _from_to(p[FORGET] for p in ours):
+                parts.append(f"{method_title(method)} {said}")
         alt.append(
             f"{domain_title(domain)}, forget perplexity over all schedules: "
             f"{', '.join(parts) or 'no run'}; {_named(baselines, domain, FORGET, records)}."
         )
-    _legend(plate, layout, methods, tuple(BASELINE_TITLES), [_cross_handle()])
-    plate.alt = " ".join(alt)
-    return plate
+    _legend(figure, layout, methods, tuple(BASELINE_TITLES), [_cross_handle()])
+    figure.alt = " ".join(alt)
+    return figure
 
 
-def _broken(words: str) -> str:
+def _in_two_lines(words: str) -> str:
     """A label in two lines if it has a comma."""
     return words.replace(", ", ",\n", 1)
 
@@ -1190,11 +1241,11 @@ def _broken(words: str) -> str:
 # --- one run -------------------------------------------------------------------------------------
 
 
-@_plate
-def loss_terms(record: Record, *, narrow: bool = False) -> Plate:
+@_figure_function
+def loss_terms(record: Record, *, narrow: bool = False) -> DescribedFigure:
     """The two terms of the objective after each update of one run: how they come apart."""
     layout = Layout(narrow)
-    plate, (ax,) = layout.grid(1, 3.0)
+    figure, (ax,) = layout.grid(1, 3.0)
     said = []
     styles = {"forget": SPLIT_COLOURS["forget"], "retain": SPLIT_COLOURS["approximate"]}
     for name, colour in styles.items():
@@ -1223,29 +1274,29 @@ def loss_terms(record: Record, *, narrow: bool = False) -> Plate:
     title = method_title(record.spec["method"])
     ax.set_title(f"{title} on {domain_title(record.spec['domain'])}")
     stop = f" It diverged at update {record.diverged_at}." if record.diverged_at else ""
-    plate.alt = (
+    figure.alt = (
         f"Loss terms of {title} on {domain_title(record.spec['domain'])} after each update: "
         f"{'; '.join(said) or 'no finite loss'}.{stop}"
     )
-    return plate
+    return figure
 
 
-@_plate
-def run_trajectory(record: Record, baselines: Iterable[Record], *, narrow: bool = False) -> Plate:
+@_figure_function
+def run_trajectory(
+    record: Record, baselines: Iterable[Record], *, narrow: bool = False
+) -> DescribedFigure:
     """Perplexities on forget, approximate and general documents after each update of one run."""
     baselines, layout, domain = list(baselines), Layout(narrow), record.spec["domain"]
-    plate, (ax,) = layout.grid(1, 3.4, extra=0.2)
+    figure, (ax,) = layout.grid(1, 3.4, extra=0.2)
     colours = {**SPLIT_COLOURS, "general": "#7a828b"}
     splits = ("forget", "approximate", "general")
     courses = {s: _course(record, f"{s}/perplexity") for s in splits}
-    marks = [
-        baseline_value(baselines, domain, which, "forget/perplexity", [record])
-        for which in ("target", "oracle")
-    ]
+    known = _baseline_values(baselines, domain, FORGET, [record])
+    marks = [known["target"], known["oracle"]]
     every = [v for _, values in courses.values() for v in values]
     _course_axis(ax, "perplexity", every, marks)
     low, high = ax.get_ylim()
-    _lines(ax, "y", baselines, domain, "forget/perplexity", [record], ("target", "oracle"))
+    _lines(ax, "y", baselines, domain, FORGET, [record], ("target", "oracle"))
     said = []
     handles = []
     for split, (updates, values) in courses.items():
@@ -1260,24 +1311,24 @@ def run_trajectory(record: Record, baselines: Iterable[Record], *, narrow: bool 
     ax.set_xlabel("update")
     ax.set_ylabel("perplexity")
     ax.set_title(f"{method_title(record.spec['method'])} on {domain_title(domain)}")
-    _legend(plate, layout, lines=("target", "oracle"), extra=handles)
-    plate.alt = (
+    _legend(figure, layout, lines=("target", "oracle"), extra=handles)
+    figure.alt = (
         f"Perplexity over updates: {'; '.join(said) or 'no probe'}; "
-        f"{_named(baselines, domain, 'forget/perplexity', [record])}."
+        f"{_named(baselines, domain, FORGET, [record])}."
     )
-    return plate
+    return figure
 
 
-@_plate
+@_figure_function
 def search(
     steps: Sequence[Step], situation: Situation, best: int | None = None, *, narrow: bool = False
-) -> Plate:
+) -> DescribedFigure:
     """The runs of a search: forget perplexity after each update, and the harm at the end of each.
 
     The chosen run is drawn in colour, the others in grey, numbered in their order.
     """
     layout = Layout(narrow)
-    plate, (left, right) = layout.grid(2, 2.9, beside=2, extra=0.1)
+    figure, (left, right) = layout.grid(2, 2.9, beside=2, extra=0.1)
     every = [p for step in steps for p in step.path if math.isfinite(p)]
     low, high = _range([*every, situation.target, situation.forget], 10 * situation.target)
     _set_log(left, "y", low, high)
@@ -1286,24 +1337,24 @@ def search(
     finite = [r for r in rises if r < 1000]
     right.set_xlim(min([0.0, *finite]) - 1, max([6.0, *finite]) * 1.15 + 1)
     said = []
-    for number_, (step, rise) in enumerate(zip(steps, rises, strict=True)):
-        colour = method_style("ga_gd_in_dist")["color"] if number_ == best else "#9aa1a9"
-        front = 3 if number_ == best else 2
+    for i, (step, rise) in enumerate(zip(steps, rises, strict=True)):
+        colour = method_style("ga_gd_in_dist")["color"] if i == best else "#9aa1a9"
+        front = 3 if i == best else 2
         path = [_inside(p, low, high) for p in step.path]
         left.plot(range(len(path)), path, color=colour, marker="o", markersize=3, zorder=front)
         end = _inside(step.path[step.updates], low, high)
         _points(right, [rise], [end], color=colour, marker="o", markersize=6, zorder=front)
         left.annotate(
-            str(number_ + 1), (len(path) - 1, path[-1]), (4, 0), textcoords="offset points",
+            str(i + 1), (len(path) - 1, path[-1]), (4, 0), textcoords="offset points",
             va="center", fontsize=9, color=colour,
         )  # fmt: skip
         if rise < 1000:
             right.annotate(
-                str(number_ + 1), (rise, end), (6, 0), textcoords="offset points", va="center",
+                str(i + 1), (rise, end), (6, 0), textcoords="offset points", va="center",
                 fontsize=9, color=colour,
             )  # fmt: skip
         said.append(
-            f"run {number_ + 1} at rate {step.learning_rate:g} ends at "
+            f"run {i + 1} at rate {step.learning_rate:g} ends at "
             f"{number(step.path[step.updates])} with general perplexity {number(rise)} % up"
         )
     for ax in (left, right):
@@ -1319,12 +1370,12 @@ def search(
     right.set_xlabel("rise of general perplexity, %")
     left.set_title("Each run until it stops")
     right.set_title("Where it stops (shaded: tolerated)")
-    _legend(plate, layout, lines=("vanilla", "target"))
-    plate.alt = (
+    _legend(figure, layout, lines=("vanilla", "target"))
+    figure.alt = (
         f"Search of {len(steps)} runs; target perplexity {number(situation.target)}, before "
         f"unlearning {number(situation.forget)}: {'; '.join(said)}."
     )
-    return plate
+    return figure
 
 
 # --- the target, cost, data ----------------------------------------------------------------------
@@ -1348,12 +1399,12 @@ def bootstrap_perplexity(
     return float(low), float(high)
 
 
-@_plate
-def target_check(baselines: Iterable[Record], *, narrow: bool = False) -> Plate:
+@_figure_function
+def target_check(baselines: Iterable[Record], *, narrow: bool = False) -> DescribedFigure:
     """The paper's target (vanilla on approximate) beside the truth (oracle on forget)."""
     baselines = _checked(baselines, "the target")
     layout, domains = Layout(narrow), domains_of(baselines)
-    plate, axes = layout.grid(2, 0.8 + 0.62 * len(domains), beside=2, extra=0.35)
+    figure, axes = layout.grid(2, 0.8 + 0.62 * len(domains), beside=2, extra=0.35)
     alt = ["The paper’s target beside the truth, per domain."]
     rows = (
         ("vanilla", "vanilla", "forget", -0.24),
@@ -1384,11 +1435,7 @@ def target_check(baselines: Iterable[Record], *, narrow: bool = False) -> Plate:
             )
         alt.append(f"{domain_title(domain)}: {'; '.join(said)}.")
     for ax, label in zip(axes, ("perplexity", "next-token accuracy, %"), strict=True):
-        ax.set_ylim(len(domains) - 0.4, -0.6)
-        named = narrow or ax is axes[0]
-        ax.set_yticks(range(len(domains)), [domain_title(d) if named else "" for d in domains])
-        ax.tick_params(axis="y", length=0)
-        ax.spines["left"].set_visible(False)
+        _name_rows(ax, [domain_title(d) for d in domains], shown=narrow or ax is axes[0])
         ax.set_xlabel(label)
     _set_log(axes[0], "x", *_range(perplexities))
     names = {
@@ -1397,17 +1444,15 @@ def target_check(baselines: Iterable[Record], *, narrow: bool = False) -> Plate:
         "oracle": "truth: oracle on forget",
     }
     handles = [
-        Line2D(
-            [], [], linestyle="", marker=markers[n], color=BASELINE_STYLES[n]["color"], label=label
-        )
+        _mark(label, marker=markers[n], color=BASELINE_STYLES[n]["color"])
         for n, label in names.items()
     ]
     columns = 1 if narrow else 3
-    plate.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=9)
     if narrow:
-        plate.set_figheight(plate.get_figheight() + 0.4)
-    plate.alt = " ".join(alt)
-    return plate
+        figure.set_figheight(figure.get_figheight() + 0.4)
+    figure.alt = " ".join(alt)
+    return figure
 
 
 _FIRST: dict[str, Any] = {
@@ -1419,24 +1464,30 @@ _FIRST: dict[str, Any] = {
 }
 
 
-@_plate
+@_figure_function
 def target_sizes(
     baselines: Iterable[Record],
     sizes: Sequence[int],
     within: float = TARGET_WITHIN,
     *,
     narrow: bool = False,
-) -> Plate:
+) -> DescribedFigure:
     """Target ÷ truth for requests of 1, 2, 4, ... documents; bars hold 95 % of requests."""
     baselines = _checked(baselines, "the target")
     layout = Layout(narrow)
     found = {d: sweeps.target_ratios(baselines, d, sizes, within) for d in domains_of(baselines)}
     domains = [d for d, ratios in found.items() if ratios] or list(found)
-    plate, axes = layout.grid(len(domains), 2.6 if not narrow else 2.3, extra=0.4)
+    figure, panels = layout.panels(
+        domains,
+        2.6 if not narrow else 2.3,
+        xlabel="documents to forget",
+        ylabel="target ÷ truth",
+        extra=0.4,
+    )
     every = [x for d in domains for r in found[d] for x in (r.low, r.high, r.first)]
     low, high = _range([*every, 1 / within, within])
     alt = [f"The paper’s target divided by the truth, by number of documents (band: ±{within:g}×)."]
-    for ax, domain in zip(axes, domains, strict=True):
+    for ax, domain in panels:
         _set_log(ax, "y", low, high)
         _swept_axis(ax, [float(n) for n in sizes], narrow)
         ax.axhspan(1 / within, within, color="#e3efe9", zorder=0)
@@ -1447,36 +1498,32 @@ def target_sizes(
                 continue
             ends = [_inside(x, low, high) for x in (ratio.low, ratio.high)]
             left, right = ratio.size / 1.07, ratio.size * 1.07  # beside each other, both seen
-            ax.plot([left] * 2, ends, color="#22272e", linewidth=1.6)
-            _points(ax, [left], [ratio.median], marker="D", color="#22272e", markersize=5)
+            ax.plot([left] * 2, ends, color=INK, linewidth=1.6)
+            _points(ax, [left], [ratio.median], marker="D", color=INK, markersize=5)
             _points(ax, [right], [ratio.first], markersize=5.5, **_FIRST)
             said.append(
                 f"{ratio.size} {number(ratio.low)} to {number(ratio.high)}, first ones "
                 f"{number(ratio.first)}"
             )
-        ax.set_title(domain_title(domain))
-        if narrow or ax is axes[0]:
-            ax.set_ylabel("target ÷ truth")
-        if narrow or ax is axes[(len(axes) - 1) // 2]:
-            ax.set_xlabel("documents to forget")
         alt.append(f"{domain_title(domain)}: {'; '.join(said) or 'no oracle'}.")
     handles = [
-        Line2D([], [], color="#22272e", marker="D", markersize=5, label="95 % of requests, median"),
-        Line2D([], [], linestyle="", label="the first documents", **_FIRST),
+        Line2D([], [], color=INK, marker="D", markersize=5, label="95 % of requests, median"),
+        _mark("the first documents", **_FIRST),
     ]
-    _legend(plate, layout, lines=(), extra=handles)
-    plate.alt = " ".join(alt)
-    return plate
+    _legend(figure, layout, extra=handles)
+    figure.alt = " ".join(alt)
+    return figure
 
 
-@_plate
-def stops(records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False) -> Plate:
+@_figure_function
+def stops(
+    records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
+) -> DescribedFigure:
     """The update at which target and truth would each have stopped a run, per method."""
     records, baselines = _checked(records, "trajectories"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
     found = sweeps.early_stops(records, baselines)
-    plate, axes = layout.grid(len(domains), 0.75 + 0.3 * len(methods), extra=0.4)
-    _dot_rows(axes, methods, layout)
+    figure, panels = _method_panels(layout, domains, methods, "update")
     end = max(int(r.spec["updates"]) for r in records)
     reached = [x for s in found for x in (s.by_target, s.by_truth) if math.isfinite(x)]
     start = max(0, math.floor(min(reached, default=0.0)) - 1)
@@ -1485,7 +1532,7 @@ def stops(records: Iterable[Record], baselines: Iterable[Record], *, narrow: boo
         "oracle": {"marker": "s", "color": BASELINE_STYLES["oracle"]["color"], "markersize": 6},
     }
     alt = ["Update at which a run reaches the paper’s target and the truth."]
-    for ax, domain in zip(axes, domains, strict=True):
+    for ax, domain in panels:
         ax.set_xlim(start, end + 0.03 * (end - start))
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         said = []
@@ -1500,32 +1547,34 @@ def stops(records: Iterable[Record], baselines: Iterable[Record], *, narrow: boo
                 f"{method_title(stop.method)} {_update(stop.by_target)} and "
                 f"{_update(stop.by_truth)}"
             )
-        ax.set_title(domain_title(domain))
-        if narrow or ax is axes[(len(axes) - 1) // 2]:
-            ax.set_xlabel("update")
         alt.append(f"{domain_title(domain)}, target and truth: {'; '.join(said) or 'no probe'}.")
     labels = {"target": "reaches the paper’s target", "oracle": "reaches the truth"}
-    handles = [
-        Line2D([], [], linestyle="", label=labels[which], **look) for which, look in looks.items()
-    ]
-    never: dict[str, Any] = {"marker": r"$\rightarrow$", "color": "#57606a", "markersize": 9}
-    handles.append(Line2D([], [], linestyle="", label="not in this run", **never))
-    _legend(plate, layout, extra=handles)
-    plate.alt = " ".join(alt)
-    return plate
+    handles = [_mark(labels[which], **look) for which, look in looks.items()]
+    handles.append(_mark("not in this run", marker=r"$\rightarrow$", markersize=9))
+    _legend(figure, layout, extra=handles)
+    figure.alt = " ".join(alt)
+    return figure
 
 
 def _update(x: float) -> str:
     return "no value" if math.isnan(x) else "never" if math.isinf(x) else number(x)
 
 
-@_plate
-def ways(records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False) -> Plate:
+@_figure_function
+def share_of_the_way(
+    records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
+) -> DescribedFigure:
     """Share of the way from vanilla's to the oracle's forget perplexity; a dot per seed."""
     records, baselines = _checked(records, "this figure"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
-    plate, axes = layout.grid(len(domains), 0.75 + 0.28 * len(methods), extra=0.35)
-    _dot_rows(axes, methods, layout)
+    figure, panels = _method_panels(
+        layout,
+        domains,
+        methods,
+        "share of the way from vanilla to oracle",
+        row_height=0.28,
+        extra=0.35,
+    )
     found = {
         (d, m): [share_of_way(r, baselines) for r in select(records, d, m)]
         for d in domains
@@ -1536,34 +1585,28 @@ def ways(records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool
     right = min(max([1.2, *finite]), 3.0) + 0.1
     left = max(min([0.0, *finite]), -1.0) - 0.05
     alt = ["Share of the way from vanilla to the oracle in log forget perplexity."]
-    for ax, domain in zip(axes, domains, strict=True):
+    for ax, domain in panels:
         ax.set_xlim(left, right)
-        ax.axvline(HALF_WAY, color="#22272e", linewidth=1, linestyle=(0, (2, 2)))
+        ax.axvline(HALF_WAY, color=INK, linewidth=1, linestyle=(0, (2, 2)))
         ax.axvline(0.0, **BASELINE_STYLES["vanilla"])
         ax.axvline(1.0, **BASELINE_STYLES["oracle"])
         said = []
         for row, method in enumerate(methods):
             xs = found[domain, method]
             _seed_dots(ax, xs, row, method_style(method)["color"])
-            known = [x for x in xs if not math.isnan(x)]
-            if known:
+            if reached := _from_to(xs):
                 diverged = any(r.status == "diverged" for r in select(records, domain, method))
                 note = " (diverged)" if diverged else ""
-                said.append(
-                    f"{method_title(method)} {number(min(known))} to {number(max(known))}{note}"
-                )
-        ax.set_title(domain_title(domain))
-        if narrow or ax is axes[(len(axes) - 1) // 2]:
-            ax.set_xlabel("share of the way from vanilla to oracle")
+                said.append(f"{method_title(method)} {reached}{note}")
         alt.append(f"{domain_title(domain)}: {', '.join(said) or 'no value'}.")
-    half = Line2D([], [], color="#22272e", linewidth=1, linestyle=(0, (2, 2)), label="half way")
-    _legend(plate, layout, lines=("vanilla", "oracle"), extra=[half])
-    plate.alt = " ".join(alt)
-    return plate
+    half = Line2D([], [], color=INK, linewidth=1, linestyle=(0, (2, 2)), label="half way")
+    _legend(figure, layout, lines=("vanilla", "oracle"), extra=[half])
+    figure.alt = " ".join(alt)
+    return figure
 
 
-@_plate
-def cost_ratio(ratios: Mapping[str, Ratios], *, narrow: bool = False) -> Plate:
+@_figure_function
+def cost_ratio(ratios: Mapping[str, Ratios], *, narrow: bool = False) -> DescribedFigure:
     """How many times cheaper than retraining: measured at this profile, and by account on Yi-6B."""
     layout = Layout(narrow)
     accounts = {
@@ -1573,7 +1616,7 @@ def cost_ratio(ratios: Mapping[str, Ratios], *, narrow: bool = False) -> Plate:
     names = [method_title(m) for m in order] + list(accounts)
     if narrow:
         names = [name.replace("Yi-6B, ", "Yi-6B\n", 1) for name in names]
-    plate, (ax,) = layout.grid(1, 0.9 + (0.3 if not narrow else 0.38) * len(names), extra=0.3)
+    figure, (ax,) = layout.grid(1, 0.9 + (0.3 if not narrow else 0.38) * len(names), extra=0.3)
     said, every = [], [CLAIMED_RATIO, *accounts.values(), 1.0]
     every += [x for m in order for x in (*ratios[m].flops, *ratios[m].seconds)]
     _set_log(ax, "x", *_range(every))
@@ -1588,41 +1631,37 @@ def cost_ratio(ratios: Mapping[str, Ratios], *, narrow: bool = False) -> Plate:
             f"{method_title(method)} {number(flops)} in operations, {number(seconds)} in seconds"
         )
     for row, (name, ratio) in enumerate(accounts.items(), start=len(order)):
-        ax.plot(ratio, row, marker="D", color="#57606a", markersize=6.5)
+        ax.plot(ratio, row, marker="D", color=GREY, markersize=6.5)
         said.append(f"{name} {number(ratio)} for one update")
     if order:
         ax.axhline(len(order) - 0.5, color="#aeb7c0", linewidth=0.8)
-    ax.axvline(CLAIMED_RATIO, color="#22272e", linestyle=(0, (5, 2)), linewidth=1.2)
-    ax.set_ylim(len(names) - 0.4, -0.7)
-    ax.set_yticks(range(len(names)), names)
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
+    ax.axvline(CLAIMED_RATIO, color=INK, linestyle=(0, (5, 2)), linewidth=1.2)
+    _name_rows(ax, names, top=-0.7)
     ax.set_xlabel("times cheaper than retraining")
-    dot: dict[str, Any] = {"linestyle": "", "marker": "o", "color": "#57606a"}
     handles = [
-        Line2D([], [], label="operations, counted", **dot),
-        Line2D([], [], label="seconds, measured", markerfacecolor="white", **dot),
-        Line2D([], [], label="by account, one update", linestyle="", marker="D", color="#57606a"),
-        Line2D([], [], label="the paper’s claim", linestyle=(0, (5, 2)), color="#22272e"),
+        _mark("operations, counted"),
+        _mark("seconds, measured", markerfacecolor="white"),
+        _mark("by account, one update", marker="D"),
+        Line2D([], [], label="the paper’s claim", linestyle=(0, (5, 2)), color=INK),
     ]
-    _legend(plate, layout, extra=handles)
-    plate.alt = f"How many times cheaper than retraining, log scale: {'; '.join(said)}."
-    return plate
+    _legend(figure, layout, extra=handles)
+    figure.alt = f"How many times cheaper than retraining, log scale: {'; '.join(said)}."
+    return figure
 
 
-@_plate
+@_figure_function
 def document_lengths(
     lengths: Mapping[str, Mapping[str, Sequence[int]]], *, narrow: bool = False
-) -> Plate:
+) -> DescribedFigure:
     """Histograms of document lengths, a panel per domain; lengths: domain -> split -> tokens."""
     layout, domains = Layout(narrow), list(lengths)
     if not domains:
         raise UnlearnError("there are no document lengths: give at least one domain.")
-    plate, axes = layout.grid(len(domains), 2.3, extra=0.35)
+    figure, panels = layout.panels(domains, 2.3, ylabel="share of documents, %", extra=0.35)
     shown = [n for d in domains for s in SPLIT_COLOURS for n in lengths[d].get(s, ())] or [0, 1]
     bins = np.linspace(min(shown), max(shown) + 1, 19).tolist()
     alt = ["Histograms of document lengths in tokens."]
-    for ax, domain in zip(axes, domains, strict=True):
+    for ax, domain in panels:
         said = []
         for split, colour in SPLIT_COLOURS.items():
             values = lengths[domain].get(split, ())
@@ -1634,19 +1673,16 @@ def document_lengths(
             kind: Any = "stepfilled" if filled else "step"
             ax.hist(values, bins, weights=shares, color=colour, histtype=kind, **look)
             said.append(f"{split} {len(values)} documents, mean {number(float(np.mean(values)))}")
-        ax.set_title(domain_title(domain))
-        if narrow or ax is axes[0]:
-            ax.set_ylabel("share of documents, %")
         ax.set_xlabel("tokens per document")
         alt.append(f"{domain_title(domain)}: {'; '.join(said)}.")
     handles = [Line2D([], [], color=c, label=s, linewidth=3) for s, c in SPLIT_COLOURS.items()]
-    _legend(plate, layout, extra=handles)
-    plate.alt = " ".join(alt)
-    return plate
+    _legend(figure, layout, extra=handles)
+    figure.alt = " ".join(alt)
+    return figure
 
 
-@_plate
-def speed(found: Mapping[str, Any], *, narrow: bool = False) -> Plate:
+@_figure_function
+def speed(found: Mapping[str, Any], *, narrow: bool = False) -> DescribedFigure:
     """Times as fast as the plain recipe (left) and share of its memory (right), with targets."""
     layout = Layout(narrow)
     panels = [
@@ -1655,13 +1691,13 @@ def speed(found: Mapping[str, Any], *, narrow: bool = False) -> Plate:
     ]
     panels = [(title, rows) for title, rows in panels if rows]
     most = max(len(rows) for _, rows in panels)
-    plate, axes = layout.grid(len(panels), 0.9 + 0.34 * most, beside=2, extra=0.4)
+    figure, axes = layout.grid(len(panels), 0.9 + 0.34 * most, beside=2, extra=0.4)
     alt = []
     for ax, (title, rows) in zip(axes, panels, strict=True):
         said = []
         for place, row in enumerate(rows):
             ratio, good = row["ratio"], met(row)
-            colour = "#00805d" if good else "#22272e"
+            colour = "#00805d" if good else INK
             ax.plot(
                 [ratio["lowest"], ratio["highest"]], [place, place], color=colour, linewidth=1.6
             )
@@ -1680,33 +1716,29 @@ def speed(found: Mapping[str, Any], *, narrow: bool = False) -> Plate:
             )
         ax.axvline(1.0, **BASELINE_STYLES["vanilla"])
         ax.set_xlim(left=0)
-        ax.set_ylim(len(rows) - 0.4, -0.6)
         names = [
             f"{work_title(r).removeprefix('memory ').removeprefix('training ')}\n{r['ours']}"
             for r in rows
         ]
-        ax.set_yticks(range(len(rows)), names)
-        ax.tick_params(axis="y", length=0)
-        ax.spines["left"].set_visible(False)
+        _name_rows(ax, names)
         ax.set_xlabel(title)
         alt.append(f"{title[0].upper()}{title[1:]}: {'; '.join(said)}.")
-    dot: dict[str, Any] = {"linestyle": "", "marker": "o"}
     handles = [
-        Line2D([], [], label="target met", color="#00805d", **dot),
-        Line2D([], [], label="target not met", color="#22272e", markerfacecolor="white", **dot),
-        Line2D([], [], label="target", linestyle="", marker="|", color="#cf222e", mew=2, ms=12),
+        _mark("target met", color="#00805d"),
+        _mark("target not met", color=INK, markerfacecolor="white"),
+        _mark("target", marker="|", color="#cf222e", mew=2, ms=12),
     ]
-    _legend(plate, layout, lines=(), extra=handles)
-    plate.alt = " ".join(alt)
-    return plate
+    _legend(figure, layout, extra=handles)
+    figure.alt = " ".join(alt)
+    return figure
 
 
-@_plate
-def invariance(found: Mapping[str, Any], *, narrow: bool = False) -> Plate:
+@_figure_function
+def invariance(found: Mapping[str, Any], *, narrow: bool = False) -> DescribedFigure:
     """How far each way of computing ends from the run as a whole; a mark per method."""
     layout, rows = Layout(narrow), list(found["rows"])
     ways = list(dict.fromkeys(r["way"] for r in rows))
-    plate, axes = layout.grid(len(LIMITS), 0.9 + 0.3 * len(ways), beside=2, extra=0.4)
+    figure, axes = layout.grid(len(LIMITS), 0.9 + 0.3 * len(ways), beside=2, extra=0.4)
     floor = 1e-17  # where a difference of exactly 0 is drawn
     alt = ["Norm of the parameters' difference, relative to the run's change, log scale."]
     for ax, (precision, limit) in zip(axes, LIMITS.items(), strict=True):
@@ -1722,12 +1754,8 @@ def invariance(found: Mapping[str, Any], *, narrow: bool = False) -> Plate:
                 clip_on=False,
                 **method_style(row["method"]),
             )
-        named = narrow or ax is axes[0]
-        ax.set_ylim(len(ways) - 0.4, -0.6)
-        shown = [way_title(w).replace("sharded, packed", "sharded,\npacked") for w in ways]
-        ax.set_yticks(range(len(ways)), shown if named else [""] * len(ways))
-        ax.tick_params(axis="y", length=0)
-        ax.spines["left"].set_visible(False)
+        names = [way_title(w).replace("sharded, packed", "sharded,\npacked") for w in ways]
+        _name_rows(ax, names, shown=narrow or ax is axes[0])
         ax.set_title(precision)
         ax.set_xlabel("relative difference")
         alt.append(
@@ -1735,18 +1763,18 @@ def invariance(found: Mapping[str, Any], *, narrow: bool = False) -> Plate:
             f"{sum(r['norm'] == 0 for r in of)} of {len(of)} are exactly 0, drawn at the "
             "left edge."
         )
-    _legend(plate, layout, list(dict.fromkeys(r["method"] for r in rows)), lines=())
-    plate.alt = " ".join(alt)
-    return plate
+    _legend(figure, layout, list(dict.fromkeys(r["method"] for r in rows)))
+    figure.alt = " ".join(alt)
+    return figure
 
 
-@_plate
+@_figure_function
 def two_models(
     sides: Mapping[str, tuple[Sequence[Record], Sequence[Record]]],
     domains: Sequence[str],
     *,
     narrow: bool = False,
-) -> Plate:
+) -> DescribedFigure:
     """Each method in the lab (x) and on a real model (y), over vanilla; sides: title -> records.
 
     A row of panels per domain that both have, a column per metric.
@@ -1757,7 +1785,7 @@ def two_models(
     shared = [d for d in domains if select(lab, d) and select(real, d)]
     metrics = {GENERAL: "general perplexity ÷ vanilla’s", KL: "KL to the oracle ÷ vanilla’s"}
     panels = [(domain, metric) for domain in shared for metric in metrics]
-    plate, axes = layout.grid(len(panels), 3.2, beside=len(metrics), extra=0.4)
+    figure, axes = layout.grid(len(panels), 3.2, beside=len(metrics), extra=0.4)
     alt = []
     methods = [m for m in methods_of(lab) if m in methods_of(real)]
     for ax, (domain, metric) in zip(axes, panels, strict=True):
@@ -1777,9 +1805,9 @@ def two_models(
             ax.set_ylabel(other)
         said = "; ".join(f"{method_title(m)} {number(xs[m])} and {number(ys[m])}" for m in known)
         alt.append(f"{domain_title(domain)}, {metrics[metric]}, {one} and {other}: {said}.")
-    _legend(plate, layout, methods, lines=())
-    plate.alt = " ".join(alt)
-    return plate
+    _legend(figure, layout, methods)
+    figure.alt = " ".join(alt)
+    return figure
 
 
 # --- showing -------------------------------------------------------------------------------------
@@ -1800,7 +1828,7 @@ def figures_folder() -> Path | None:
     return Path("book/_run/figures") if Path("book").is_dir() else None
 
 
-def to_html(figure: Plate, caption: str, command: str = "", name: str = "") -> str:
+def to_html(figure: DescribedFigure, caption: str, command: str = "", name: str = "") -> str:
     """An HTML figure: both drawings as images, the alternative text, the caption, the command.
 
     With a name it can be linked to and repeated: the book adds its notebook (`exhibits`).
@@ -1827,7 +1855,7 @@ def _data_uri(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(raw).decode("ascii")
 
 
-def show(figure: Plate, name: str, caption: str, command: str = "") -> None:
+def show(figure: DescribedFigure, name: str, caption: str, command: str = "") -> None:
     """Display a figure in a notebook and leave NAME.svg and NAME-narrow.svg with the book.
 
     `command` is what computes the figure's records again; the figure's anchor is `figure-NAME`.

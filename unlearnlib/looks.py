@@ -36,9 +36,10 @@ BASELINE_TITLES = {
     "target": "Paper’s target",
     "oracle": "Oracle (truth)",
 }
+INK, GREY = "#22272e", "#57606a"  # of what belongs to no method
 BASELINE_STYLES: dict[str, dict[str, Any]] = {
     "vanilla": {"color": "#7a828b", "linestyle": ":", "linewidth": 1.8},
-    "target": {"color": "#22272e", "linestyle": (0, (5, 2)), "linewidth": 1.4},
+    "target": {"color": INK, "linestyle": (0, (5, 2)), "linewidth": 1.4},
     "oracle": {"color": "#00805d", "linestyle": "-", "linewidth": 1.8},
 }
 # Splits have hues of their own, so that no split looks like a method.
