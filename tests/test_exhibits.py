@@ -45,7 +45,7 @@ class Open(HTMLParser):
 
 def a_figure(command: str = "") -> str:
     plate = figures.target_check(synthetic.baselines())
-    return figures.to_html(plate, "The target & more. Explained.", command, "check")
+    return figures.figure_html(plate, "The target & more. Explained.", command, "check")
 
 
 def test_a_figure_and_a_table_have_an_anchor_and_the_title_that_the_index_shows() -> None:
@@ -59,7 +59,7 @@ def test_a_figure_and_a_table_have_an_anchor_and_the_title_that_the_index_shows(
 def test_what_has_no_name_has_no_anchor_and_no_mark() -> None:
     for page in (
         tables.table_html(TABLE),
-        figures.to_html(figures.target_check(synthetic.baselines()), "C."),
+        figures.figure_html(figures.target_check(synthetic.baselines()), "C."),
     ):
         assert not EXHIBIT.search(page) and "<!--" not in page and "<details" not in page
 

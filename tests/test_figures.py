@@ -51,14 +51,14 @@ FIGURES: dict[str, tuple[str, Draw]] = {
         "region",
         lambda r, b: figures.robust_region(r, b, "target"),
     ),
-    "region_shares": ("region", figures.region_shares),
+    "region_shares": ("region", figures.shares_figure),
     "region_tolerance": ("region_seeds", figures.region_tolerance),
     "updates": ("region", lambda r, b: figures.swept(sweeps.at_rate(r, 3e-4), b, "updates")),
     "batch_size": ("batch_size", lambda r, b: figures.swept(r, b, "batch_size")),
     "retain_weight": ("retain_weight", lambda r, b: figures.swept(r, b, "retain_weight")),
     "forget_size": ("forget_size", lambda r, b: figures.swept(r, b, "forget_size")),
     "schedules": ("schedule", figures.schedules),
-    "stops": ("trajectory", figures.stops),
+    "stops": ("trajectory", figures.early_stops_figure),
     "share_of_the_way": ("main", figures.share_of_the_way),
     "loss_terms": ("trajectory", lambda r, b: figures.loss_terms(r[0])),
     "run_trajectory": ("trajectory", lambda r, b: figures.run_trajectory(r[0], b)),
@@ -325,7 +325,7 @@ def test_showing_leaves_both_drawings_and_the_alternative_text(
 
 def test_the_html_carries_images_alternative_text_caption_and_command() -> None:
     figure = figures.target_check(BASELINES)
-    page = figures.to_html(figure, 'A "caption" & more', "unlearn study main")
+    page = figures.figure_html(figure, 'A "caption" & more', "unlearn study main")
     images = re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", page)
     assert len(images) == 2 and all(b"<svg" in base64.b64decode(image) for image in images)
     assert "A &quot;caption&quot; &amp; more" in page
@@ -335,7 +335,7 @@ def test_the_html_carries_images_alternative_text_caption_and_command() -> None:
 
 def test_a_figure_without_alternative_text_is_refused() -> None:
     with pytest.raises(UnlearnError, match="alternative text"):
-        figures.to_html(figures.DescribedFigure(), "caption")
+        figures.figure_html(figures.DescribedFigure(), "caption")
 
 
 def test_nothing_is_left_behind_where_there_is_no_book(

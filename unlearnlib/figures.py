@@ -929,7 +929,7 @@ def _power(x: float) -> str:
 
 
 @_figure_function
-def region_shares(
+def shares_figure(
     records: Iterable[Record],
     baselines: Iterable[Record],
     tolerance: UsableWithin = USABLE,
@@ -1516,7 +1516,7 @@ def target_sizes(
 
 
 @_figure_function
-def stops(
+def early_stops_figure(
     records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
 ) -> DescribedFigure:
     """The update at which target and truth would each have stopped a run, per method."""
@@ -1828,7 +1828,7 @@ def figures_folder() -> Path | None:
     return Path("book/_run/figures") if Path("book").is_dir() else None
 
 
-def to_html(figure: DescribedFigure, caption: str, command: str = "", name: str = "") -> str:
+def figure_html(figure: DescribedFigure, caption: str, command: str = "", name: str = "") -> str:
     """An HTML figure: both drawings as images, the alternative text, the caption, the command.
 
     With a name it can be linked to and repeated: the book adds its notebook (`exhibits`).
@@ -1869,4 +1869,4 @@ def show(figure: DescribedFigure, name: str, caption: str, command: str = "") ->
         (folder / f"{name}.txt").write_text(figure.alt + "\n", encoding="utf-8")
         if figure.narrow is not None:
             (folder / f"{name}-narrow.svg").write_text(to_svg(figure.narrow()), encoding="utf-8")
-    display(HTML(to_html(figure, caption, command, name)))
+    display(HTML(figure_html(figure, caption, command, name)))

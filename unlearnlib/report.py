@@ -84,12 +84,12 @@ def report(
     check_extra()
     from markdown_it import MarkdownIt
 
-    from unlearnlib.figures import search, to_html
+    from unlearnlib.figures import figure_html, search
 
     card = MarkdownIt("commonmark", {"html": False}).enable("table").render(card_text(facts))
     figure = ""
     if steps:
-        figure = to_html(
+        figure = figure_html(
             search(steps, situation, best),
             "Left: forget perplexity after each update of each run; a run ends where it reaches "
             "the target. Right: where each run stopped, and how far general perplexity had risen.",
