@@ -43,10 +43,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from unlearnlib.cost import SMOLLM2_135M, YI_6B, LlamaShape, run_flops  # noqa: E402
-from unlearnlib.errors import UnlearnError  # noqa: E402
-from unlearnlib.spec import PROFILES, RunSpec, get_profile  # noqa: E402
-from unlearnlib.store import (  # noqa: E402
+from unlearnlib.cost import SMOLLM2_135M, YI_6B, LlamaShape, run_flops
+from unlearnlib.errors import UnlearnError
+from unlearnlib.spec import PROFILES, RunSpec, get_profile
+from unlearnlib.store import (
     Record,
     Store,
     provenance,
@@ -181,14 +181,15 @@ class Desk:
 
     def made(self) -> bool:
         """Whether vanilla and all oracles are on this machine."""
-        from unlearnlib.continued import continued_names, is_made
+        from unlearnlib.trained import continued_names, is_made
 
         return all(is_made(self.profile, name) for name in continued_names(self.profile))
 
     def make_models(self) -> dict[str, Any]:
         """Vanilla and the oracles, where this machine has them not yet; what there is to say."""
-        from unlearnlib.continued import continued_names, is_made, made_here, train_further
+        from unlearnlib.continue_pretraining import train_further
         from unlearnlib.engine import Execution
+        from unlearnlib.trained import continued_names, is_made, made_here
 
         if not self.made() and not self.model:
             raise UnlearnError("the models are to be trained further: give --model.")
@@ -221,8 +222,8 @@ class Desk:
 
     def bench(self, domain: str, base: str = "vanilla") -> Any:
         """Model, oracle and data of a domain; each is opened once."""
+        from unlearnlib.bench import Models, Selection, open_bench
         from unlearnlib.engine import Execution
-        from unlearnlib.run import Models, Selection, open_bench
 
         if (domain, base) not in self.benches:
             self.make_models()
@@ -253,7 +254,7 @@ class Desk:
 
     def made_or_same(self) -> bool:
         """Whether the models at hand are known to be those of the records."""
-        from unlearnlib.continued import made_here
+        from unlearnlib.trained import made_here
 
         old = self.state.get("continued", {}).get("vanilla", {}).get("model_hash")
         return old is not None and made_here(self.profile, "vanilla").get("model_hash") == old
@@ -334,14 +335,7 @@ def throughput(shape: str, method: str, length: int, batch: int, updates: int = 
     """
     import torch
 
-    from unlearnlib.engine import (
-        Execution,
-        Labelling,
-        Part,
-        Training,
-        keep_original,
-        optimise,
-    )
+    from unlearnlib.engine import Execution, Labelling, Part, Training, keep_original, optimise
     from unlearnlib.methods import get_method
 
     started = time.time()
@@ -641,8 +635,9 @@ def verify_job(domain: str, sample: int = 2) -> Job:
     """Run records of the main study again, as `unlearn verify` does."""
 
     def run(desk: Desk) -> dict[str, Any]:
+        from unlearnlib.comparison import as_row
         from unlearnlib.study import get_study
-        from unlearnlib.verify import as_row, pick, verify_records
+        from unlearnlib.verify import pick, verify_records
 
         specs = [s.as_dict() for s in get_study("main").runs(desk.profile, domain)]
         bench = desk.bench(domain)
@@ -711,7 +706,7 @@ def stages(profile: str, tiny: bool) -> list[Callable[[], list[Job]]]:
 
 def TINY_RECIPE() -> Any:
     """Training further that is over in a second."""
-    from unlearnlib.continued import Continuation
+    from unlearnlib.continue_pretraining import Continuation
 
     return Continuation(batch_size=4, learning_rate=3e-3, auc=0.7, most_epochs=2)
 
@@ -750,7 +745,7 @@ def listed(profile: str, tiny: bool) -> str:
 
     Counted for a machine that has nothing yet; a run that two studies share counts twice.
     """
-    from unlearnlib.methods import PAPER_METHODS
+    from unlearnlib.profiles import PAPER_METHODS
     from unlearnlib.study import write_settings
 
     with tempfile.TemporaryDirectory() as folder, data_at(Path(folder)):
@@ -791,9 +786,9 @@ def data_at(folder: Path) -> Iterator[None]:
 
 def publish(folder: Path, profile: str) -> dict[str, Any]:
     """Put what a call left into the project's data: settings, trainings, records, searches."""
-    from unlearnlib.continued import record_path
-    from unlearnlib.models import data_folder
+    from unlearnlib.folders import data_folder
     from unlearnlib.study import publish_records, write_settings
+    from unlearnlib.trained import record_path
 
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     records = read_parquet(folder / RECORDS)

@@ -31,10 +31,11 @@ import numpy as np
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from unlearnlib.bench import Bench, Models, Selection, open_bench
 from unlearnlib.engine import Execution
-from unlearnlib.methods import PAPER_METHODS
 from unlearnlib.models import model_hash
-from unlearnlib.run import Bench, Models, Selection, execute, open_bench
+from unlearnlib.profiles import PAPER_METHODS
+from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
 
 LIMITS = {

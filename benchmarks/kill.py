@@ -38,15 +38,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
+import torch
 
-from unlearnlib import pretrain, study  # noqa: E402
-from unlearnlib.corpus.documents import SPLITS, Document  # noqa: E402
-from unlearnlib.corpus.fictitious import generate  # noqa: E402
-from unlearnlib.engine import Execution  # noqa: E402
-from unlearnlib.run import Bench  # noqa: E402
-from unlearnlib.spec import RunSpec  # noqa: E402
-from unlearnlib.store import Record, Store, provenance, run_key  # noqa: E402
+from unlearnlib import pretrain, study
+from unlearnlib.bench import Bench
+from unlearnlib.corpus.documents import SPLITS, Document
+from unlearnlib.corpus.fictitious import generate
+from unlearnlib.engine import Execution
+from unlearnlib.spec import RunSpec
+from unlearnlib.store import Record, Store, provenance, run_key
 
 RESULTS = ROOT / "benchmarks" / "results" / "kill.json"
 KILLS = 20

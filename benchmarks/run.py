@@ -28,8 +28,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
-import torch  # noqa: E402
-from gpu_queue import make_model  # noqa: E402
+import torch
+from gpu_queue import make_model
 
 SHORTEST = 60  # tokens of the shortest document
 SPREAD = 3  # the longest has so many chunks

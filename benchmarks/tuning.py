@@ -19,9 +19,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from unlearnlib.bench import Selection, open_bench
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
-from unlearnlib.run import Selection, open_bench
 from unlearnlib.spec import RunSpec, get_profile
 from unlearnlib.study import BATCH
 from unlearnlib.tune import Tuned, tune

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unlearnlib.bench import Bench
 from unlearnlib.corpus.chunks import Chunk
 from unlearnlib.corpus.documents import Document, DomainData, Fact
 from unlearnlib.engine import Execution, order
 from unlearnlib.pretrain import train_tokenizer
-from unlearnlib.run import Bench
 
 VOCABULARY = 280  # of the tokenizer
 HEAD_ROWS = 288  # of the models: padded, as the heads of real models are

@@ -24,27 +24,26 @@ from helpers import documents, tiny_llama, tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearnlib import card, cli, pretrain, study
+from unlearnlib import pretrain, study
+from unlearnlib.bench import Bench, Selection, open_bench
+from unlearnlib.cli import main
+from unlearnlib.cli.inputs import repeat_command
+from unlearnlib.cli.parser import build_parser
+from unlearnlib.cli.run import _profile_spec
+from unlearnlib.comparison import Comparison, NumericalTolerance, compare, numbers
 from unlearnlib.corpus import fictitious
 from unlearnlib.corpus.documents import Document
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
-from unlearnlib.metrics import TokenScores, auc, loss_score
+from unlearnlib.metrics.membership import auc, loss_score
+from unlearnlib.metrics.scores import TokenScores
 from unlearnlib.models import load_model, load_tokenizer, model_hash, save_model
-from unlearnlib.report import verification
-from unlearnlib.run import Bench, Selection, open_bench
+from unlearnlib.report import card
+from unlearnlib.report.verification import verification
 from unlearnlib.spec import PROFILES, RunSpec
 from unlearnlib.store import Record, Store, read_parquet, run_key, write_parquet
-from unlearnlib.verify import (
-    Comparison,
-    NumericalTolerance,
-    compare,
-    find_runs,
-    numbers,
-    pick,
-    runs_to_verify,
-    verify_records,
-)
+from unlearnlib.text import _strict, printable, shell_join, show
+from unlearnlib.verify import find_runs, pick, runs_to_verify, verify_records
 
 COMMANDS = ("run", "study", "pretrain", "score", "verify", "data", "methods", "profiles")
 LIMITS = [
@@ -118,7 +117,7 @@ def unlearn(capsys: pytest.CaptureFixture[str]) -> Unlearn:
     def run(*words: object) -> tuple[int, str, str]:
         capsys.readouterr()
         try:
-            code = cli.main([str(word) for word in words])
+            code = main.main([str(word) for word in words])
         except SystemExit as end:  # argparse
             code = int(end.code or 0)
         out, err = capsys.readouterr()
@@ -172,12 +171,12 @@ def test_every_command_explains_itself(name: str, unlearn: Unlearn) -> None:
 def test_every_command_of_the_parser_has_a_function() -> None:
     (commands,) = (
         action
-        for action in cli.build_parser()._actions
+        for action in build_parser()._actions
         if isinstance(action, argparse._SubParsersAction)
     )
-    assert set(commands.choices) == set(cli.COMMANDS)
-    for name in cli.COMMANDS:
-        assert inspect.signature(cli._function_of(name)).return_annotation == "Report"
+    assert set(commands.choices) == set(main.COMMANDS)
+    for name in main.COMMANDS:
+        assert inspect.signature(main._function_of(name)).return_annotation == "Report"
 
 
 def test_help_does_not_wait_for_torch() -> None:
@@ -234,7 +233,7 @@ def test_a_users_documents_are_unlearned_and_saved_with_a_card(
 
     body = json.loads((files / "out" / "record.json").read_text())
     record = Record.from_json(body["record"])
-    assert cli._strict(record.metrics) == line["metrics"]
+    assert _strict(record.metrics) == line["metrics"]
     assert body["before"]["forget/perplexity"] == line["before"]["forget/perplexity"]
 
     written = (files / "out" / "README.md").read_text()
@@ -246,7 +245,7 @@ def test_a_users_documents_are_unlearned_and_saved_with_a_card(
         for text in (written, json.dumps(body)):
             assert document.text not in text and document.text[:24] not in text
     assert "by its SHA-256 that it was to be forgotten" in written
-    target = card.show(line["before"]["approximate/perplexity"])
+    target = show(line["before"]["approximate/perplexity"])
     assert f"a perplexity of {target}" in written
     assert "Unflipped" in written and "no proof" in written
     assert f"torch {torch.__version__}" in written
@@ -329,13 +328,13 @@ def test_an_escaped_text_is_one_line_and_reads_as_it_was(text: str) -> None:
     page = markdown_it.MarkdownIt("commonmark").renderInline(f"({escaped})")
     import html
 
-    shown = card.printable(text).replace("  ", " \u00a0")
+    shown = printable(text).replace("  ", " \u00a0")
     assert html.unescape(page) == f"({shown})"
 
 
 @given(st.text(max_size=20))
 def test_a_word_of_the_shell_is_one_line(word: str) -> None:
-    line = card.shell_join(["unlearn", word])
+    line = shell_join(["unlearn", word])
     assert line.isprintable()
     if word.isprintable():
         assert shlex.split(line) == ["unlearn", word]
@@ -343,7 +342,7 @@ def test_a_word_of_the_shell_is_one_line(word: str) -> None:
 
 def test_the_shell_reads_an_unprintable_word_as_it_was() -> None:
     for word in ("a\nb", "it's\ttab\\", "\u202ex\u2028"):
-        line = "printf %s " + card.shell_join([word])
+        line = "printf %s " + shell_join([word])
         done = subprocess.run(
             ["bash", "-c", line], capture_output=True, env={**os.environ, "LC_ALL": "C.UTF-8"}
         )
@@ -405,7 +404,7 @@ def test_the_labs_own_models_are_not_written_over(lab: Path, files: Path, unlear
 
 
 def test_the_files_of_one_command_line_are_not_those_of_the_next() -> None:
-    parser = cli.build_parser()
+    parser = build_parser()
     first = parser.parse_args(["run", "--forget", "a", "--general", "b"])
     assert first.files == {"forget": "a", "general": "b"}
     assert parser.parse_args(["run"]).files == {}
@@ -712,8 +711,8 @@ def test_settings_that_were_chosen_are_the_default(
     lab: Path, unlearn: Unlearn, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def spec_of(*words: str) -> Any:
-        args = cli.build_parser().parse_args(["run", "--method", "ga", *words])
-        return cli._profile_spec(args)
+        args = build_parser().parse_args(["run", "--method", "ga", *words])
+        return _profile_spec(args)
 
     assert spec_of() == RunSpec(method="ga")
     study.write_settings("lab", "books", {"ga": {"learning_rate": 0.25}})
@@ -727,17 +726,17 @@ def test_settings_that_were_chosen_are_the_default(
 
 
 def test_the_command_of_a_run_gives_its_spec_whatever_was_chosen_since(lab: Path) -> None:
-    parser = cli.build_parser()
+    parser = build_parser()
     for words in (
         ["--set", "learning_rate=1e-4"],
         ["--updates", "3", "--set", "forget_size=2"],
         [],
     ):
         args = parser.parse_args(["run", "--method", "ga", *words])
-        spec = cli._profile_spec(args)
-        repeat = shlex.split(cli.repeat_command(args, spec))
+        spec = _profile_spec(args)
+        repeat = shlex.split(repeat_command(args, spec))
         study.write_settings("lab", "books", {"ga": {"learning_rate": 0.5}})
-        assert cli._profile_spec(parser.parse_args(repeat[1:])) == spec
+        assert _profile_spec(parser.parse_args(repeat[1:])) == spec
         study.settings_path().unlink()
 
 
@@ -1159,11 +1158,11 @@ def test_pretrain_makes_the_models_asked_for(
 
 
 def test_a_repeated_command_has_no_paths() -> None:
-    args = cli.build_parser().parse_args(
+    args = build_parser().parse_args(
         ["run", "--model", "/home/me/m", "--forget", "/home/me/f f.txt", "--out", "../here/o/"]
     )
     assert isinstance(args, argparse.Namespace)
-    command = cli.repeat_command(args, RunSpec(domain="yours", length=64))
+    command = repeat_command(args, RunSpec(domain="yours", length=64))
     assert "--forget 'f f.txt'" in command and "--out o" in command and "here" not in command
 
 

@@ -11,25 +11,26 @@ import pytest
 import torch
 from helpers import LENGTH, QUIET, tiny_data, tiny_llama, tiny_tokenizer
 
-from unlearnlib import continued, run, study
-from unlearnlib.cli import main
-from unlearnlib.continued import (
+from unlearnlib import run, study
+from unlearnlib.bench import Models, open_bench
+from unlearnlib.cli.main import main
+from unlearnlib.comparison import REMADE, Comparison
+from unlearnlib.continue_pretraining import Continuation, train_further, training_documents
+from unlearnlib.corpus.documents import SPLITS, Document, DomainData, clip
+from unlearnlib.errors import UnlearnError
+from unlearnlib.models import load_model, model_hash, save_model
+from unlearnlib.profiles import PAPER_METHODS
+from unlearnlib.spec import RunSpec, get_profile
+from unlearnlib.store import Record, Store, run_key
+from unlearnlib.trained import (
     TRAINING,
-    Continuation,
     continued_checkpoint,
     continued_names,
     made_here,
     read_record,
-    train_further,
-    training_documents,
+    record_path,
 )
-from unlearnlib.corpus.documents import SPLITS, Document, DomainData, clip
-from unlearnlib.errors import UnlearnError
-from unlearnlib.methods import PAPER_METHODS
-from unlearnlib.models import load_model, model_hash, save_model
-from unlearnlib.spec import RunSpec, get_profile
-from unlearnlib.store import Record, Store, run_key
-from unlearnlib.verify import REMADE, Comparison, verify_records, why_not_remade
+from unlearnlib.verify import verify_records, why_not_remade
 
 PROFILE = "open_cpu"
 RECIPE = Continuation(batch_size=4, learning_rate=3e-3, most_epochs=3, auc=0.55)
@@ -116,16 +117,16 @@ def test_a_model_that_is_not_there_is_named_with_the_command(base: Path) -> None
 
 def test_a_bench_of_the_profile_opens_vanilla_and_oracle(base: Path) -> None:
     vanilla, oracle = train("vanilla", base), train("oracle-books", base)
-    bench = run.open_bench(PROFILE, "books", execution=QUIET)
+    bench = open_bench(PROFILE, "books", execution=QUIET)
     assert bench.model_hash == vanilla["model_hash"]
     assert bench.oracle is not None and model_hash(bench.oracle) == oracle["model_hash"]
-    other = run.open_bench(PROFILE, "books", models=run.Models(base), execution=QUIET)
+    other = open_bench(PROFILE, "books", models=Models(base), execution=QUIET)
     assert other.oracle is None and other.model_hash == vanilla["base_hash"]
 
 
 def forged(published: dict[str, Any], record: Record) -> None:
     """As if the published training and record were of a machine that rounds otherwise."""
-    path = continued.record_path(PROFILE, "vanilla")
+    path = record_path(PROFILE, "vanilla")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(published | {"model_hash": record.model_hash}))
 
@@ -134,10 +135,10 @@ def test_a_vanilla_of_another_machine_is_verified_against_one_made_here(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vanilla = train("vanilla", base, publish=False)
-    assert not continued.record_path(PROFILE, "vanilla").exists()
+    assert not record_path(PROFILE, "vanilla").exists()
     assert made_here(PROFILE, "vanilla") == vanilla
     train("oracle-books", base, publish=False)
-    bench = run.open_bench(PROFILE, "books", execution=QUIET)
+    bench = open_bench(PROFILE, "books", execution=QUIET)
     spec = RunSpec(PROFILE, "books", "ga", 1e-3, 1, 4)
     ours = run.execute(bench, spec)[1]
     other_hash = "0" * 64
@@ -167,9 +168,7 @@ def test_a_vanilla_of_another_machine_is_verified_against_one_made_here(
     far = dataclasses.replace(theirs, metrics=metrics | {"forget/nll": 2 * metrics["forget/nll"]})
     assert not verified(far).agrees
     # In bfloat16 the bench has another hash than what was trained, and is known all the same.
-    rough = run.open_bench(
-        PROFILE, "books", models=run.Models(precision="bfloat16"), execution=QUIET
-    )
+    rough = open_bench(PROFILE, "books", models=Models(precision="bfloat16"), execution=QUIET)
     rough_spec = theirs.spec | {"precision": "bfloat16"}
     rough_key = run_key(rough_spec, theirs.data_hash, theirs.model_hash)
     half = dataclasses.replace(theirs, spec=rough_spec, key=rough_key)
@@ -188,12 +187,10 @@ def test_a_vanilla_of_another_machine_is_verified_against_one_made_here(
 
 def test_the_published_model_is_a_base_of_its_own_without_an_oracle(base: Path) -> None:
     vanilla = train("vanilla", base)
-    bench = run.open_bench(
-        PROFILE, "books", models=run.Models(base, base="published"), execution=QUIET
-    )
+    bench = open_bench(PROFILE, "books", models=Models(base, base="published"), execution=QUIET)
     assert bench.oracle is None and bench.model_hash == vanilla["base_hash"]
     with pytest.raises(UnlearnError, match=r"base is 'published'.*profile 'lab'"):
-        run.open_bench("lab", "books", models=run.Models(base="published"))
+        open_bench("lab", "books", models=Models(base="published"))
 
 
 def test_the_study_of_the_published_model_never_mixes_with_that_of_vanilla(
@@ -204,7 +201,7 @@ def test_the_study_of_the_published_model_never_mixes_with_that_of_vanilla(
     study.write_settings(PROFILE, "books", chosen)
     store = Store(tmp_path / "store")
     benches = {
-        name: run.open_bench(PROFILE, "books", models=run.Models(base, base=name), execution=QUIET)
+        name: open_bench(PROFILE, "books", models=Models(base, base=name), execution=QUIET)
         for name in ("published", "vanilla")
     }
     found = {}
@@ -254,4 +251,4 @@ def test_clipped_documents_are_beginnings_of_at_most_so_many_tokens(length: int)
 def test_diverging_training_names_the_remedy(base: Path) -> None:
     with pytest.raises(UnlearnError, match=r"lower learning_rate from 1e\+30"):
         train("vanilla", base, recipe=Continuation(4, 1e30, max_grad_norm=0.0, auc=2.0))
-    assert not continued.record_path(PROFILE, "vanilla").exists()
+    assert not record_path(PROFILE, "vanilla").exists()

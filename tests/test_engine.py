@@ -39,6 +39,7 @@ from safetensors.torch import save_file
 
 from unlearnlib import engine
 from unlearnlib.corpus.chunks import Chunk, collate, collate_packed, cut
+from unlearnlib.decoder import disable_dropout
 from unlearnlib.engine import (
     Checkpoint,
     Execution,
@@ -54,8 +55,8 @@ from unlearnlib.engine import (
     peak_memory_bytes,
 )
 from unlearnlib.errors import UnlearnError
-from unlearnlib.methods import METHODS, PAPER_METHODS, Ascent, Descent, KLToOriginal, Term
-from unlearnlib.models import disable_dropout
+from unlearnlib.methods import METHODS, Ascent, Descent, KLToOriginal, Term
+from unlearnlib.profiles import PAPER_METHODS
 from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
 

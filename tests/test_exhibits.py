@@ -15,7 +15,10 @@ import synthetic
 import yaml
 from books import extension, small_book
 
-from unlearnlib import exhibits, figures, tables
+from unlearnlib.book import exhibits
+from unlearnlib.book.exhibits import table_html
+from unlearnlib.book.step_by_step import samples_html
+from unlearnlib.book.target_check import target_check
 from unlearnlib.spec import PROFILES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,36 +47,36 @@ class Open(HTMLParser):
 
 
 def a_figure(command: str = "") -> str:
-    plate = figures.target_check(synthetic.baselines())
-    return figures.figure_html(plate, "The target & more. Explained.", command, "check")
+    plate = target_check(synthetic.baselines())
+    return exhibits.figure_html(plate, "The target & more. Explained.", command, "check")
 
 
 def test_a_figure_and_a_table_have_an_anchor_and_the_title_that_the_index_shows() -> None:
     assert EXHIBIT.findall(a_figure()) == [("figure", "figure-check", "The target &amp; more")]
-    page = tables.table_html(TABLE, "By learning rate")
+    page = table_html(TABLE, "By learning rate")
     assert EXHIBIT.findall(page) == [("div", "table-by-learning-rate", "By learning rate")]
-    page = tables.table_html(TABLE, "By learning rate", name="rates")
+    page = table_html(TABLE, "By learning rate", name="rates")
     assert EXHIBIT.findall(page) == [("div", "table-rates", "By learning rate")]
 
 
 def test_what_has_no_name_has_no_anchor_and_no_mark() -> None:
     for page in (
-        tables.table_html(TABLE),
-        figures.figure_html(figures.target_check(synthetic.baselines()), "C."),
+        table_html(TABLE),
+        exhibits.figure_html(target_check(synthetic.baselines()), "C."),
     ):
         assert not EXHIBIT.search(page) and "<!--" not in page and "<details" not in page
 
 
 @pytest.mark.parametrize("command", ["", "unlearn study main"])
 def test_a_plain_notebook_shows_the_command_and_no_link(command: str) -> None:
-    for page in (a_figure(command), tables.table_html(TABLE, "Words", command)):
+    for page in (a_figure(command), table_html(TABLE, "Words", command)):
         assert "<a " not in page and command in page
         assert ("<details" in page) == bool(command)
 
 
 @pytest.mark.parametrize("command", ["", "unlearn study main"])
 def test_the_book_adds_the_notebook_the_command_and_a_link_to_each(command: str) -> None:
-    page = a_figure(command) + tables.table_html(TABLE, "Words", command)
+    page = a_figure(command) + table_html(TABLE, "Words", command)
     again = "papermill notebooks/x.ipynb out.ipynb -p name 'a & b'"
     done = BOOK.filled(page, '<a href="https://there/x">x</a>', again)
     assert "<!--" not in done
@@ -88,7 +91,7 @@ def test_the_book_adds_the_notebook_the_command_and_a_link_to_each(command: str)
 
 
 def test_the_continuations_of_a_text_are_tables_with_anchors() -> None:
-    page = tables.samples_html([("books-1", "Once", {"truth": "upon", "vanilla": "upon"})])
+    page = samples_html([("books-1", "Once", {"truth": "upon", "vanilla": "upon"})])
     assert [anchor for _, anchor, _ in EXHIBIT.findall(page)] == ["table-books-1-continued"]
     assert not any(Open(page).wrong.values())
 
@@ -153,7 +156,7 @@ def test_two_exhibits_with_one_anchor_are_found() -> None:
 
 
 def test_the_index_lists_every_exhibit_and_its_links_lead_to_them(tmp_path: Path) -> None:
-    shown = a_figure("unlearn study main") + tables.table_html(TABLE, "Words & <b>")
+    shown = a_figure("unlearn study main") + table_html(TABLE, "Words & <b>")
     root = "# Root\n\n```{toctree}\nbook/_run/chapter\n```\n\n```{exhibits}\n```\n"
     theme = {"repository_url": "https://github.com/them/it", "repository_branch": "side"}
     built = small_book(tmp_path, root, shown, extensions=["exhibits"], html_theme_options=theme)

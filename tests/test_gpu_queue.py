@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import synthetic
 
-from unlearnlib import continued, study
-from unlearnlib.continued import Continuation
-from unlearnlib.models import data_folder
+from unlearnlib import study
+from unlearnlib.continue_pretraining import Continuation
+from unlearnlib.folders import data_folder
 from unlearnlib.spec import PROFILES
 from unlearnlib.store import Store, read_parquet, write_parquet
+from unlearnlib.trained import read_record
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -222,7 +223,7 @@ def test_what_a_call_left_is_published_by_study(
         apart = study.load_study("published", "tiny", ("books",), Store(tmp_path / "none"))
         (alone,) = apart.baselines
         assert alone.spec["base"] == "published" and "oracle_kl/forget" not in alone.metrics
-        assert continued.read_record("tiny", "vanilla")["epochs"] >= 1
+        assert read_record("tiny", "vanilla")["epochs"] >= 1
         assert (data_folder() / "results" / "tiny-tuning.jsonl").read_text().count("\n") == 1
 
 
@@ -240,7 +241,7 @@ def test_the_training_that_is_published_is_that_of_the_records(
     shutil.copy(whole[2] / "records.parquet", out)
     with queue.data_at(tmp_path / "data"):
         queue.publish(out, "tiny")
-        assert {name: continued.read_record("tiny", name) for name in made} == made
+        assert {name: read_record("tiny", name) for name in made} == made
 
 
 def test_the_list_gives_an_estimate_of_the_whole(queue: Any) -> None:

@@ -11,10 +11,10 @@ from statistics import median
 
 import pytest
 
-from unlearnlib import guidelines
+from unlearnlib.book import guidelines
+from unlearnlib.book.robust_region import Cell
 from unlearnlib.errors import UnlearnError
-from unlearnlib.search import TOLERATED_RISE, Situation, Step, shortfall
-from unlearnlib.sweeps import Cell
+from unlearnlib.tuning_rule import TOLERATED_RISE, Situation, Step, shortfall
 
 SITUATION = Situation(forget=1.7, target=3.7, general=5.0, updates=12)
 STEPS = (

@@ -26,11 +26,14 @@ from helpers import tiny_bench, tiny_data, tiny_llama, tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearnlib import cli, store, study
+from unlearnlib import store, study
+from unlearnlib.bench import Bench, key_of
+from unlearnlib.cli.parser import build_parser
+from unlearnlib.cli.run import _claimed
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
 from unlearnlib.models import load_model, model_hash, save_model
-from unlearnlib.run import Bench, execute, key_of
+from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
 from unlearnlib.store import FORMAT, Store
 from unlearnlib.study import Shard, Study, StudyResult, run_study
@@ -218,13 +221,13 @@ def test_the_slurm_example_is_a_command_of_ours_and_its_shards_are_all_of_them()
         for name, value in variables.items():
             filled = filled.replace(f"${name}", value)
         assert "$" not in filled
-        args = cli.build_parser().parse_args(shlex.split(filled)[1:])
+        args = build_parser().parse_args(shlex.split(filled)[1:])
         assert Shard.parse(args.shard) == Shard(task, int(array))
         assert args.name in study.STUDIES and args.store and args.command == "study"
     assert subprocess.run(["bash", "-n", str(SLURM)], check=False).returncode == 0
     # The command that gathers, in the comments, is one of ours too.
     (gather,) = re.findall(r"^#   unlearn (study .*)$", text, re.M)
-    assert cli.build_parser().parse_args(shlex.split(gather)).shard is None
+    assert build_parser().parse_args(shlex.split(gather)).shard is None
 
 
 # --- no space, no permission ---------------------------------------------------------------------
@@ -451,11 +454,11 @@ def test_a_run_that_another_process_computes_is_refused_by_name(tmp_path: Path) 
     with (
         Store(tmp_path).claim(key) as mine,
         pytest.raises(UnlearnError) as error,
-        cli._claimed(Store(tmp_path), key),
+        _claimed(Store(tmp_path), key),
     ):
         raise AssertionError("the second process was let in")
     assert mine and key[:12] in one_sentence(error) and "another process" in str(error.value)
-    with cli._claimed(Store(tmp_path), key):
+    with _claimed(Store(tmp_path), key):
         pass  # and now it is free
 
 

@@ -27,7 +27,8 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from unlearnlib import lora, unlearn
-from unlearnlib.cli import main
+from unlearnlib.bench import key_of
+from unlearnlib.cli.main import main
 from unlearnlib.corpus.chunks import Chunk, cut
 from unlearnlib.cost import run_flops, training_flops
 from unlearnlib.engine import (
@@ -43,7 +44,7 @@ from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import METHODS, Descent, KLToOriginal
 from unlearnlib.models import load_model, save_model
 from unlearnlib.plan import Machine, plan
-from unlearnlib.run import _recompute_reference, command_of, execute, key_of
+from unlearnlib.run import _recompute_reference, command_of, execute
 from unlearnlib.spec import RunSpec
 from unlearnlib.tune import tune
 

@@ -30,9 +30,7 @@ from unlearnlib.engine import Labelling, keep_original
 from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import (
     METHODS,
-    PAPER_METHODS,
     AdversarialLabels,
-    Alignment,
     Ascent,
     Descent,
     KLToOriginal,
@@ -43,6 +41,7 @@ from unlearnlib.methods import (
     register,
 )
 from unlearnlib.objectives import Head
+from unlearnlib.profiles import PAPER_METHODS, Alignment
 
 SPECIAL = frozenset({0, 1, 2})
 ALIGNMENTS: tuple[Alignment, ...] = ("aligned", "release")

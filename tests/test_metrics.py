@@ -21,7 +21,37 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from unlearnlib import metrics
 from unlearnlib.errors import UnlearnError
-from unlearnlib.metrics import TokenScores
+from unlearnlib.metrics.distance import mean_kl, target_gap
+from unlearnlib.metrics.extraction import (
+    extractable_share,
+    extraction,
+    longest_verbatim_run,
+    verbatim_share,
+)
+from unlearnlib.metrics.membership import (
+    KS,
+    attack_scores,
+    auc,
+    best_balanced_accuracy,
+    bootstrap_auc,
+    loss_score,
+    membership,
+    min_k,
+    min_k_plus_plus,
+    roc,
+    tpr_at_fpr,
+    zlib_score,
+)
+from unlearnlib.metrics.perplexity import (
+    accuracy,
+    chunk_accuracy,
+    chunk_perplexity,
+    nll,
+    perplexity,
+)
+from unlearnlib.metrics.registry import METRICS, metric
+from unlearnlib.metrics.scores import TokenScores
+from unlearnlib.metrics.utility import cloze, last_token_accuracy, last_word_accuracy
 
 
 @pytest.fixture(autouse=True)
@@ -77,17 +107,17 @@ chunk_lists = st.lists(st.lists(log_probabilities, max_size=12), min_size=1, max
 
 def test_a_uniform_model_has_the_perplexity_of_its_vocabulary() -> None:
     scores = make_scores([[-math.log(50)] * 3, [-math.log(50)] * 7])
-    assert metrics.nll(scores) == pytest.approx(math.log(50))
-    assert metrics.perplexity(scores) == pytest.approx(50)
-    assert metrics.chunk_perplexity(scores) == pytest.approx(50)
+    assert nll(scores) == pytest.approx(math.log(50))
+    assert perplexity(scores) == pytest.approx(50)
+    assert chunk_perplexity(scores) == pytest.approx(50)
 
 
 def test_per_token_and_per_chunk_averages_differ_when_lengths_differ() -> None:
     scores = make_scores([[-4.0], [-1.0, -1.0, -1.0]], [[False], [True, True, False]])
-    assert metrics.perplexity(scores) == pytest.approx(math.exp(7 / 4))
-    assert metrics.chunk_perplexity(scores) == pytest.approx(math.exp((4 + 1) / 2))
-    assert metrics.accuracy(scores) == 2 / 4
-    assert metrics.chunk_accuracy(scores) == pytest.approx((0 + 2 / 3) / 2)
+    assert perplexity(scores) == pytest.approx(math.exp(7 / 4))
+    assert chunk_perplexity(scores) == pytest.approx(math.exp((4 + 1) / 2))
+    assert accuracy(scores) == 2 / 4
+    assert chunk_accuracy(scores) == pytest.approx((0 + 2 / 3) / 2)
 
 
 @given(st.lists(st.lists(log_probabilities, min_size=4, max_size=4), min_size=1, max_size=5))
@@ -95,26 +125,26 @@ def test_per_token_and_per_chunk_averages_agree_when_lengths_agree(
     chunks: list[list[float]],
 ) -> None:
     scores = make_scores(chunks)
-    assert metrics.chunk_perplexity(scores) == pytest.approx(metrics.perplexity(scores))
+    assert chunk_perplexity(scores) == pytest.approx(perplexity(scores))
 
 
 def test_empty_chunks_count_in_no_average() -> None:
     with_empty = make_scores([[], [-1.0, -2.0], [], [-3.0], []])
     without = make_scores([[-1.0, -2.0], [-3.0]])
-    assert metrics.chunk_perplexity(with_empty) == metrics.chunk_perplexity(without)
-    assert metrics.chunk_accuracy(with_empty) == metrics.chunk_accuracy(without)
+    assert chunk_perplexity(with_empty) == chunk_perplexity(without)
+    assert chunk_accuracy(with_empty) == chunk_accuracy(without)
 
 
 @pytest.mark.parametrize(
     "metric",
     [
-        metrics.nll,
-        metrics.perplexity,
-        metrics.chunk_perplexity,
-        metrics.accuracy,
-        metrics.chunk_accuracy,
-        metrics.last_token_accuracy,
-        lambda scores: metrics.last_word_accuracy(scores, np.full((len(scores), 2), -1)),
+        nll,
+        perplexity,
+        chunk_perplexity,
+        accuracy,
+        chunk_accuracy,
+        last_token_accuracy,
+        lambda scores: last_word_accuracy(scores, np.full((len(scores), 2), -1)),
     ],
 )
 def test_the_average_of_nothing_is_nan(metric: Callable[[TokenScores], float]) -> None:
@@ -125,8 +155,8 @@ def test_the_average_of_nothing_is_nan(metric: Callable[[TokenScores], float]) -
 def test_perplexity_of_a_diverged_model_is_infinite() -> None:
     for logprob in (-1e4, -math.inf):
         scores = make_scores([[logprob, logprob]])
-        assert metrics.perplexity(scores) == math.inf
-        assert metrics.chunk_perplexity(scores) == math.inf
+        assert perplexity(scores) == math.inf
+        assert chunk_perplexity(scores) == math.inf
 
 
 # ---- attacks -----------------------------------------------------------------------------------
@@ -134,29 +164,29 @@ def test_perplexity_of_a_diverged_model_is_infinite() -> None:
 
 def test_loss_is_the_mean_log_probability_and_zlib_relates_the_total_to_the_bytes() -> None:
     scores = make_scores([[-1.0, -3.0], [-2.0, -4.0, -6.0]], zlib_bytes=40)
-    assert metrics.loss_score(scores).tolist() == [-2.0, -4.0]
-    assert metrics.zlib_score(scores) == pytest.approx([-4 / 40, -12 / 40])
+    assert loss_score(scores).tolist() == [-2.0, -4.0]
+    assert zlib_score(scores) == pytest.approx([-4 / 40, -12 / 40])
 
 
 def test_min_k_is_the_mean_of_the_least_likely_tokens() -> None:
     scores = make_scores([[-1.0, -9.0, -2.0, -7.0, -3.0], [-5.0, -0.5]])
     # floor(0.4 * 5) = 2 tokens of the first chunk; floor(0.4 * 2) = 0, so one of the second.
-    assert metrics.min_k(scores, 0.4).tolist() == [-8.0, -5.0]
+    assert min_k(scores, 0.4).tolist() == [-8.0, -5.0]
 
 
 def test_min_k_takes_every_token_that_its_fraction_pays_for() -> None:
     # 0.29 * 100 is 28.999999999999996 in floating point, and means 29 tokens.
     scores = make_scores([[-float(i) for i in range(100)]])
-    assert metrics.min_k(scores, 0.29)[0] == pytest.approx(-np.mean(np.arange(71, 100)))
+    assert min_k(scores, 0.29)[0] == pytest.approx(-np.mean(np.arange(71, 100)))
 
 
 @given(chunk_lists)
 def test_min_k_of_100_percent_is_the_mean(chunks: list[list[float]]) -> None:
     scores = make_scores(chunks)
-    np.testing.assert_allclose(metrics.min_k(scores, 1.0), metrics.loss_score(scores), atol=1e-12)
+    np.testing.assert_allclose(min_k(scores, 1.0), loss_score(scores), atol=1e-12)
 
 
-@given(chunk_lists, st.sampled_from(metrics.KS))
+@given(chunk_lists, st.sampled_from(KS))
 def test_min_k_equals_sorting_each_chunk(chunks: list[list[float]], k: float) -> None:
     expected = [
         float(np.mean(sorted(chunk)[: max(1, math.floor(k * len(chunk) + 1e-9))]))
@@ -164,13 +194,13 @@ def test_min_k_equals_sorting_each_chunk(chunks: list[list[float]], k: float) ->
         else math.nan
         for chunk in chunks
     ]
-    np.testing.assert_allclose(metrics.min_k(make_scores(chunks), k), expected, atol=1e-12)
+    np.testing.assert_allclose(min_k(make_scores(chunks), k), expected, atol=1e-12)
 
 
 @given(st.lists(st.lists(log_probabilities, min_size=1, max_size=12), min_size=1, max_size=6))
 def test_min_k_rises_with_k(chunks: list[list[float]]) -> None:
     scores = make_scores(chunks)
-    rows = np.stack([metrics.min_k(scores, k) for k in metrics.KS])
+    rows = np.stack([min_k(scores, k) for k in KS])
     assert (np.diff(rows, axis=0) >= -1e-9).all()
 
 
@@ -181,55 +211,53 @@ def test_min_k_plus_plus_standardises_before_it_selects() -> None:
         variance=np.array([0.25, 4.0], dtype=np.float32),
     )
     # z = (-0.5 / 0.5, -2 / 2): the first is the less likely token, yet both have z = -1.
-    assert metrics.min_k_plus_plus(scores, 1.0).tolist() == [-1.0]
+    assert min_k_plus_plus(scores, 1.0).tolist() == [-1.0]
     unequal = replace(scores, variance=np.array([0.25, 1.0], dtype=np.float32))
-    assert metrics.min_k(unequal, 0.5).tolist() == [-4.0]
-    assert metrics.min_k_plus_plus(unequal, 0.5).tolist() == [-2.0]
+    assert min_k(unequal, 0.5).tolist() == [-4.0]
+    assert min_k_plus_plus(unequal, 0.5).tolist() == [-2.0]
 
 
 def test_min_k_plus_plus_of_a_certain_prediction_is_zero_if_right_and_very_low_if_wrong() -> None:
     certain = make_scores([[0.0, 0.0], [0.0, -60.0]], mean=0.0, variance=0.0)
-    right, wrong = metrics.min_k_plus_plus(certain, 1.0)
+    right, wrong = min_k_plus_plus(certain, 1.0)
     assert right == 0
     assert -math.inf < wrong < -1e4
     uniform = make_scores([[-math.log(7)] * 3], mean=-math.log(7), variance=0.0)
-    assert metrics.min_k_plus_plus(uniform, 0.5).tolist() == [0.0]
+    assert min_k_plus_plus(uniform, 0.5).tolist() == [0.0]
 
 
 @pytest.mark.parametrize("k", [0.0, -0.1, 1.01, math.nan])
 def test_a_fraction_outside_0_to_1_is_refused_by_value(k: float) -> None:
-    for attack in (metrics.min_k, metrics.min_k_plus_plus):
+    for attack in (min_k, min_k_plus_plus):
         with pytest.raises(UnlearnError, match=f"k is {k}"):
             attack(make_scores([[-1.0]]), k)
 
 
 def test_attack_scores_name_every_attack_and_equal_the_single_functions() -> None:
     scores = make_scores([[-1.0, -9.0, -2.0, -7.0], [-5.0, -0.5], []], mean=-3, variance=2)
-    attacks = metrics.attack_scores(scores)
+    attacks = attack_scores(scores)
     percents = (10, 20, 30, 40, 50, 60, 100)
     assert set(attacks) == {"loss", "zlib"} | {
         f"{name}_{percent}" for name in ("min_k", "min_k_pp") for percent in percents
     }
-    np.testing.assert_array_equal(attacks["loss"], metrics.loss_score(scores))
-    np.testing.assert_array_equal(attacks["zlib"], metrics.zlib_score(scores))
+    np.testing.assert_array_equal(attacks["loss"], loss_score(scores))
+    np.testing.assert_array_equal(attacks["zlib"], zlib_score(scores))
     for percent in percents:
+        np.testing.assert_array_equal(attacks[f"min_k_{percent}"], min_k(scores, percent / 100))
         np.testing.assert_array_equal(
-            attacks[f"min_k_{percent}"], metrics.min_k(scores, percent / 100)
-        )
-        np.testing.assert_array_equal(
-            attacks[f"min_k_pp_{percent}"], metrics.min_k_plus_plus(scores, percent / 100)
+            attacks[f"min_k_pp_{percent}"], min_k_plus_plus(scores, percent / 100)
         )
 
 
 def test_every_attack_scores_a_more_likely_text_higher() -> None:
     likely, unlikely = make_scores([[-0.5] * 20]), make_scores([[-5.0] * 20])
-    higher, lower = metrics.attack_scores(likely), metrics.attack_scores(unlikely)
+    higher, lower = attack_scores(likely), attack_scores(unlikely)
     assert all(higher[attack] > lower[attack] for attack in higher)
 
 
 def test_an_impossible_token_makes_the_lowest_score_and_no_error() -> None:
     members = make_scores([[-math.inf, -1.0]] * 3)
-    report = metrics.membership(members, make_scores([[-9.0, -1.0]] * 3))
+    report = membership(members, make_scores([[-9.0, -1.0]] * 3))
     assert {values["auc"] for values in report.values()} == {0.0}
 
 
@@ -238,12 +266,12 @@ def test_a_nan_is_refused_with_the_name_of_its_chunk(field: str) -> None:
     scores = make_scores([[], [-1.0, -2.0], [], [-3.0, -4.0]])
     getattr(scores, field)[2] = np.nan
     with pytest.raises(UnlearnError, match=r"document3#0.*NaN"):
-        metrics.attack_scores(scores)
+        attack_scores(scores)
 
 
 def test_a_chunk_without_compressed_length_is_refused_by_name() -> None:
     with pytest.raises(UnlearnError, match="zlib length of chunk 'document0#0' is 0"):
-        metrics.zlib_score(make_scores([[-1.0]], zlib_bytes=0))
+        zlib_score(make_scores([[-1.0]], zlib_bytes=0))
 
 
 # ---- telling members from non-members ----------------------------------------------------------
@@ -251,13 +279,13 @@ def test_a_chunk_without_compressed_length_is_refused_by_name() -> None:
 
 def test_auc_counts_the_pairs_that_a_member_wins_and_half_of_the_ties() -> None:
     # Pairs: 3 beats 1 and 2, 2 beats 1 and ties with 2: 3.5 of 4.
-    assert metrics.auc(np.array([3.0, 2.0]), np.array([1.0, 2.0])) == 3.5 / 4
+    assert auc(np.array([3.0, 2.0]), np.array([1.0, 2.0])) == 3.5 / 4
 
 
 def test_auc_below_one_half_is_reported_unflipped() -> None:
-    assert metrics.auc(np.array([1.0, 2.0]), np.array([3.0, 4.0])) == 0
+    assert auc(np.array([1.0, 2.0]), np.array([3.0, 4.0])) == 0
     over_unlearned = make_scores([[-9.0, -8.0]] * 4)
-    report = metrics.membership(over_unlearned, make_scores([[-1.0, -2.0]] * 4))
+    report = membership(over_unlearned, make_scores([[-1.0, -2.0]] * 4))
     assert report["min_k_50"]["auc"] == 0
 
 
@@ -265,20 +293,20 @@ def test_auc_below_one_half_is_reported_unflipped() -> None:
 def test_auc_agrees_with_scikit_learn(members: np.ndarray, non_members: np.ndarray) -> None:
     labels = np.repeat([1, 0], [len(members), len(non_members)])
     expected = roc_auc_score(labels, np.concatenate([members, non_members]))
-    assert metrics.auc(members, non_members) == pytest.approx(expected, abs=1e-12)
+    assert auc(members, non_members) == pytest.approx(expected, abs=1e-12)
 
 
 @given(ratings, ratings)
 def test_roc_agrees_with_scikit_learn(members: np.ndarray, non_members: np.ndarray) -> None:
     labels = np.repeat([1, 0], [len(members), len(non_members)])
     expected = roc_curve(labels, np.concatenate([members, non_members]), drop_intermediate=False)
-    for ours, theirs in zip(metrics.roc(members, non_members), expected, strict=True):
+    for ours, theirs in zip(roc(members, non_members), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
 
 @given(ratings, ratings)
 def test_exchanging_members_and_non_members_mirrors_the_auc(a: np.ndarray, b: np.ndarray) -> None:
-    assert metrics.auc(a, b) + metrics.auc(b, a) == pytest.approx(1, abs=1e-12)
+    assert auc(a, b) + auc(b, a) == pytest.approx(1, abs=1e-12)
 
 
 @given(ratings, ratings)
@@ -286,7 +314,7 @@ def test_auc_depends_on_the_order_of_scores_alone(a: np.ndarray, b: np.ndarray) 
     lowest = {-4.0: -math.inf}
     a_stretched = np.array([lowest.get(x, math.exp(x)) for x in a])
     b_stretched = np.array([lowest.get(x, math.exp(x)) for x in b])
-    assert metrics.auc(a_stretched, b_stretched) == metrics.auc(a, b)
+    assert auc(a_stretched, b_stretched) == auc(a, b)
 
 
 @given(ratings, ratings, st.floats(0, 1))
@@ -295,36 +323,36 @@ def test_tpr_at_fpr_is_the_best_threshold_that_keeps_to_the_rate(
 ) -> None:
     thresholds = [math.inf, *members, *non_members]
     expected = max(np.mean(members >= t) for t in thresholds if np.mean(non_members >= t) <= rate)
-    assert metrics.tpr_at_fpr(members, non_members, rate) == pytest.approx(expected)
+    assert tpr_at_fpr(members, non_members, rate) == pytest.approx(expected)
 
 
 def test_tpr_at_fpr_does_not_interpolate() -> None:
     members, non_members = np.array([4.0, 2.0, 1.0]), np.array([3.0, 0.0])
-    assert metrics.tpr_at_fpr(members, non_members, 0.49) == pytest.approx(1 / 3)
-    assert metrics.tpr_at_fpr(members, non_members, 0.5) == 1
+    assert tpr_at_fpr(members, non_members, 0.49) == pytest.approx(1 / 3)
+    assert tpr_at_fpr(members, non_members, 0.5) == 1
 
 
 @pytest.mark.parametrize("rate", [-0.01, 1.5, math.nan])
 def test_a_rate_outside_0_to_1_is_refused_by_value(rate: float) -> None:
     with pytest.raises(UnlearnError, match=f"rate is {rate}"):
-        metrics.tpr_at_fpr(np.ones(2), np.zeros(2), rate)
+        tpr_at_fpr(np.ones(2), np.zeros(2), rate)
 
 
 def test_balanced_accuracy_weighs_both_sides_equally() -> None:
     # At threshold 2 both members are caught, and 1 of 4 non-members.
     members, non_members = np.array([2.0, 3.0]), np.array([0.0, 1.0, 1.0, 2.5])
-    assert metrics.best_balanced_accuracy(members, non_members) == (1 + 3 / 4) / 2
+    assert best_balanced_accuracy(members, non_members) == (1 + 3 / 4) / 2
 
 
 def test_balanced_accuracy_is_one_half_where_members_score_lower() -> None:
-    assert metrics.best_balanced_accuracy(np.zeros(5), np.ones(5)) == 0.5
+    assert best_balanced_accuracy(np.zeros(5), np.ones(5)) == 0.5
 
 
 def test_membership_leaves_out_chunks_without_targets() -> None:
     forget = make_scores([[], [-1.0, -2.0], [-3.0]])
     approximate = make_scores([[-2.0], []])
-    report = metrics.membership(forget, approximate)
-    assert report == metrics.membership(forget.select([1, 2]), approximate.select([0]))
+    report = membership(forget, approximate)
+    assert report == membership(forget.select([1, 2]), approximate.select([0]))
     assert report["loss"] == {
         "auc": 0.5,
         "balanced_accuracy": 0.75,
@@ -336,13 +364,13 @@ def test_membership_leaves_out_chunks_without_targets() -> None:
 def test_membership_of_an_empty_side_is_nan() -> None:
     something = make_scores([[-1.0, -2.0]])
     for forget, approximate in ((NOTHING, something), (something, NOTHING), (NOTHING, NOTHING)):
-        report = metrics.membership(forget, approximate)
+        report = membership(forget, approximate)
         values = [value for row in report.values() for value in row.values()]
         assert len(values) == 16 * 4
         assert all(math.isnan(value) for value in values)
 
 
-@pytest.mark.parametrize("function", [metrics.auc, metrics.roc, metrics.best_balanced_accuracy])
+@pytest.mark.parametrize("function", [auc, roc, best_balanced_accuracy])
 def test_a_nan_score_is_refused_with_its_position(function: Callable[..., object]) -> None:
     with pytest.raises(UnlearnError, match="score of non-member 1 is NaN"):
         function(np.array([1.0]), np.array([0.0, np.nan]))
@@ -351,11 +379,11 @@ def test_a_nan_score_is_refused_with_its_position(function: Callable[..., object
 def test_bootstrap_interval_covers_the_auc_and_repeats_by_seed() -> None:
     rng = np.random.default_rng(7)
     members, non_members = rng.normal(0.7, 1, 60), rng.normal(0, 1, 80)
-    low, high = metrics.bootstrap_auc(members, non_members)
-    assert low < metrics.auc(members, non_members) < high
-    assert metrics.bootstrap_auc(members, non_members) == (low, high)
-    assert metrics.bootstrap_auc(members, non_members, seed=1) != (low, high)
-    narrow = metrics.bootstrap_auc(members, non_members, level=0.5)
+    low, high = bootstrap_auc(members, non_members)
+    assert low < auc(members, non_members) < high
+    assert bootstrap_auc(members, non_members) == (low, high)
+    assert bootstrap_auc(members, non_members, seed=1) != (low, high)
+    narrow = bootstrap_auc(members, non_members, level=0.5)
     assert low < narrow[0] < narrow[1] < high
 
 
@@ -363,21 +391,21 @@ def test_bootstrap_interval_agrees_with_resampling_one_document_at_a_time() -> N
     rng = np.random.default_rng(3)
     # So lopsided that confusing the two sides' sizes would change the width two- or threefold.
     members, non_members = rng.integers(0, 9, 15) + 1.0, rng.integers(0, 9, 150) + 0.0
-    aucs = [metrics.auc(rng.choice(members, 15), rng.choice(non_members, 150)) for _ in range(2000)]
-    interval = metrics.bootstrap_auc(members, non_members, resamples=4000)
+    aucs = [auc(rng.choice(members, 15), rng.choice(non_members, 150)) for _ in range(2000)]
+    interval = bootstrap_auc(members, non_members, resamples=4000)
     # The standard error of such a quantile is about 0.005.
     assert interval == pytest.approx(tuple(np.quantile(aucs, [0.025, 0.975])), abs=0.02)
 
 
 def test_bootstrap_of_separable_scores_has_no_width_and_of_nothing_no_value() -> None:
-    assert metrics.bootstrap_auc(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == (1, 1)
-    assert np.isnan(metrics.bootstrap_auc(np.zeros(0), np.ones(3))).all()
+    assert bootstrap_auc(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == (1, 1)
+    assert np.isnan(bootstrap_auc(np.zeros(0), np.ones(3))).all()
 
 
 @pytest.mark.parametrize("setting", [{"resamples": 0}, {"level": 1.0}, {"level": math.nan}])
 def test_bootstrap_refuses_settings_by_name(setting: dict[str, float]) -> None:
     with pytest.raises(UnlearnError, match=next(iter(setting))):
-        metrics.bootstrap_auc(np.ones(2), np.ones(2), **setting)  # type: ignore[arg-type]
+        bootstrap_auc(np.ones(2), np.ones(2), **setting)  # type: ignore[arg-type]
 
 
 # ---- extraction --------------------------------------------------------------------------------
@@ -434,55 +462,53 @@ def test_verbatim_share_is_what_greedy_decoding_reproduces(
         while same < len(rest) and generated[same] == rest[same]:
             same += 1
         expected.append(same / len(rest) if rest else np.nan)
-    np.testing.assert_array_equal(
-        metrics.verbatim_share(teacher_forced(documents), prefix), expected
-    )
+    np.testing.assert_array_equal(verbatim_share(teacher_forced(documents), prefix), expected)
 
 
 def test_verbatim_share_ends_at_the_first_mistake_after_the_prefix() -> None:
     scores = make_top1("0011011", "1111", "11", "000", "")
     expected = [2 / 5, 1, np.nan, 0, np.nan]
-    np.testing.assert_array_equal(metrics.verbatim_share(scores, prefix=2), expected)
+    np.testing.assert_array_equal(verbatim_share(scores, prefix=2), expected)
 
 
 def test_runs_do_not_cross_from_one_chunk_into_the_next() -> None:
     scores = make_top1("0111", "", "110", "1111", "", "000")
-    assert metrics.longest_verbatim_run(scores).tolist() == [3, 0, 2, 4, 0, 0]
+    assert longest_verbatim_run(scores).tolist() == [3, 0, 2, 4, 0, 0]
 
 
 def test_extractable_share_counts_tokens_in_long_runs_only() -> None:
     scores = make_top1("1101110111", "11", "111", "")
     expected = [6 / 10, 0, 1, np.nan]
-    np.testing.assert_array_equal(metrics.extractable_share(scores, span=3), expected)
+    np.testing.assert_array_equal(extractable_share(scores, span=3), expected)
 
 
 @given(st.lists(st.text("01", max_size=20), min_size=1, max_size=5), st.integers(1, 5))
 def test_runs_equal_splitting_at_the_mistakes(chunks: list[str], span: int) -> None:
     scores = make_top1(*chunks)
     runs = [[len(run) for run in chunk.split("0")] for chunk in chunks]
-    assert metrics.longest_verbatim_run(scores).tolist() == [max(lengths) for lengths in runs]
+    assert longest_verbatim_run(scores).tolist() == [max(lengths) for lengths in runs]
     shares = [
         sum(n for n in lengths if n >= span) / len(chunk) if chunk else np.nan
         for lengths, chunk in zip(runs, chunks, strict=True)
     ]
-    np.testing.assert_allclose(metrics.extractable_share(scores, span), shares)
+    np.testing.assert_allclose(extractable_share(scores, span), shares)
 
 
 def test_extraction_means_leave_out_chunks_that_end_before_the_prefix_does() -> None:
     scores = make_top1("0110", "11", "")
-    assert metrics.extraction(scores, prefix=2, span=2) == {
+    assert extraction(scores, prefix=2, span=2) == {
         "verbatim_share": 0.5,
         "longest_verbatim_run": 2.0,
         "extractable_share": (0.5 + 1) / 2,
     }
-    assert all(math.isnan(value) for value in metrics.extraction(NOTHING).values())
+    assert all(math.isnan(value) for value in extraction(NOTHING).values())
 
 
 def test_extraction_refuses_a_negative_prefix_and_an_empty_span() -> None:
     with pytest.raises(UnlearnError, match="prefix is -1"):
-        metrics.verbatim_share(make_top1("1"), prefix=-1)
+        verbatim_share(make_top1("1"), prefix=-1)
     with pytest.raises(UnlearnError, match="span is 0"):
-        metrics.extractable_share(make_top1("1"), span=0)
+        extractable_share(make_top1("1"), span=0)
 
 
 # ---- cloze and the last token ------------------------------------------------------------------
@@ -495,7 +521,7 @@ def test_cloze_case_worked_out_by_hand() -> None:
         [[-9.0, -1.0, -1.0], [-9.0, -1.5], [-4.0, -3.0], [-0.5, -1.0]],
         [[False, True, True], [True, True], [True, False], [True, True]],
     )
-    assert metrics.cloze(scores, np.array([1, 1, 0, 1]), options=2) == {
+    assert cloze(scores, np.array([1, 1, 0, 1]), options=2) == {
         "choice_accuracy": 0.5,
         "exact": 0.5,
         "answer_logprob": (-2.0 - 7.0) / 2,
@@ -506,23 +532,23 @@ def test_cloze_case_worked_out_by_hand() -> None:
 def test_a_right_answer_is_exact_only_if_each_of_its_tokens_is_predicted() -> None:
     marks = [[False, True, True], [True, True, False], [False, True, False], [True, True, True]]
     scores = make_scores([[-1.0] * 3] * 4, marks)
-    assert metrics.cloze(scores, np.array([1, 1, 1, 1]), options=2)["exact"] == 0.5
+    assert cloze(scores, np.array([1, 1, 1, 1]), options=2)["exact"] == 0.5
 
 
 @given(st.integers(2, 5), st.integers(1, 4))
 def test_cloze_ties_count_as_chance(options: int, questions: int) -> None:
     scores = make_scores([[-1.0, -2.0]] * (options * questions))
-    report = metrics.cloze(scores, np.ones(options * questions, dtype=int), options)
+    report = cloze(scores, np.ones(options * questions, dtype=int), options)
     assert report["choice_accuracy"] == pytest.approx(1 / options)
     assert report["questions"] == questions
 
 
 def test_cloze_without_questions_is_nan_and_with_nan_stays_nan() -> None:
-    report = metrics.cloze(NOTHING, np.zeros(0, dtype=int), options=4)
+    report = cloze(NOTHING, np.zeros(0, dtype=int), options=4)
     assert report["questions"] == 0
     assert math.isnan(report["choice_accuracy"])
     broken = make_scores([[-1.0], [math.nan]])
-    assert math.isnan(metrics.cloze(broken, np.zeros(2, int), options=2)["choice_accuracy"])
+    assert math.isnan(cloze(broken, np.zeros(2, int), options=2)["choice_accuracy"])
 
 
 @pytest.mark.parametrize(
@@ -537,24 +563,24 @@ def test_cloze_without_questions_is_nan_and_with_nan_stays_nan() -> None:
 )
 def test_cloze_refuses_what_are_no_questions(starts: list[int], options: int, message: str) -> None:
     with pytest.raises(UnlearnError, match=message):
-        metrics.cloze(make_scores([[-1.0, -1.0]] * 4), np.array(starts), options)
+        cloze(make_scores([[-1.0, -1.0]] * 4), np.array(starts), options)
 
 
 def test_a_last_word_counts_if_all_of_its_tokens_are_predicted() -> None:
     scores = make_top1("0011", "0110", "011", "1")
     # Tokens 2 and 3; 2 and 3, one of them wrong; the middle one alone; and a chunk without a word.
     words = np.array([[2, 4], [2, 4], [1, 2], [-1, -1]])
-    assert metrics.last_word_accuracy(scores, words) == 2 / 3
+    assert last_word_accuracy(scores, words) == 2 / 3
 
 
 @pytest.mark.parametrize("words", [[[0, 1]], [[0, 3], [0, 1]], [[1, 1], [0, 1]]])
 def test_a_last_word_that_is_no_part_of_its_chunk_is_refused(words: list[list[int]]) -> None:
     with pytest.raises(UnlearnError, match=r"for 2 chunks|give targets of the chunk"):
-        metrics.last_word_accuracy(make_top1("01", "11"), np.array(words))
+        last_word_accuracy(make_top1("01", "11"), np.array(words))
 
 
 def test_last_token_accuracy_judges_the_last_target_of_each_chunk() -> None:
-    assert metrics.last_token_accuracy(make_top1("001", "110", "", "1", "0")) == 2 / 4
+    assert last_token_accuracy(make_top1("001", "110", "", "1", "0")) == 2 / 4
 
 
 # ---- distance ----------------------------------------------------------------------------------
@@ -563,27 +589,27 @@ def test_last_token_accuracy_judges_the_last_target_of_each_chunk() -> None:
 def test_mean_kl_is_the_mean_over_tokens() -> None:
     scores = make_scores([[-1.0], [-1.0, -1.0, -1.0]], kl=0.0)
     scores.kl[:] = [4.0, 0.0, 0.0, 2.0]  # type: ignore[index]
-    assert metrics.mean_kl(scores) == 1.5
-    assert math.isnan(metrics.mean_kl(make_scores([], kl=0.0)))
+    assert mean_kl(scores) == 1.5
+    assert math.isnan(mean_kl(make_scores([], kl=0.0)))
 
 
 def test_mean_kl_without_a_reference_is_refused() -> None:
     with pytest.raises(UnlearnError, match="reference"):
-        metrics.mean_kl(make_scores([[-1.0]]))
+        mean_kl(make_scores([[-1.0]]))
 
 
 def test_twice_and_half_the_target_are_equally_far_from_it() -> None:
-    assert metrics.target_gap(10, 10) == 0
-    assert metrics.target_gap(20, 10) == pytest.approx(math.log(2))
-    assert metrics.target_gap(5, 10) == pytest.approx(math.log(2))
-    assert metrics.target_gap(math.inf, 10) == math.inf
-    assert math.isnan(metrics.target_gap(math.nan, 10))
+    assert target_gap(10, 10) == 0
+    assert target_gap(20, 10) == pytest.approx(math.log(2))
+    assert target_gap(5, 10) == pytest.approx(math.log(2))
+    assert target_gap(math.inf, 10) == math.inf
+    assert math.isnan(target_gap(math.nan, 10))
 
 
 @pytest.mark.parametrize(("value", "target"), [(0.0, 1.0), (1.0, -2.0)])
 def test_a_perplexity_of_zero_or_less_is_refused(value: float, target: float) -> None:
     with pytest.raises(UnlearnError, match="above 0"):
-        metrics.target_gap(value, target)
+        target_gap(value, target)
 
 
 # ---- the summary -------------------------------------------------------------------------------
@@ -603,7 +629,7 @@ def test_summarise_gives_one_flat_record_of_floats() -> None:
     }
     expected |= {f"{split}/{name}" for split in ("forget", "approximate") for name in extraction}
     expected |= {
-        f"membership/{attack}/{name}" for attack in metrics.attack_scores(forget) for name in rates
+        f"membership/{attack}/{name}" for attack in attack_scores(forget) for name in rates
     }
     expected |= {"oracle_kl/forget", "oracle_kl/approximate"}
     assert set(record) == expected
@@ -640,7 +666,7 @@ def test_the_order_of_a_record_is_split_by_split_then_membership() -> None:
 
 
 def test_a_metric_needs_no_more_than_its_decorator() -> None:
-    @metrics.metric("retain")
+    @metric("retain")
     def chunks_with_targets(scores: TokenScores) -> float:
         return float((scores.lengths > 0).sum())
 
@@ -650,20 +676,20 @@ def test_a_metric_needs_no_more_than_its_decorator() -> None:
         assert record["retain/chunks_with_targets"] == 2
         assert "forget/chunks_with_targets" not in record
         with pytest.raises(UnlearnError, match="exists already"):
-            metrics.metric()(chunks_with_targets)
+            metric()(chunks_with_targets)
     finally:
-        del metrics.METRICS["chunks_with_targets"]
+        del METRICS["chunks_with_targets"]
 
 
 def test_a_metric_on_an_unknown_split_is_refused() -> None:
     with pytest.raises(UnlearnError, match="unknown split"):
-        metrics.metric("forgot")
+        metric("forgot")
 
 
 def test_a_metric_says_which_names_its_values_have() -> None:
     scores = make_scores([[-1.0] * 40], kl=0.25)
     known = {"prefix": 32, "span": 16, "words": np.array([[0, 1]])}
-    for name, each in metrics.METRICS.items():
+    for name, each in METRICS.items():
         sides = [scores] * (len(each.splits) if each.together else 1)
         keys = [key for key, _ in each.values("forget", *sides, known=known)]
         if not each.key.endswith("{split}"):

@@ -14,20 +14,11 @@ from helpers import HEAD_ROWS, tiny_llama, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from unlearnlib.decoder import check_head, decoder_of, disable_dropout, head_of
 from unlearnlib.errors import UnlearnError
-from unlearnlib.models import (
-    check_head,
-    data_folder,
-    decoder_of,
-    disable_dropout,
-    head_of,
-    lab_checkpoint,
-    load_model,
-    load_tokenizer,
-    model_hash,
-    parameter_count,
-    save_model,
-)
+from unlearnlib.folders import data_folder
+from unlearnlib.models import load_model, load_tokenizer, model_hash, parameter_count, save_model
+from unlearnlib.trained import lab_checkpoint
 
 # The keys of Yi-6B's own configuration file, with its values but for the sizes.
 YI_CONFIG: dict[str, Any] = {

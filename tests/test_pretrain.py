@@ -16,7 +16,7 @@ from helpers import QUIET, documents, flat, tiny_tokenizer
 from unlearnlib.corpus import fictitious
 from unlearnlib.corpus.documents import hash_documents
 from unlearnlib.errors import UnlearnError
-from unlearnlib.models import lab_checkpoint, load_model, model_hash, parameter_count
+from unlearnlib.models import load_model, model_hash, parameter_count
 from unlearnlib.pretrain import (
     LAB_MODELS,
     Recipe,
@@ -28,6 +28,7 @@ from unlearnlib.pretrain import (
     train_tokenizer,
 )
 from unlearnlib.spec import DOMAINS
+from unlearnlib.trained import lab_checkpoint
 
 TINY = Recipe(
     vocabulary=280, hidden=16, layers=1, heads=2, key_value_heads=1, mlp=32, epochs=2, batch_size=4

@@ -7,11 +7,12 @@ import math
 
 import pytest
 
-from unlearnlib import guidelines, study
-from unlearnlib.models import data_folder
-from unlearnlib.search import propose
+from unlearnlib import study
+from unlearnlib.book import guidelines
+from unlearnlib.folders import data_folder
 from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record
+from unlearnlib.tuning_rule import propose
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

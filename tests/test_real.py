@@ -8,15 +8,17 @@ import math
 import pytest
 import synthetic
 
-from unlearnlib import claims, guidelines, real, study, tables
+from unlearnlib import study
+from unlearnlib.book import guidelines, real_model, what_holds
+from unlearnlib.book.records import FORGET, GENERAL, baseline_value, domains_of, select
 from unlearnlib.cost import SMOLLM2_135M, SMOLLM2_135M_TOKENS
 from unlearnlib.errors import UnlearnError
 from unlearnlib.looks import method_title
 from unlearnlib.spec import COMPARED, DOMAINS, PAPER_METHODS, get_profile
 from unlearnlib.store import Record
 from unlearnlib.study import STUDIES, StudyResult
-from unlearnlib.sweeps import FORGET, GENERAL
-from unlearnlib.tables import baseline_value, select
+from unlearnlib.text import number
+from unlearnlib.tuning_rule import Situation, Step
 
 BASELINES = [r for r in synthetic.baselines() if r.spec["domain"] == "books"]
 MAIN = [synthetic.run("books", method) for method in PAPER_METHODS]
@@ -51,15 +53,17 @@ def result(records: list[Record], baselines: list[Record] = BASELINES) -> StudyR
     return StudyResult(records, baselines, 0)
 
 
-def here(records: list[Record], **more: object) -> dict[str, claims.Verdict]:
+def here(records: list[Record], **more: object) -> dict[str, what_holds.Verdict]:
     given = {"main": result(MAIN), "searches": (), "profiles": ("open_cpu",), **more}
-    return real.claims_here(region=result(records), **given)  # type: ignore[arg-type]
+    return real_model.claims_here(region=result(records), **given)  # type: ignore[arg-type]
 
 
 def test_the_region_of_a_cpu_has_one_setting_per_rate_and_the_methods_of_the_claim() -> None:
     specs = STUDIES["robust_region"].runs("open_cpu", "books")
     assert [s.method for s in specs] == [m for m in COMPARED for _ in GRID.rates]
-    assert GRID.settings == len(GRID.rates) and get_profile("lab").region.settings == claims.GRID
+    assert (
+        GRID.settings == len(GRID.rates) and get_profile("lab").region.settings == what_holds.GRID
+    )
     steps = [b / a for a, b in zip(GRID.rates, GRID.rates[1:], strict=False)]
     assert max(steps) / min(steps) < 1.02  # even in the logarithm
     shared = {s.learning_rate for s in STUDIES["rates"].runs("open_cpu", "books")}
@@ -68,7 +72,7 @@ def test_the_region_of_a_cpu_has_one_setting_per_rate_and_the_methods_of_the_cla
 
 @pytest.mark.parametrize(
     ("plain", "retained", "expected"),
-    [(1, 3, claims.HOLDS), (2, 2, claims.NOT_HERE), (3, 1, claims.NOT_HERE)],
+    [(1, 3, what_holds.HOLDS), (2, 2, what_holds.NOT_HERE), (3, 1, what_holds.NOT_HERE)],
 )
 def test_robustness_is_decided_by_the_settings_that_the_profile_has(
     plain: int, retained: int, expected: str
@@ -78,15 +82,15 @@ def test_robustness_is_decided_by_the_settings_that_the_profile_has(
     assert found.verdict == expected
     assert found.numbers["books.ga"] == plain and found.numbers["books.ga_gd_in_dist"] == retained
     assert "dependent" not in found.sentence  # each setting is a run of its own
-    assert here(records[1:])["C3"].verdict == claims.UNDECIDED
+    assert here(records[1:])["C3"].verdict == what_holds.UNDECIDED
 
 
 def test_one_seed_is_enough_for_a_profile_of_one_seed() -> None:
-    assert here([])["C1"].verdict != claims.UNDECIDED
-    assert here([], main=result(MAIN[1:]))["C1"].verdict == claims.UNDECIDED
+    assert here([])["C1"].verdict != what_holds.UNDECIDED
+    assert here([], main=result(MAIN[1:]))["C1"].verdict == what_holds.UNDECIDED
     assert (
-        claims.verdicts(claims.Evidence(MAIN, BASELINES), ("books",))["C1"].verdict
-        == claims.UNDECIDED
+        what_holds.verdicts(what_holds.Evidence(MAIN, BASELINES), ("books",))["C1"].verdict
+        == what_holds.UNDECIDED
     )
 
 
@@ -99,24 +103,26 @@ def test_what_was_run_on_every_domain_is_judged_on_every_domain() -> None:
     every = result(
         [r for r in synthetic.main_study() if r.spec["seed"] == 0], synthetic.baselines()
     )
-    found = here(region({"ga": 1, "ga_gd_in_dist": 3}), main=every, profiles=real.SMALL)
+    found = here(region({"ga": 1, "ga_gd_in_dist": 3}), main=every, profiles=real_model.SMALL)
     assert found["C1"].numbers["runs"] == len(PAPER_METHODS) * len(DOMAINS)
     assert found["C5"].numbers["domains"] == len(DOMAINS)
     assert found["C3"].numbers["domains"] == 1  # the grid was run on books alone
     shared = [synthetic.run("github", "ga", learning_rate=GRID.rates[1], updates=6)]
     begun = [*region({"ga": 1, "ga_gd_in_dist": 3}), *shared]
-    found = here(begun, main=every, profiles=real.SMALL)
+    found = here(begun, main=every, profiles=real_model.SMALL)
     assert found["C3"].numbers["domains"] == 1  # one run of a grid is no grid
-    assert here([], profiles=real.SMALL)["C1"].verdict == claims.UNDECIDED  # no other domain
+    assert (
+        here([], profiles=real_model.SMALL)["C1"].verdict == what_holds.UNDECIDED
+    )  # no other domain
 
 
 def test_the_profiles_at_hand_have_each_domain_once_and_one_choice_of_settings() -> None:
-    assert real.family("open") == ("open",) and set(real.SMALL) > {"open_cpu"}
-    scales = [get_profile(name) for name in real.SMALL]
+    assert real_model.family("open") == ("open",) and set(real_model.SMALL) > {"open_cpu"}
+    scales = [get_profile(name) for name in real_model.SMALL]
     assert sorted(d for s in scales for d in s.domains) == sorted(DOMAINS)
     chosen = {
         (spec.method, spec.learning_rate)
-        for name, scale in zip(real.SMALL, scales, strict=True)
+        for name, scale in zip(real_model.SMALL, scales, strict=True)
         for spec in STUDIES["main"].runs(name, scale.domains[0])
     }
     assert len(chosen) == len(PAPER_METHODS)
@@ -128,7 +134,7 @@ def test_a_domain_is_not_shown_with_two_vanillas() -> None:
         result([synthetic.run("github", "ga")], [synthetic.baseline("github", "vanilla")]),
     ]
     both = study.joined(apart)
-    assert tables.domains_of(both.records) == ["github", "books"]
+    assert domains_of(both.records) == ["github", "books"]
     assert len(both.baselines) == len(BASELINES) + 1
     with pytest.raises(UnlearnError, match="'books' is in two of the profiles"):
         study.joined([apart[0], result([], BASELINES)])
@@ -152,7 +158,7 @@ def test_orders_of_methods_are_compared_between_domains_and_between_models() -> 
     up = scaled(runs["books"], order, GENERAL), scaled(runs["github"], order, GENERAL)
     down = scaled(runs["books"], order[::-1], GENERAL), scaled(runs["github"], order, GENERAL)
     sides = {"one": ([*up[0], *up[1]], baselines), "two": ([*down[0], *down[1]], baselines)}
-    found = real.agreements(sides, ("github", "books"))
+    found = real_model.agreements(sides, ("github", "books"))
     rho = {(a.one, a.other): a.rho for a in found if a.metric == GENERAL}
     assert rho == pytest.approx(
         {
@@ -162,33 +168,33 @@ def test_orders_of_methods_are_compared_between_domains_and_between_models() -> 
             (("two", "github"), ("two", "books")): -1.0,
         }
     )
-    table = real.agreement_table(found)
+    table = real_model.agreement_table(found)
     assert len(table) == len(rho)
     assert table.loc["One and two: Books", "general perplexity"] == "−1.0 (0.04%)"
-    words = real.agreement_in_words(found)
+    words = real_model.agreement_in_words(found)
     assert "−1.0 to 1.0 between one and two on one domain" in words
     assert "1.0 between domains of one" in words
-    assert real.agreement_in_words([]) == ""
+    assert real_model.agreement_in_words([]) == ""
 
 
 def test_a_search_is_judged_by_the_grid_of_the_profile() -> None:
     records = region({"ga": 0, "ga_gd_in_dist": 1})
-    situation = guidelines.Situation(2.0, level("target"), level("vanilla", GENERAL), 6)
-    step = guidelines.Step(1e-4, 1.0, (2.0, level("oracle")), 1, situation.general, "first")
+    situation = Situation(2.0, level("target"), level("vanilla", GENERAL), 6)
+    step = Step(1e-4, 1.0, (2.0, level("oracle")), 1, situation.general, "first")
     search = guidelines.Search(
         "books", 200, "ga_gd_in_dist", False, situation, (step,), 0, "it is near", {}, {}
     )
     judged = guidelines.judged([search], records)
     assert [row.points for row in judged] == [GRID.settings]
     found = here(records, searches=judged)["C4"]
-    assert found.numbers["cases"] == 1 and found.verdict == claims.HOLDS
-    assert here(records)["C4"].verdict == claims.UNDECIDED
+    assert found.numbers["cases"] == 1 and found.verdict == what_holds.HOLDS
+    assert here(records)["C4"].verdict == what_holds.UNDECIDED
 
 
 def test_the_published_records_decide_every_claim_that_needs_no_search() -> None:
-    found = real.claims_at_hand()
-    assert list(found) == list(claims.CLAIMS)
-    decided = {name for name, v in found.items() if v.verdict != claims.UNDECIDED}
+    found = real_model.claims_at_hand()
+    assert list(found) == list(what_holds.CLAIMS)
+    decided = {name for name, v in found.items() if v.verdict != what_holds.UNDECIDED}
     assert decided >= {"C1", "C2", "C3", "C5"}
 
 
@@ -197,25 +203,25 @@ def test_the_cost_is_held_against_the_models_own_pretraining() -> None:
     cheap, dear = (
         dataclasses.replace(MAIN[0], extra={"flops": whole / ratio}) for ratio in (4e6, 2e4)
     )
-    found = real.cheaper_than_pretraining([cheap, dear])
-    assert found.verdict == claims.IN_PART
+    found = real_model.cheaper_than_pretraining([cheap, dear])
+    assert found.verdict == what_holds.IN_PART
     assert found.numbers["least"] == pytest.approx(2e4)
     assert found.numbers["most"] == pytest.approx(4e6)
-    assert real.cheaper_than_pretraining([cheap]).verdict == claims.HOLDS
-    assert real.cheaper_than_pretraining([]).verdict == claims.UNDECIDED
+    assert real_model.cheaper_than_pretraining([cheap]).verdict == what_holds.HOLDS
+    assert real_model.cheaper_than_pretraining([]).verdict == what_holds.UNDECIDED
 
 
 def test_the_table_has_both_verdicts_of_every_claim() -> None:
-    lab = claims.verdicts(claims.Evidence())
-    table = real.claims_table(lab, here([]))
-    assert list(table.index) == list(claims.CLAIMS)
+    lab = what_holds.verdicts(what_holds.Evidence())
+    table = real_model.claims_table(lab, here([]))
+    assert list(table.index) == list(what_holds.CLAIMS)
     assert table.loc["C2", "In the lab"] == lab["C2"].verdict
     assert table.loc["C1", "On SmolLM2"] == here([])["C1"].verdict
 
 
 def test_words_name_the_usable_rates_and_a_vanilla_that_was_trained_anew() -> None:
     records = region({"ga": 1, "ga_gd_in_dist": 2})
-    words = real.region_in_words(result(records), result(MAIN), "books")
+    words = real_model.region_in_words(result(records), result(MAIN), "books")
     assert f"{method_title('ga')} 1 of 4 (2.7e-05)" in words
     assert f"{method_title('ga_gd_in_dist')} 2 of 4 (2.7e-05, 4e-05)" in words
     assert "anew" not in words
@@ -226,14 +232,14 @@ def test_words_name_the_usable_rates_and_a_vanilla_that_was_trained_anew() -> No
         return dataclasses.replace(record, model_hash="f" * 64, metrics=metrics, provenance=place)
 
     full = region({"ga": 4, "ga_gd_in_dist": 0})
-    words = real.region_in_words(result(full), result([]), "books")
+    words = real_model.region_in_words(result(full), result([]), "books")
     assert f"{method_title('ga')} 4 of 4 (all, so that its limits" in words
     anew = result([moved(r) for r in records], [moved(b) for b in BASELINES])
-    told = real.region_in_words(anew, result(MAIN), "books")
+    told = real_model.region_in_words(anew, result(MAIN), "books")
     assert "trained anew" in told and "another make" in told and "had been run" not in told
-    told = real.region_in_words(anew, result(records), "books")
+    told = real_model.region_in_words(anew, result(records), "books")
     assert f"{len(records)} of the settings had been run" in told and "by at most 50 %" in told
-    assert real.number(1.5 * level("vanilla"), 5) in told and math.isfinite(level("vanilla"))
+    assert number(1.5 * level("vanilla"), 5) in told and math.isfinite(level("vanilla"))
 
 
 def test_methods_are_compared_where_they_have_forgotten_alike() -> None:
@@ -243,15 +249,15 @@ def test_methods_are_compared_where_they_have_forgotten_alike() -> None:
         for method, shares in ends.items()
         for run, near in zip(region({method: 4}), shares, strict=True)
     ]
-    found = real.matched_rates(result(records), "books")
+    found = real_model.matched_rates(result(records), "books")
     assert set(found) == {"ga"}  # the other never gets there
     # Half of the way in the logarithm, from one rate to the next.
     assert found["ga"].learning_rate == pytest.approx(math.sqrt(GRID.rates[1] * GRID.rates[2]))
     assert found["ga"].general == pytest.approx(1.0)
     ends_of = [r.metrics["oracle_kl/forget"] for r in records[1:3]]
     assert found["ga"].distance == pytest.approx(sum(ends_of) / 2)
-    words = real.matched_rates_in_words(result(records), "books")
+    words = real_model.matched_rates_in_words(result(records), "books")
     assert f"{method_title('ga')} at a rate of" in words
     broken = [dataclasses.replace(r, status="diverged", diverged_at=1) for r in records]
-    assert real.matched_rates(result(broken), "books") == {}
-    assert real.matched_rates_in_words(result(broken), "books") == ""
+    assert real_model.matched_rates(result(broken), "books") == {}
+    assert real_model.matched_rates_in_words(result(broken), "books") == ""

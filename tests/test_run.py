@@ -25,12 +25,15 @@ from helpers import (
 )
 
 import unlearnlib
+from unlearnlib.bench import Models, evaluate, key_of, open_bench
 from unlearnlib.corpus.documents import Document
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
-from unlearnlib.metrics import mean_kl, perplexity
+from unlearnlib.metrics.distance import mean_kl
+from unlearnlib.metrics.perplexity import perplexity
 from unlearnlib.models import model_hash, save_model
-from unlearnlib.run import Models, command_of, evaluate, execute, key_of, load_domain, open_bench
+from unlearnlib.profiles import load_domain
+from unlearnlib.run import command_of, execute
 from unlearnlib.scoring import Reference, score_chunks
 from unlearnlib.spec import RunSpec
 from unlearnlib.store import Record

@@ -23,14 +23,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unlearnlib
-from unlearnlib import card, report
+from unlearnlib.comparison import compare
 from unlearnlib.corpus.documents import DomainData
 from unlearnlib.errors import UnlearnError
 from unlearnlib.models import load_model, load_tokenizer, model_hash, save_model
-from unlearnlib.saved import save
+from unlearnlib.report import card
+from unlearnlib.report.page import render
+from unlearnlib.report.saved import save
 from unlearnlib.spec import RunSpec
 from unlearnlib.store import Record
-from unlearnlib.verify import compare
+from unlearnlib.text import printable, show
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = {name: documents(name, 4) for name in ("forget", "retain", "approximate", "general")}
@@ -115,7 +117,7 @@ def test_a_saved_card_tells_the_scores_to_people_and_to_the_hub(run: Run, tmp_pa
         assert (label in results) == math.isfinite(measured)
         if label in results:
             assert results[label] == pytest.approx(measured, rel=1e-5)
-    shown = card.show(run.before["approximate/perplexity"])
+    shown = show(run.before["approximate/perplexity"])
     assert f"a perplexity of {shown}" in read.text
     for document in TEXTS["forget"]:
         assert document.id in read.text and document.text not in read.text
@@ -147,7 +149,7 @@ def test_save_and_the_command_line_write_the_same(tmp_path: Path) -> None:
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
         words += [f"--{name}", str(tmp_path / f"{name}.jsonl")]
     words += ["--length", str(LENGTH), "--updates", "2", "--batch-size", "2", "--quiet"]
-    from unlearnlib.cli import main
+    from unlearnlib.cli.main import main
 
     assert main([*words, "--learning-rate", "1e-3", "--out", str(tmp_path / "theirs")]) == 0
 
@@ -320,9 +322,9 @@ def test_no_name_breaks_the_front_matter_or_adds_to_it(source: str, task: str, n
     read = ModelCard(text)
     assert str(read) == text
     assert set(read.data.to_dict()) == {"library_name", "pipeline_tag", "tags", "model-index"}
-    assert read.data.model_name == f"{card.printable(source)}, unlearned"
+    assert read.data.model_name == f"{printable(source)}, unlearned"
     assert [r.metric_value for r in read.data.eval_results] == [9.0, 0.5]
-    assert read.data.eval_results[1].dataset_name == card.printable(task)
+    assert read.data.eval_results[1].dataset_name == printable(task)
     assert card.escape(name) in read.text
 
 
@@ -331,7 +333,7 @@ def test_code_cannot_close_its_span(code: str) -> None:
     markdown_it = pytest.importorskip("markdown_it")
     page = markdown_it.MarkdownIt("commonmark").renderInline(f"x {card.code_span(code)} y")
     (inside,) = re.findall(r"^x <code>(.*)</code> y$", page)
-    assert inside.strip() == card.printable(code).strip()
+    assert inside.strip() == printable(code).strip()
 
 
 def test_scores_that_are_not_finite_are_not_among_the_hubs_results() -> None:
@@ -355,12 +357,12 @@ def test_a_card_is_made_without_a_network(monkeypatch: pytest.MonkeyPatch) -> No
 
 @given(hostile)
 def test_a_value_of_a_page_is_text_in_one_line(value: str) -> None:
-    page = report.render(
+    page = render(
         "tuning.html", title=value, card="", figure="", seconds=1, header=[value], rows=[[value]],
         best=None, ending=value, tolerated_rise=1.05, good_enough=0.02,
     )  # fmt: skip
     (cell,) = re.findall(r"<td>(.*?)</td>", page)
-    assert html.unescape(cell) == card.printable(value)
+    assert html.unescape(cell) == printable(value)
     assert not re.search(r"[<>]", cell)
 
 
@@ -368,7 +370,7 @@ def test_a_template_without_a_value_is_an_error() -> None:
     from jinja2 import UndefinedError
 
     with pytest.raises(UndefinedError):
-        report.render("tuning.html", title="a title")
+        render("tuning.html", title="a title")
 
 
 # ---- what a report needs -------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from unlearnlib.corpus.documents import Document, Fact
 from unlearnlib.engine import Execution, Part, Training, optimise
 from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import Descent
-from unlearnlib.metrics import cloze
 from unlearnlib.metrics.scores import TokenScores
+from unlearnlib.metrics.utility import cloze
 from unlearnlib.scoring import Reference, _moments, as_documents, cloze_chunks, score_chunks
 
 

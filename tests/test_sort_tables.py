@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from unlearnlib import tables
+from unlearnlib.book.exhibits import table_html
+from unlearnlib.text import number
 
 SCRIPT = Path(__file__).resolve().parent.parent / "book" / "_static" / "sort_tables.js"
 NODE = shutil.which("node") or shutil.which("nodejs")
@@ -74,7 +75,7 @@ def test_a_cell_counts_as_the_number_that_it_begins_with() -> None:
 @needs_node
 @pytest.mark.parametrize("x", [0.5, 31.42, 2150.4, 4.1e12, -0.25, 0.0, 2e-5, 1e6, 9.99e5])
 def test_every_number_as_the_book_prints_it_is_read_again(x: float) -> None:
-    read = evaluated(f"script.numberIn({json.dumps(tables.number(x))})")
+    read = evaluated(f"script.numberIn({json.dumps(number(x))})")
     assert read == pytest.approx(x, rel=0.05)
 
 
@@ -148,7 +149,7 @@ def grouped() -> str:
     )
     columns = pd.MultiIndex.from_tuples([("Perplexity", "forget"), ("Perplexity", "general")])
     rows = [["10.0", "3.0"], ["9.0", "–"], ["2,000 ± 1", "1.0"], ["7.0", "2.0"]]
-    return tables.table_html(pd.DataFrame(rows, index=index, columns=columns), "A caption")
+    return table_html(pd.DataFrame(rows, index=index, columns=columns), "A caption")
 
 
 @pytest.mark.browser
@@ -178,7 +179,7 @@ def test_a_header_sorts_up_then_down_then_restores_within_groups(
 @pytest.mark.browser
 @needs_chromium
 def test_tables_that_are_not_ours_and_single_rows_get_no_buttons(tmp_path: Path) -> None:
-    one = tables.table_html(pd.DataFrame({"a": ["1"]}, index=pd.Index(["x"], name="n")))
+    one = table_html(pd.DataFrame({"a": ["1"]}, index=pd.Index(["x"], name="n")))
     plain = "<table><thead><tr><th>a</th></tr></thead><tbody><tr><td>1</td></tr>"
     plain += "<tr><td>2</td></tr></tbody></table>"
     assert seen_after(one + plain, [], tmp_path)["buttons"] == []

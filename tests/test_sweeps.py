@@ -11,7 +11,53 @@ import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearnlib import sweeps, tables
+from unlearnlib.book import sensitivity
+from unlearnlib.book.main_table import (
+    at_equal_forgetting,
+    at_rate,
+    equal_forgetting_in_words,
+    equal_forgetting_table,
+)
+from unlearnlib.book.records import (
+    FORGET,
+    GENERAL,
+    KL,
+    baseline_record,
+    baseline_value,
+    crossing,
+    documents_in,
+    first_perplexity,
+)
+from unlearnlib.book.robust_region import (
+    TOLERANCES,
+    Share,
+    UsableWithin,
+    region_cells,
+    region_in_words,
+    region_shares,
+    region_table,
+    seeds_in_words,
+    seeds_table,
+    tolerance_curves,
+)
+from unlearnlib.book.sensitivity import (
+    points,
+    shape_title,
+    span,
+    swept_in_words,
+    swept_table,
+    yardstick_at,
+)
+from unlearnlib.book.target_check import (
+    EarlyStop,
+    early_stops,
+    early_stops_in_words,
+    early_stops_table,
+    late_in_words,
+    target_ratios,
+    target_sizes_in_words,
+    target_sizes_table,
+)
 from unlearnlib.errors import UnlearnError
 from unlearnlib.spec import PAPER_METHODS
 from unlearnlib.store import Record
@@ -19,11 +65,11 @@ from unlearnlib.study import REGION_RATES, RETAIN_WEIGHTS, SIZES
 
 BASELINES = synthetic.baselines()
 REGION = synthetic.region_study(("books",))
-TOLERANCE = sweeps.UsableWithin(near=1.25, harmless=1.05)
+TOLERANCE = UsableWithin(near=1.25, harmless=1.05)
 
 
-def base(which: str, metric: str = sweeps.FORGET) -> float:
-    return tables.baseline_value(BASELINES, "books", which, metric)
+def base(which: str, metric: str = FORGET) -> float:
+    return baseline_value(BASELINES, "books", which, metric)
 
 
 def probed(*perplexities: float, general: float = 1.0, step: int = 1, **more: object) -> Record:
@@ -31,9 +77,9 @@ def probed(*perplexities: float, general: float = 1.0, step: int = 1, **more: ob
     run = synthetic.run(
         "books", "ga_gd_in_dist", updates=step * (len(perplexities) - 1), probe_every=step
     )
-    vanilla = base("vanilla", sweeps.GENERAL)
+    vanilla = base("vanilla", GENERAL)
     rows = [
-        {"update": step * i, sweeps.FORGET: x, sweeps.GENERAL: general * vanilla}
+        {"update": step * i, FORGET: x, GENERAL: general * vanilla}
         for i, x in enumerate(perplexities)
     ]
     return replace(run, trajectory=rows, **more)
@@ -72,7 +118,7 @@ def test_without_a_yardstick_nothing_is_usable() -> None:
 
 
 def test_the_updates_of_a_probed_run_are_settings_of_the_grid() -> None:
-    cells = [c for c in sweeps.region_cells(REGION) if c.method == "ga_kl_in_dist"]
+    cells = [c for c in region_cells(REGION) if c.method == "ga_kl_in_dist"]
     assert {(c.learning_rate, c.updates) for c in cells} == {
         (rate, updates) for rate in REGION_RATES for updates in range(3, 25, 3)
     }
@@ -80,36 +126,36 @@ def test_the_updates_of_a_probed_run_are_settings_of_the_grid() -> None:
 
 def test_a_run_that_diverged_has_broken_settings_from_there_on() -> None:
     run = probed(3.0, 4.0, 5.0, math.nan, math.nan, step=3, status="diverged", diverged_at=7)
-    cells = sweeps.region_cells([run])
+    cells = region_cells([run])
     assert [(c.updates, c.broken) for c in cells] == [(3, False), (6, False), (9, True), (12, True)]
 
 
 def test_a_perplexity_that_is_not_finite_is_broken_and_one_never_measured_is_missing() -> None:
-    cells = sweeps.region_cells([probed(3.0, math.inf)])
+    cells = region_cells([probed(3.0, math.inf)])
     assert [c.broken for c in cells] == [True]
     unfinished = probed(3.0, 4.0, 5.0)
     unfinished = replace(unfinished, trajectory=unfinished.trajectory[:2])
-    assert [c.broken for c in sweeps.region_cells([unfinished])] == [False, False]
-    share = sweeps.region_shares([unfinished], BASELINES, TOLERANCE)["books", "ga_gd_in_dist"]
+    assert [c.broken for c in region_cells([unfinished])] == [False, False]
+    share = region_shares([unfinished], BASELINES, TOLERANCE)["books", "ga_gd_in_dist"]
     assert share.settings == 1
 
 
 def test_a_run_without_probes_is_one_setting_its_end() -> None:
     run = synthetic.run("books", "ga")
-    (cell,) = sweeps.region_cells([run])
+    (cell,) = region_cells([run])
     assert (cell.updates, cell.learning_rate) == (run.spec["updates"], run.spec["learning_rate"])
     assert (cell.forget, cell.general) == (
         run.metrics["forget/perplexity"],
         run.metrics["general/perplexity"],
     )
     assert not cell.broken
-    (lost,) = sweeps.region_cells([replace(run, status="diverged", diverged_at=2)])
+    (lost,) = region_cells([replace(run, status="diverged", diverged_at=2)])
     assert lost.broken
 
 
 def test_a_run_of_no_updates_is_no_setting() -> None:
     run = synthetic.run("books", "ga")
-    assert sweeps.region_cells([replace(run, spec={**run.spec, "updates": 0})]) == []
+    assert region_cells([replace(run, spec={**run.spec, "updates": 0})]) == []
 
 
 def test_usable_settings_are_counted_by_the_yardstick_that_is_asked_for() -> None:
@@ -123,35 +169,33 @@ def test_usable_settings_are_counted_by_the_yardstick_that_is_asked_for() -> Non
     assert target != 3 * oracle
     run = probed(2.0, oracle, 3 * oracle, 3.1 * oracle)
     for yardstick, usable in (("oracle", 1), ("target", 2)):
-        shares = sweeps.region_shares([run], shifted, TOLERANCE, yardstick)
+        shares = region_shares([run], shifted, TOLERANCE, yardstick)
         assert shares["books", "ga_gd_in_dist"].usable == usable
-    table = sweeps.region_table([run], shifted, TOLERANCE)
+    table = region_table([run], shifted, TOLERANCE)
     assert table["both agree"].tolist() == ["0 of 3"]
 
 
 def test_harm_makes_a_setting_near_the_truth_unusable() -> None:
     for general, usable in ((1.05, 1), (1.06, 0)):
-        shares = sweeps.region_shares(
-            [probed(2.0, base("oracle"), general=general)], BASELINES, TOLERANCE
-        )
+        shares = region_shares([probed(2.0, base("oracle"), general=general)], BASELINES, TOLERANCE)
         assert shares["books", "ga_gd_in_dist"].usable == usable
 
 
 def test_a_domain_without_an_oracle_has_no_share_and_words_say_so() -> None:
     vanilla = [b for b in BASELINES if b.spec["baseline"] == "vanilla"]
-    assert sweeps.region_shares(REGION, vanilla, TOLERANCE) == {}
-    assert "no oracle" in sweeps.region_in_words(REGION, vanilla, TOLERANCE)
-    assert set(sweeps.region_table(REGION, vanilla, TOLERANCE)["both agree"]) == {"–"}
+    assert region_shares(REGION, vanilla, TOLERANCE) == {}
+    assert "no oracle" in region_in_words(REGION, vanilla, TOLERANCE)
+    assert set(region_table(REGION, vanilla, TOLERANCE)["both agree"]) == {"–"}
 
 
 def test_a_wider_tolerance_never_makes_a_setting_unusable() -> None:
-    curves = sweeps.tolerance_curves(REGION, BASELINES, 1.05)
+    curves = tolerance_curves(REGION, BASELINES, 1.05)
     assert set(curves) == {("books", m) for m in PAPER_METHODS}
     for rows in curves.values():
-        assert rows.shape == (1, len(sweeps.TOLERANCES))
+        assert rows.shape == (1, len(TOLERANCES))
         assert (np.diff(rows, axis=1) >= 0).all()
-    at_the_test = sweeps.tolerance_curves(REGION, BASELINES, TOLERANCE.harmless, (TOLERANCE.near,))
-    for place, share in sweeps.region_shares(REGION, BASELINES, TOLERANCE).items():
+    at_the_test = tolerance_curves(REGION, BASELINES, TOLERANCE.harmless, (TOLERANCE.near,))
+    for place, share in region_shares(REGION, BASELINES, TOLERANCE).items():
         assert at_the_test[place][0, 0] == share.share
 
 
@@ -160,9 +204,9 @@ def test_settings_are_counted_by_seed_and_where_every_seed_agrees() -> None:
     one = probed(2.0, oracle, oracle)  # usable after each of two probes
     other = probed(2.0, oracle, 9 * oracle)
     other = replace(other, spec={**other.spec, "seed": one.spec["seed"] + 1})
-    table = sweeps.seeds_table([one, other], BASELINES, TOLERANCE)
+    table = seeds_table([one, other], BASELINES, TOLERANCE)
     assert table.iloc[0].tolist() == ["2 of 2", "1 of 2", "1"]
-    curves = sweeps.tolerance_curves([other, one], BASELINES, 1.05, (TOLERANCE.near,))
+    curves = tolerance_curves([other, one], BASELINES, 1.05, (TOLERANCE.near,))
     assert curves["books", "ga_gd_in_dist"].tolist() == [[1.0], [0.5]]
 
 
@@ -170,24 +214,24 @@ def test_words_count_in_how_many_cases_a_method_has_more_usable_settings() -> No
     oracle = base("oracle")
     ours = probed(2.0, oracle, oracle)
     alone = replace(probed(2.0, oracle, 9 * oracle), spec={**ours.spec, "method": "ga"})
-    words = sweeps.seeds_in_words([ours, alone], BASELINES, TOLERANCE)
+    words = seeds_in_words([ours, alone], BASELINES, TOLERANCE)
     assert "in 1 of 1 cases, as many in 0, fewer in 0" in words
     same = replace(ours, spec={**ours.spec, "method": "ga"})
-    assert "in 0 of 1 cases, as many in 1, fewer in 0" in sweeps.seeds_in_words(
+    assert "in 0 of 1 cases, as many in 1, fewer in 0" in seeds_in_words(
         [ours, same], BASELINES, TOLERANCE
     )
-    assert sweeps.seeds_in_words([ours], BASELINES, TOLERANCE) == ""
+    assert seeds_in_words([ours], BASELINES, TOLERANCE) == ""
 
 
 def test_wilsons_interval_is_that_of_the_textbook() -> None:
     # 10 of 50: Brown, Cai and DasGupta's formula by hand.
-    low, high = sweeps.Share(10, 50).interval
+    low, high = Share(10, 50).interval
     assert (low, high) == pytest.approx((0.1124, 0.3304), abs=1e-4)
-    assert sweeps.Share(0, 56).interval[0] == 0.0
-    assert sweeps.Share(56, 56).interval[1] == pytest.approx(1.0)
-    assert all(map(math.isnan, sweeps.Share(0, 0).interval))
-    assert math.isnan(sweeps.Share(0, 0).share)
-    assert str(sweeps.Share(0, 0)) == "–"
+    assert Share(0, 56).interval[0] == 0.0
+    assert Share(56, 56).interval[1] == pytest.approx(1.0)
+    assert all(map(math.isnan, Share(0, 0).interval))
+    assert math.isnan(Share(0, 0).share)
+    assert str(Share(0, 0)) == "–"
 
 
 @pytest.mark.parametrize(
@@ -205,12 +249,12 @@ def test_wilsons_interval_is_that_of_the_textbook() -> None:
 def test_wilsons_interval_is_what_it_was_before_scipy_computed_it(
     usable: int, settings: int, expected: tuple[float, float]
 ) -> None:
-    assert sweeps.Share(usable, settings).interval == pytest.approx(expected, abs=1e-7)
+    assert Share(usable, settings).interval == pytest.approx(expected, abs=1e-7)
 
 
 @given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_an_interval_holds_its_share_and_lies_in_zero_to_one(counts: tuple[int, int]) -> None:
-    share = sweeps.Share(*counts)
+    share = Share(*counts)
     low, high = share.interval
     assert 0 <= low <= share.share + 1e-12 and share.share <= high + 1e-12 and high <= 1
 
@@ -222,12 +266,12 @@ def arriving(method: str, kl: tuple[float, ...], general: float = 1.0, seed: int
     """A run on books that passes the truth halfway, in the logarithm, between updates 3 and 6."""
     truth = base("oracle")
     run = probed(truth / 4, truth / 2, 2 * truth, general=general, step=3)
-    rows = [{**row, sweeps.KL: x} for row, x in zip(run.trajectory, kl, strict=True)]
+    rows = [{**row, KL: x} for row, x in zip(run.trajectory, kl, strict=True)]
     return replace(run, trajectory=rows, spec={**run.spec, "method": method, "seed": seed})
 
 
 def test_runs_are_compared_where_their_forget_perplexity_is_the_oracle_s() -> None:
-    (found,) = sweeps.at_equal_forgetting([arriving("ga", (0.7, 0.8, 1.0), general=1.1)], BASELINES)
+    (found,) = at_equal_forgetting([arriving("ga", (0.7, 0.8, 1.0), general=1.1)], BASELINES)
     assert found.update == pytest.approx(4.5)
     assert found.distance == pytest.approx(0.9)
     assert found.general == pytest.approx(1.1)
@@ -235,10 +279,10 @@ def test_runs_are_compared_where_their_forget_perplexity_is_the_oracle_s() -> No
 
 def test_a_run_that_never_reaches_the_truth_is_not_compared() -> None:
     short = probed(base("vanilla"), base("oracle") * 0.99)
-    assert sweeps.at_equal_forgetting([short], BASELINES) == []
-    table = sweeps.equal_forgetting_table([short], BASELINES)
+    assert at_equal_forgetting([short], BASELINES) == []
+    table = equal_forgetting_table([short], BASELINES)
     assert table.loc[("Books", "GA + GD, in-dist.")].tolist() == ["never", "–", "–"]
-    assert sweeps.equal_forgetting_in_words([short], BASELINES) == ""
+    assert equal_forgetting_in_words([short], BASELINES) == ""
 
 
 def test_words_name_the_nearest_and_the_least_harmful_at_equal_forgetting() -> None:
@@ -247,11 +291,11 @@ def test_words_name_the_nearest_and_the_least_harmful_at_equal_forgetting() -> N
         arriving("ga_gd_in_dist", (0.7, 0.7, 0.9), general=1.2),
         arriving("ga_gd_in_dist", (0.7, 0.7, 0.9), general=1.2, seed=1),
     ]
-    words = sweeps.equal_forgetting_in_words(runs, BASELINES)
+    words = equal_forgetting_in_words(runs, BASELINES)
     assert "nearest to the oracle: GA + GD, in-dist., 0.800 nats" in words
     assert "least harm: GA, general perplexity ×1.10" in words
     assert "nearer than GA (0.800 against 0.900), with more harm (×1.20 against ×1.10)" in words
-    table = sweeps.equal_forgetting_table(runs, BASELINES)
+    table = equal_forgetting_table(runs, BASELINES)
     assert table.loc[("Books", "GA + GD, in-dist."), "KL to oracle, nats"] == "0.800 ± 0.000"
 
 
@@ -266,15 +310,15 @@ def test_a_sweep_has_a_point_per_value_in_rising_order(
     name: str, values: tuple[float, ...]
 ) -> None:
     records = synthetic.swept_study(name, ("books",))
-    points = [p for p in sweeps.points(records[::-1], name) if p.method == "ga_gd_in_dist"]
+    points = [p for p in sensitivity.points(records[::-1], name) if p.method == "ga_gd_in_dist"]
     assert [p.x for p in points] == list(values)
 
 
 def test_a_sweep_over_updates_reads_the_probes_and_ends_where_a_run_diverged() -> None:
     run = probed(3.0, 4.0, 5.0, math.nan, step=3, status="diverged", diverged_at=7)
-    points = sweeps.points([run], "updates")
+    points = sensitivity.points([run], "updates")
     assert [(p.x, p.diverged) for p in points] == [(3, False), (6, False), (9, True)]
-    assert [p[sweeps.FORGET] for p in points] == [4.0, 5.0, math.inf]
+    assert [p[FORGET] for p in points] == [4.0, 5.0, math.inf]
     assert math.isnan(points[0]["no/such_metric"])
 
 
@@ -282,38 +326,37 @@ def test_a_run_that_says_nothing_of_requests_had_one() -> None:
     base = synthetic.swept_study("batch_size", ("books",))[0]
     several = replace(base, spec={**base.spec, "requests": 4})
     assert "requests" not in base.spec
-    assert [p.x for p in sweeps.points([several, base], "requests")] == [1, 4]
+    assert [p.x for p in points([several, base], "requests")] == [1, 4]
 
 
 def test_a_schedule_is_named_with_its_warm_up() -> None:
-    assert sweeps.shape_title({"schedule": "linear", "warmup": 0.25}) == "linear, 25 % warm-up"
-    assert sweeps.shape_title({"schedule": "cosine", "warmup": 0.0}) == "cosine"
+    assert shape_title({"schedule": "linear", "warmup": 0.25}) == "linear, 25 % warm-up"
+    assert shape_title({"schedule": "cosine", "warmup": 0.0}) == "cosine"
 
 
 def test_a_sweep_over_what_is_no_setting_is_refused() -> None:
     with pytest.raises(UnlearnError, match="'speed'"):
-        sweeps.points(REGION, "speed")
+        points(REGION, "speed")
 
 
 def test_a_slice_takes_the_nearest_rate_of_the_grid() -> None:
-    assert {r.spec["learning_rate"] for r in sweeps.at_rate(REGION, 2.5e-4)} == {3e-4}
-    assert sweeps.at_rate([], 1e-3) == []
+    assert {r.spec["learning_rate"] for r in at_rate(REGION, 2.5e-4)} == {3e-4}
+    assert at_rate([], 1e-3) == []
 
 
 def test_yardsticks_of_a_sweep_over_documents_are_those_of_the_documents() -> None:
-    oracle = tables.baseline_record(BASELINES, "books", "oracle")
+    oracle = baseline_record(BASELINES, "books", "oracle")
     assert oracle is not None
     kept = oracle.documents["forget"]
     two = math.exp(np.average(kept["nll"][:2], weights=kept["tokens"][:2]))
-    asked = ("books", "oracle", sweeps.FORGET, "forget_size", 2)
-    assert sweeps.yardstick_at(BASELINES, *asked) == pytest.approx(two)
-    target = sweeps.yardstick_at(BASELINES, "books", "target", sweeps.FORGET, "forget_size", 2)
+    asked = ("books", "oracle", FORGET, "forget_size", 2)
+    assert yardstick_at(BASELINES, *asked) == pytest.approx(two)
+    target = yardstick_at(BASELINES, "books", "target", FORGET, "forget_size", 2)
     assert target == base("target")
     few, whole = (
-        sweeps.yardstick_at(BASELINES, "books", "vanilla", sweeps.KL, "forget_size", n)
-        for n in (2, 64)
+        yardstick_at(BASELINES, "books", "vanilla", KL, "forget_size", n) for n in (2, 64)
     )
-    assert math.isnan(few) and whole == base("vanilla", sweeps.KL)
+    assert math.isnan(few) and whole == base("vanilla", KL)
 
 
 def test_the_perplexity_of_the_first_documents_takes_all_chunks_of_each() -> None:
@@ -323,33 +366,33 @@ def test_the_perplexity_of_the_first_documents_takes_all_chunks_of_each() -> Non
             "forget": {"id": ["b#0", "a#0", "b#1"], "tokens": [10, 30, 10], "nll": [1.0, 2.0, 3.0]}
         },
     )
-    assert sweeps.documents_in(record) == 2
-    assert sweeps.first_perplexity(record, "forget", 1) == pytest.approx(math.exp(2.0))
-    assert sweeps.first_perplexity(record, "forget", 2) == pytest.approx(math.exp(2.0))
-    assert math.isnan(sweeps.first_perplexity(record, "forget", 3))
-    assert math.isnan(sweeps.first_perplexity(record, "retain", 1))
+    assert documents_in(record) == 2
+    assert first_perplexity(record, "forget", 1) == pytest.approx(math.exp(2.0))
+    assert first_perplexity(record, "forget", 2) == pytest.approx(math.exp(2.0))
+    assert math.isnan(first_perplexity(record, "forget", 3))
+    assert math.isnan(first_perplexity(record, "retain", 1))
 
 
 def test_the_span_of_a_sweep_is_its_largest_value_over_its_least() -> None:
     runs = [
-        replace(run, metrics={**run.metrics, sweeps.FORGET: x})
+        replace(run, metrics={**run.metrics, FORGET: x})
         for run, x in zip(
             synthetic.swept_study("batch_size", ("books",))[:7],
             (2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0),
             strict=True,
         )
     ]
-    assert sweeps.span(runs, BASELINES, "batch_size") == {"ga": pytest.approx(4.0)}
+    assert span(runs, BASELINES, "batch_size") == {"ga": pytest.approx(4.0)}
     broken = [*runs[:-1], replace(runs[-1], status="diverged", diverged_at=1)]
-    assert sweeps.span(broken, BASELINES, "batch_size") == {"ga": math.inf}
-    assert math.isnan(sweeps.span(runs[:1], BASELINES, "batch_size")["ga"])
-    assert "GA ×4.00" in sweeps.swept_in_words(runs, BASELINES, "batch_size", TOLERANCE)
+    assert span(broken, BASELINES, "batch_size") == {"ga": math.inf}
+    assert math.isnan(span(runs[:1], BASELINES, "batch_size")["ga"])
+    assert "GA ×4.00" in swept_in_words(runs, BASELINES, "batch_size", TOLERANCE)
 
 
 def test_the_table_of_a_sweep_names_divergence_and_what_is_missing() -> None:
     records = synthetic.swept_study("batch_size", ("books",))
     changed = [replace(records[0], status="diverged", diverged_at=1), *records[2:]]
-    table = sweeps.swept_table(changed, BASELINES, "batch_size")
+    table = swept_table(changed, BASELINES, "batch_size")
     assert list(table.columns) == [f"{n}" for n in SIZES]
     assert table.loc[("Books", "GA")].tolist()[:2] == ["diverged", "–"]
 
@@ -360,8 +403,8 @@ def test_a_sweep_is_told_in_words_without_baselines_or_numbers(name: str) -> Non
     field = "requests" if name == "sequential" else name
     lost = [replace(r, metrics={}) for r in records]
     for found, baselines in ((records, []), (lost, BASELINES), (records, BASELINES)):
-        assert sweeps.swept_in_words(found, baselines, field, TOLERANCE)
-        assert len(sweeps.swept_table(found, baselines, field))
+        assert swept_in_words(found, baselines, field, TOLERANCE)
+        assert len(swept_table(found, baselines, field))
 
 
 # --- the target against the truth
@@ -377,37 +420,37 @@ def alike(nll: float, split: str, which: str) -> Record:
 
 def test_of_documents_that_are_all_alike_every_request_is_alike() -> None:
     pair = [alike(1.2, "approximate", "vanilla"), alike(1.0, "forget", "oracle")]
-    (one, two) = sweeps.target_ratios(pair, "books", (1, 2, 4), within=1.1)
+    (one, two) = target_ratios(pair, "books", (1, 2, 4), within=1.1)
     for ratio in (one, two):
         assert (ratio.low, ratio.first, ratio.high) == pytest.approx((math.exp(0.2),) * 3)
         assert (ratio.off, ratio.early) == (1.0, 0.0)
 
 
 def test_the_target_is_surer_for_many_documents_than_for_one() -> None:
-    ratios = sweeps.target_ratios(BASELINES, "books", SIZES)
+    ratios = target_ratios(BASELINES, "books", SIZES)
     assert [r.size for r in ratios] == list(SIZES)
     widths = [math.log(r.high / r.low) for r in ratios]
     assert widths[0] > 2 * widths[-1]
     assert all(r.low <= r.median <= r.high for r in ratios)
-    assert ratios == sweeps.target_ratios(BASELINES, "books", SIZES)
+    assert ratios == target_ratios(BASELINES, "books", SIZES)
 
 
 def test_without_an_oracle_there_is_no_ratio_and_words_say_so() -> None:
     vanilla = [b for b in BASELINES if b.spec["baseline"] == "vanilla"]
-    assert sweeps.target_ratios(vanilla, "books", SIZES) == []
-    assert len(sweeps.target_sizes_table(vanilla, SIZES)) == 0
-    assert "no oracle" in sweeps.target_sizes_in_words(vanilla, SIZES)
+    assert target_ratios(vanilla, "books", SIZES) == []
+    assert len(target_sizes_table(vanilla, SIZES)) == 0
+    assert "no oracle" in target_sizes_in_words(vanilla, SIZES)
 
 
 def test_a_run_crosses_a_level_between_probes_evenly_in_the_logarithm() -> None:
     run = probed(1.0, 2.0, 8.0)
-    assert sweeps.crossing(run, 4.0) == pytest.approx(1.5)
-    assert sweeps.crossing(run, 0.5) == 0.0
-    assert sweeps.crossing(run, 8.0) == pytest.approx(2.0)
-    assert sweeps.crossing(run, 9.0) == math.inf
-    assert sweeps.crossing(probed(1.0, math.nan, math.inf), 2.0) == 2.0
-    assert math.isnan(sweeps.crossing(run, math.nan))
-    assert math.isnan(sweeps.crossing(synthetic.run("books", "ga"), 2.0))
+    assert crossing(run, 4.0) == pytest.approx(1.5)
+    assert crossing(run, 0.5) == 0.0
+    assert crossing(run, 8.0) == pytest.approx(2.0)
+    assert crossing(run, 9.0) == math.inf
+    assert crossing(probed(1.0, math.nan, math.inf), 2.0) == 2.0
+    assert math.isnan(crossing(run, math.nan))
+    assert math.isnan(crossing(synthetic.run("books", "ga"), 2.0))
 
 
 @pytest.mark.parametrize(
@@ -425,18 +468,18 @@ def test_a_run_crosses_a_level_between_probes_evenly_in_the_logarithm() -> None:
 def test_late_is_after_the_truth_and_early_before_it(
     by_target: float, by_truth: float, words: str
 ) -> None:
-    stop = sweeps.EarlyStop("books", "ga", 1e-4, by_target, by_truth)
-    assert sweeps.late_in_words(stop.late) == words
+    stop = EarlyStop("books", "ga", 1e-4, by_target, by_truth)
+    assert late_in_words(stop.late) == words
 
 
 def test_stops_are_found_for_every_probed_run_in_whole_updates_too() -> None:
     truth, target = base("oracle"), base("target")
     run = probed(1.0, min(truth, target) * 0.9, max(truth, target) * 1.1)
-    (stop,) = sweeps.early_stops([run, synthetic.run("books", "ga")], BASELINES)
+    (stop,) = early_stops([run, synthetic.run("books", "ga")], BASELINES)
     assert 1 < stop.by_target < 2 and 1 < stop.by_truth < 2
     assert (stop.late < 0) == (target < truth)
-    table = sweeps.early_stops_table([run], BASELINES)
+    table = early_stops_table([run], BASELINES)
     assert table.iloc[0].tolist()[:2] == ["2", "2"]
-    assert "1 reach both levels" in sweeps.early_stops_in_words([run], BASELINES)
-    assert "0 reach both levels" in sweeps.early_stops_in_words([probed(1.0, 1.0)], BASELINES)
-    assert len(sweeps.early_stops_table([], BASELINES)) == 0
+    assert "1 reach both levels" in early_stops_in_words([run], BASELINES)
+    assert "0 reach both levels" in early_stops_in_words([probed(1.0, 1.0)], BASELINES)
+    assert len(early_stops_table([], BASELINES)) == 0

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 from helpers import documents, tiny_llama, tiny_tokenizer
 
-from unlearnlib.cli import main
+from unlearnlib.cli.main import main
+from unlearnlib.comparison import compare
 from unlearnlib.errors import UnlearnError
 from unlearnlib.models import load_model, load_tokenizer, save_model
 from unlearnlib.store import Store
 from unlearnlib.tasks import load_tasks, metrics_of, run_tasks, stderr_of, task_rows
-from unlearnlib.verify import compare
 
 harness = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None,

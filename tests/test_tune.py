@@ -16,15 +16,17 @@ from helpers import QUIET, tiny_bench, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearnlib.cli import main
+from unlearnlib.cli.main import main
 from unlearnlib.engine import Part, Training, optimise
 from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import Descent
 from unlearnlib.models import load_model, model_hash, save_model
-from unlearnlib.report import trace_table
+from unlearnlib.report.tuning import trace_table
 from unlearnlib.run import execute
 from unlearnlib.scoring import score_chunks
-from unlearnlib.search import (
+from unlearnlib.spec import RunSpec
+from unlearnlib.tune import tune
+from unlearnlib.tuning_rule import (
     GOOD_ENOUGH,
     LARGEST,
     RUNS,
@@ -33,8 +35,6 @@ from unlearnlib.search import (
     Step,
     propose,
 )
-from unlearnlib.spec import RunSpec
-from unlearnlib.tune import tune
 
 SITUATION = Situation(forget=1.7, target=3.7, general=5.0, updates=12)
 

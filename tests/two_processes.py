@@ -15,7 +15,7 @@ import torch
 from helpers import flat, tiny_bench
 
 from unlearnlib.engine import Execution
-from unlearnlib.methods import PAPER_METHODS
+from unlearnlib.profiles import PAPER_METHODS
 from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
 

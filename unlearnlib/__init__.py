@@ -19,10 +19,10 @@ _PUBLIC = {
     "RunSpec": "unlearnlib.spec",
     "TokenScores": "unlearnlib.metrics.scores",
     "UnlearnError": "unlearnlib.errors",
-    "load_domain": "unlearnlib.run",
+    "load_domain": "unlearnlib.profiles",
     "load_model": "unlearnlib.models",
     "load_tokenizer": "unlearnlib.models",
-    "save": "unlearnlib.saved",
+    "save": "unlearnlib.report.saved",
     "score": "unlearnlib.scoring",
     "unlearn": "unlearnlib.run",
 }
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from unlearnlib.metrics.scores import TokenScores as TokenScores
     from unlearnlib.models import load_model as load_model
     from unlearnlib.models import load_tokenizer as load_tokenizer
-    from unlearnlib.run import load_domain as load_domain
+    from unlearnlib.profiles import load_domain as load_domain
+    from unlearnlib.report.saved import save as save
     from unlearnlib.run import unlearn as unlearn
-    from unlearnlib.saved import save as save
     from unlearnlib.scoring import score as score
     from unlearnlib.spec import RunSpec as RunSpec
 

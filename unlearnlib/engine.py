@@ -35,13 +35,15 @@ from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from unlearnlib.corpus.chunks import Batch, Chunk, collate, collate_packed, pack
+from unlearnlib.decoder import decoder_of, head_of
 from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.methods import Alignment, LabelTerm, Original, Term
-from unlearnlib.models import decoder_of, head_of, reshard, sharded
+from unlearnlib.methods import LabelTerm, Original, Term
 from unlearnlib.objectives import Head, cross_entropy_by_group
+from unlearnlib.profiles import Alignment
 from unlearnlib.seeds import seeded_generator
+from unlearnlib.sharding import reshard, sharded
 from unlearnlib.spec import OPTIMIZERS
-from unlearnlib.store import write_file
+from unlearnlib.store.files import write_file
 
 logger = logging.getLogger(__name__)
 
@@ -395,9 +397,6 @@ def _set_activation_checkpointing(model: Any, on: bool) -> None:
         getattr(model, f"{name}_checkpointing_disable")()
 
 
-# --- optimizers ----------------------------------------------------------------------------------
-
-
 def _master_parameters(model: nn.Module) -> dict[str, Tensor]:
     """What the optimizer of this process steps, by the trainable parameter's name.
 
@@ -461,9 +460,6 @@ def make_optimizer(
     return kinds[name](  # type: ignore[no-any-return]
         parameters, lr=0.0, betas=betas, weight_decay=weight_decay
     )
-
-
-# --- checkpoints ---------------------------------------------------------------------------------
 
 
 def _shard_path(checkpoint: Checkpoint, model: nn.Module) -> Path:
@@ -579,9 +575,6 @@ def _min_over_ranks(done: int) -> int:
     least = torch.tensor(done, device=PartialState().device)
     dist.all_reduce(least, dist.ReduceOp.MIN)
     return int(least)
-
-
-# --- one update ----------------------------------------------------------------------------------
 
 
 def draw_update(

@@ -1,9 +1,4 @@
-"""How methods, baselines, splits, domains and attacks are named and drawn, everywhere alike.
-
-A method's row stands in `methods.METHODS`; its look stands here, under the same name, so that
-reading records needs no torch. A method without a look is named by its id and has the colour and
-marker of all such methods. Colours are hexadecimal RGB, markers and line styles Matplotlib's.
-"""
+"""How methods, domains, splits and attacks look: title, colour and marker, each in one place."""
 
 from __future__ import annotations
 

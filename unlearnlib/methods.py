@@ -20,9 +20,8 @@ from torch import Tensor
 from unlearnlib.corpus.chunks import Chunk
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.objectives import Head, cross_entropy, kl_to_reference, positions_per_chunk
+from unlearnlib.profiles import Alignment
 from unlearnlib.seeds import seeded_generator
-from unlearnlib.spec import PAPER_METHODS as PAPER_METHODS
-from unlearnlib.spec import Alignment as Alignment
 
 RetainData = Literal["general", "in_distribution"]
 

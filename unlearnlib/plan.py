@@ -20,11 +20,12 @@ import torch
 
 from unlearnlib.corpus.chunks import Chunk, pack
 from unlearnlib.cost import FLOPS_FORWARD, training_flops
+from unlearnlib.decoder import decoder_of
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
 from unlearnlib.lora import inject, trained_parameters
 from unlearnlib.methods import LabelTerm, Term, get_method
-from unlearnlib.models import DTYPES, decoder_of, model_config
+from unlearnlib.models import DTYPES, model_config
 from unlearnlib.objectives import chunk_positions
 from unlearnlib.spec import RunSpec
 

@@ -25,9 +25,10 @@ from unlearnlib.corpus.documents import Document, hash_documents
 from unlearnlib.engine import Execution, Outcome, Part, Training, optimise, peak_memory_bytes
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.methods import Descent
-from unlearnlib.models import lab_checkpoint, model_hash, parameter_count, save_model
-from unlearnlib.spec import DOMAINS
-from unlearnlib.store import provenance
+from unlearnlib.models import model_hash, parameter_count, save_model
+from unlearnlib.profiles import DOMAINS
+from unlearnlib.store.provenance import provenance
+from unlearnlib.trained import lab_checkpoint
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 

@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from unlearnlib.corpus.chunks import Chunk, collate, cut, pack
 from unlearnlib.corpus.documents import Document
+from unlearnlib.decoder import check_head, check_loaded, check_reach, head_of
 from unlearnlib.engine import Execution, hidden_states
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.scores import TokenScores
-from unlearnlib.models import check_head, check_loaded, check_reach, head_of
 from unlearnlib.objectives import Head, positions_per_chunk
 
 

@@ -1,4 +1,4 @@
-"""What a run is: `RunSpec`, and the profiles (scales) at which everything runs.
+"""What a run is: `RunSpec`.
 
 A spec holds all that can change a result and nothing that cannot: the micro-batch, the number
 of processes or the device are not in it. It is checked when it is made, so that a typing error
@@ -17,11 +17,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.profiles import COMPARED as COMPARED
+from unlearnlib.profiles import DOMAINS as DOMAINS
+from unlearnlib.profiles import PAPER_METHODS, Alignment, Precision
+from unlearnlib.profiles import PROFILES as PROFILES
+from unlearnlib.profiles import YOURS as YOURS
+from unlearnlib.profiles import Profile as Profile
+from unlearnlib.profiles import Region as Region
+from unlearnlib.profiles import get_profile as get_profile
 
 # The words that fields may be; a field's annotation is its only list.
 Schedule = Literal["constant", "linear", "cosine"]
-Alignment = Literal["aligned", "release"]  # of labels; the release's is off by one
-Precision = Literal["float32", "float64", "bfloat16"]
+
+
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 Base = Literal["vanilla", "published"]
 SCHEDULES: tuple[str, ...] = typing.get_args(Schedule)
@@ -29,165 +37,6 @@ OPTIMIZERS: tuple[str, ...] = typing.get_args(Optimizer)
 # Fields that came after records were published: at their defaults they are left out of a spec's
 # dictionary, and so of keys, which stay what they were.
 LATER_FIELDS = ("requests", "optimizer", "lora_rank", "lora_alpha", "base")
-DOMAINS = ("arxiv", "github", "books")  # the paper's; a profile may have others
-YOURS = "yours"  # the domain of a user's own documents
-# The paper's seven methods, in its order: what studies run and the book compares. A method that
-# comes to `methods.METHODS` later changes neither.
-PAPER_METHODS = (
-    "ga",
-    "random_label",
-    "adversarial",
-    "ga_gd_general",
-    "ga_gd_in_dist",
-    "ga_kl_general",
-    "ga_kl_in_dist",
-)
-COMPARED = ("ga", "ga_gd_in_dist")  # by the paper's claim of robustness: without, with retain term
-
-
-@dataclass(frozen=True)
-class Region:
-    """The grid of the study `robust_region`: learning rates x numbers of updates.
-
-    rates    even in the logarithm
-    updates  of a run, which is measured after every `every` of them; with a constant schedule
-             those are the runs of so many updates
-    every    0: at the end alone, so that a run is one setting
-    methods  those that are compared (none: all)
-    """
-
-    rates: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-    updates: int = 24
-    every: int = 3
-    methods: tuple[str, ...] = ()
-
-    @property
-    def settings(self) -> int:
-        """Settings of one method on one domain."""
-        return len(self.rates) * (self.updates // self.every if self.every else 1)
-
-
-@dataclass(frozen=True)
-class Profile:
-    """A scale at which everything runs.
-
-    model       where the vanilla model comes from: "lab", a hub id or a folder
-    corpus      "fictitious", "public", "hub" or another name in `run.CORPORA`
-    length      tokens per chunk
-    prefix      target tokens given before verbatim extraction is measured
-    continued   vanilla is not `model` itself but `model` trained further on forget and retain
-                sets, and so there are oracles (see `continued.py`)
-    domains     those that its corpus has: the paper's, some of them, or others
-    limits      documents per split, (split, count) pairs; a split that is not named is whole
-    clipped     of each document only the first `length` tokens are taken
-    seeds       of the study `main`
-    updates     per run of a study
-    rates       learning rates of the study `rates`, which chooses the settings
-    tuning_seed of that study
-    precision   of the studies' runs
-    region      the grid of the study `robust_region`
-    settings_of (profile, domain) whose chosen settings the studies take, so that nothing is chosen
-                from the runs that are reported; None: each domain's own, which `rates` chooses
-    """
-
-    name: str
-    model: str
-    corpus: str
-    length: int
-    prefix: int
-    about: str
-    continued: bool = False
-    domains: tuple[str, ...] = DOMAINS
-    limits: tuple[tuple[str, int], ...] = ()
-    clipped: bool = False
-    seeds: tuple[int, ...] = (0, 1, 2)
-    updates: int = 12
-    rates: tuple[float, ...] = (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
-    precision: Precision = "float32"
-    tuning_seed: int = 100  # the settings are chosen on a seed that the main study does not use
-    region: Region = Region()
-    settings_of: tuple[str, str] | None = None
-
-
-_OPEN_CPU = Profile(
-    "open_cpu",
-    "HuggingFaceTB/SmolLM2-135M",
-    "public",
-    256,
-    64,
-    "the same for two CPU cores and an hour: one domain, short documents, one seed",
-    continued=True,
-    domains=("books",),
-    limits=(
-        ("forget", 48),
-        ("retain", 192),
-        ("approximate", 48),
-        ("general_retain", 96),
-        ("general_evaluation", 48),
-    ),
-    clipped=True,
-    seeds=(0,),
-    updates=6,
-    rates=(4e-5, 6e-5),
-    tuning_seed=0,  # the main study is then the better runs of this one, and costs no more
-    # In steps of a factor 1.5, through the rates of the study `rates`: four runs are shared.
-    region=Region(
-        (2.7e-5, 4e-5, 6e-5, 9e-5),
-        updates=6,
-        every=0,
-        methods=COMPARED,
-    ),
-)
-
-PROFILES: dict[str, Profile] = {
-    "lab": Profile(
-        "lab",
-        "lab",
-        "fictitious",
-        320,
-        32,
-        "a small Llama trained here from scratch on invented texts; any laptop, no network",
-    ),
-    "open": Profile(
-        "open",
-        "HuggingFaceTB/SmolLM2-135M",
-        "public",
-        1024,
-        64,
-        "SmolLM2-135M, trained further on public texts at pinned commits; one GPU",
-        continued=True,
-        rates=(2e-5, 4e-5, 8e-5),
-        # A run is then seconds on one GPU, and all studies fit into half an hour.
-        precision="bfloat16",
-    ),
-    "open_cpu": _OPEN_CPU,
-    # Models of their own, so that making one domain's does not take the texts of the others.
-    **{
-        f"open_cpu_{domain}": dataclasses.replace(
-            _OPEN_CPU,
-            name=f"open_cpu_{domain}",
-            about=f"the same on {what}, with the settings that open_cpu chose on novels",
-            domains=(domain,),
-            settings_of=("open_cpu", "books"),
-        )
-        for domain, what in (("arxiv", "mathematics"), ("github", "code"))
-    },
-    "paper": Profile(
-        "paper",
-        "01-ai/Yi-6B",
-        "hub",
-        4096,
-        64,
-        "Yi-6B on the authors' published data; one 141 GB GPU or several",
-    ),
-}
-
-
-def get_profile(name: str) -> Profile:
-    """The profile of that name; `UnlearnError` lists the valid ones, nearest first."""
-    if name not in PROFILES:
-        raise unknown("profile", name, PROFILES)
-    return PROFILES[name]
 
 
 def _is_choice(kind: Any) -> bool:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.store import Record, run_key
+from unlearnlib.store.record import Record, run_key
 
 if TYPE_CHECKING:
     from torch import nn
@@ -199,9 +199,6 @@ def tasks_record(run: Record, tasks: TaskSet, metrics: Mapping[str, float]) -> R
         provenance=run.provenance,
         extra={"run": run.key, "fingerprint": tasks.fingerprint},
     )
-
-
-# --- the harness ---------------------------------------------------------------------------------
 
 
 def _task_manager() -> Any:

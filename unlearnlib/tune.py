@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,16 +15,16 @@ from typing import Any
 
 from torch import nn
 
+from unlearnlib.bench import Bench, evaluate
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.distance import target_gap
 from unlearnlib.metrics.perplexity import perplexity
-from unlearnlib.run import Bench, evaluate, execute
+from unlearnlib.run import execute
 from unlearnlib.scoring import score_chunks
-from unlearnlib.search import RUNS, START, Proposal, Situation, Step, propose
 from unlearnlib.spec import RunSpec
-from unlearnlib.store import Record, write_file
-
-logger = logging.getLogger(__name__)
+from unlearnlib.store.files import write_file
+from unlearnlib.store.record import Record
+from unlearnlib.tuning_rule import RUNS, START, Proposal, Situation, Step, propose
 
 
 @dataclass(frozen=True)

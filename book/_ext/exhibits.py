@@ -24,7 +24,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from unlearnlib.exhibits import MARK, MARKS, folded
+from unlearnlib.book.exhibits import MARK, MARKS, folded
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,10 @@ from unlearnlib.errors import UnlearnError, unknown
 logger = logging.getLogger(__name__)
 
 TEXT_COLUMNS = ("text", "content", "document", "body")
+
+
 """Column names that are taken for the text, in this order, when none is given."""
+
 
 _TABLES = {
     ".csv": "save the table as Parquet or JSON Lines",

@@ -24,7 +24,10 @@ from unlearnlib.corpus.files import checked_limits
 from unlearnlib.errors import UnlearnError, unknown
 
 DOMAINS = {"arxiv": "latex", "github": "code", "books": "books"}
+
+
 """Our domains -> the domains of the lock that stand in for them."""
+
 
 FOLDER_VARIABLE = "UNLEARN_CORPORA"
 LOCK_VARIABLE = "UNLEARN_LOCK"

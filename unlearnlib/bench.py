@@ -1,0 +1,321 @@
+"""What runs on one model and one domain share, and all measurements of a model on it.
+
+`open_bench` loads a model, its tokenizer, the data and the oracle once; `evaluate` computes every
+metric of a model on that data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from unlearnlib.corpus.chunks import Chunk, cut, last_word
+from unlearnlib.corpus.documents import Document, DomainData
+from unlearnlib.decoder import head_of
+from unlearnlib.engine import Execution
+from unlearnlib.errors import UnlearnError
+from unlearnlib.metrics import summarise
+from unlearnlib.metrics.distance import mean_kl
+from unlearnlib.metrics.membership import attack_scores, auc, min_k
+from unlearnlib.metrics.perplexity import perplexity
+from unlearnlib.metrics.scores import TokenScores
+from unlearnlib.metrics.utility import cloze, last_word_accuracy
+from unlearnlib.models import load_model, load_tokenizer, model_hash
+from unlearnlib.profiles import clipped, get_profile, load_domain
+from unlearnlib.scoring import Reference, cloze_chunks, score_chunks
+from unlearnlib.spec import RunSpec
+from unlearnlib.store.record import run_key
+from unlearnlib.trained import lab_checkpoint
+
+EVALUATED = ("forget", "approximate", "retain", "general")
+RETAIN_SHARE = 1  # retain chunks evaluated per forget document: enough for a mean
+QUESTIONED = 32  # documents per split whose facts are asked for: a hundred questions or so
+KEPT_ATTACKS = ("loss", "zlib", "min_k_20", "min_k_40", "min_k_pp_20", "min_k_pp_40")
+
+
+@dataclass
+class Bench:
+    """What all runs on one model and one domain share: loaded, cut and hashed once.
+
+    model      the model before unlearning, on its device; runs work on copies of it
+    oracle     the exactly retrained model, where there is one
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    data: DomainData
+    length: int
+    prefix: int = 32
+    oracle: nn.Module | None = None
+    execution: Execution = field(default_factory=Execution)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        self.model_hash = model_hash(self.model)
+        self.data_hash = self.data.hash()
+        self.special = frozenset(int(t) for t in self.tokenizer.all_special_ids)
+        # A tokenizer may have been given tokens that the model was not resized for.
+        self.vocabulary = min(len(self.tokenizer), head_of(self.model).weight.shape[0])
+        self._chunks: dict[tuple[str, int], list[Chunk]] = {}
+        self._cloze: dict[tuple[str, int | None], tuple[list[Chunk], np.ndarray]] = {}
+        self._references: dict[int, Reference] = {}
+        self._last_words: dict[tuple[tuple[int, ...], int], tuple[int, int]] = {}
+
+    def chunks(self, split: str, length: int | None = None) -> list[Chunk]:
+        """The chunks of one of `SPLITS`."""
+        key = (split, length or self.length)
+        if key not in self._chunks:
+            self._chunks[key] = cut(self.data.split(split), self.tokenizer, key[1], name=split)
+        return self._chunks[key]
+
+    def forgotten(self, spec: RunSpec) -> list[Chunk]:
+        """The chunks that the run forgets: of the first `forget_size` documents."""
+        names = {document.id for document in self.data.forget[: spec.forget_size]}
+        chunks = [c for c in self.chunks("forget", spec.length) if c.document in names]
+        if not chunks:
+            raise UnlearnError("the forget set is empty: give at least one document to forget.")
+        return chunks
+
+    def evaluated(self, spec: RunSpec | None = None) -> dict[str, list[Chunk]]:
+        """The chunks of each split of `EVALUATED` that there is."""
+        spec = spec or RunSpec()
+        length = spec.length
+        sets = {
+            "forget": self.forgotten(spec),
+            "approximate": self.chunks("approximate", length),
+            "retain": self.chunks("retain", length)[: RETAIN_SHARE * len(self.data.forget)],
+            "general": self.chunks("general_evaluation", length),
+        }
+        return {name: chunks for name, chunks in sets.items() if chunks}
+
+    def last_words(self, chunks: Sequence[Chunk]) -> np.ndarray:
+        """(C, 2) targets of each chunk's last word, as `last_word_accuracy` takes them."""
+        for chunk in chunks:
+            key = chunk.tokens, chunk.context
+            if key not in self._last_words:
+                self._last_words[key] = last_word(chunk, self.tokenizer) or (-1, -1)
+        found = [self._last_words[chunk.tokens, chunk.context] for chunk in chunks]
+        return np.array(found, dtype=np.int64).reshape(-1, 2)
+
+    def questions(self, split: str, limit: int | None = None) -> tuple[list[Chunk], np.ndarray]:
+        """Cloze chunks of the facts in the documents of `questioned`."""
+        key = (split, limit)
+        if key not in self._cloze:
+            self._cloze[key] = cloze_chunks(self.questioned(split, limit), self.tokenizer)
+        return self._cloze[key]
+
+    def questioned(self, split: str, limit: int | None = None) -> tuple[Document, ...]:
+        """The documents whose facts are asked for: the first `QUESTIONED`, at most `limit`."""
+        return self.data.split(split)[:QUESTIONED][:limit]
+
+    def reference(self, spec: RunSpec | None = None) -> Reference | None:
+        """The oracle's distributions on forget and approximate chunks."""
+        if self.oracle is None:
+            return None
+        length = (spec.length if spec else None) or self.length
+        if length not in self._references:
+            chunks = self.chunks("forget", length) + self.chunks("approximate", length)
+            self._references[length] = Reference(self.oracle, chunks)
+        return self._references[length]
+
+
+def evaluate(
+    bench: Bench, model: nn.Module, spec: RunSpec | None = None
+) -> tuple[dict[str, float], dict[str, dict[str, list[Any]]], dict[str, TokenScores]]:
+    """All metrics of `model` on the bench's data: (metrics, per-chunk scores, token scores).
+
+    Where a model that diverged gives NaN for a split, all that is computed from that split is
+    NaN, under the same names.
+    """
+    reference = bench.reference(spec)
+    quiet = Execution(bench.execution.micro_tokens, bench.execution.micro_chunks, progress=False)
+    scores = {
+        split: score_chunks(
+            model,
+            chunks,
+            reference=reference if split in ("forget", "approximate") else None,
+            execution=quiet,
+        )
+        for split, chunks in bench.evaluated(spec).items()
+    }
+    broken = {split for split, values in scores.items() if _has_nan(values)}
+    numbers = {s: _zeros(values) if s in broken else values for s, values in scores.items()}
+    metrics = summarise(
+        numbers.get("forget"),
+        numbers.get("approximate"),
+        numbers.get("retain"),
+        numbers.get("general"),
+        prefix=bench.prefix,
+    )
+    for split, chunks in bench.evaluated(spec).items():
+        ends = bench.last_words(chunks)
+        metrics[f"{split}/last_word_accuracy"] = last_word_accuracy(numbers[split], ends)
+    for split in ("forget", "approximate"):
+        limit = spec.forget_size if spec and split == "forget" else None
+        chunks, starts = bench.questions(split, limit)
+        if chunks:
+            asked = score_chunks(model, chunks, execution=quiet)
+            facts = sum(len(document.facts) for document in bench.questioned(split, limit))
+            for name, value in cloze(asked, starts, len(chunks) // facts).items():
+                metrics[f"{split}/cloze_{name}"] = value
+    for name in metrics:
+        words = set(name.split("/"))
+        if broken & (words | ({"forget", "approximate"} if "membership" in words else set())):
+            metrics[name] = float("nan")
+    documents: dict[str, dict[str, list[Any]]] = {}
+    for split, values in scores.items():
+        documents[split] = {
+            "id": list(values.ids),
+            "tokens": values.lengths.tolist(),
+            "nll": _short(-values.chunk_means(values.logprob)),
+        }
+        if split in ("forget", "approximate"):
+            nothing = dict.fromkeys(KEPT_ATTACKS, np.full(len(values), np.nan))
+            attacks = nothing if split in broken else attack_scores(values)
+            documents[split].update({name: _short(attacks[name]) for name in KEPT_ATTACKS})
+    return metrics, documents, scores
+
+
+def _has_nan(scores: TokenScores) -> bool:
+    """Whether the model gave NaN: its parameters are no use though they may still be finite."""
+    return bool(np.isnan(scores.logprob).any())
+
+
+def _zeros(scores: TokenScores) -> TokenScores:
+    """Scores of the same chunks that every metric accepts."""
+    names = [
+        name for name in ("logprob", "mean", "variance", "kl") if getattr(scores, name) is not None
+    ]
+    return dataclasses.replace(scores, **{n: np.zeros_like(getattr(scores, n)) for n in names})
+
+
+def _short(values: np.ndarray) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]
+
+
+def _probe(bench: Bench, model: nn.Module, spec: RunSpec) -> dict[str, float]:
+    """The few metrics that a trajectory shows after an update."""
+    quiet = Execution(bench.execution.micro_tokens, bench.execution.micro_chunks, progress=False)
+    sets = bench.evaluated(spec)
+    reference = bench.reference(spec)
+    out: dict[str, float] = {}
+    scores = {}
+    for split in ("forget", "approximate", "general"):
+        if split in sets:
+            old = reference if split == "forget" else None
+            scores[split] = score_chunks(model, sets[split], reference=old, execution=quiet)
+            out[f"{split}/perplexity"] = perplexity(scores[split])
+    if "approximate" in scores:
+        out["membership/min_k_40/auc"] = float("nan")
+        if not any(map(_has_nan, scores.values())):
+            members, others = (min_k(scores[s], 0.4) for s in ("forget", "approximate"))
+            out["membership/min_k_40/auc"] = auc(members, others)
+    if reference is not None:
+        out["oracle_kl/forget"] = mean_kl(scores["forget"])
+    return out
+
+
+def key_of(bench: Bench, spec: RunSpec) -> str:
+    """The key of a run on a bench."""
+    return run_key(spec.as_dict(), bench.data_hash, bench.model_hash)
+
+
+@dataclass(frozen=True)
+class Models:
+    """Which models a bench has, and how they are loaded.
+
+    model      a folder or hub id; None: the profile's
+    oracle     the exactly retrained model, a folder or hub id; None: the profile's, where `model`
+               is the profile's too
+    base       "vanilla", or "published" for the model that the profile's vanilla was trained
+               further from, which has no oracle of the profile
+    precision  a name in `DTYPES`; None: that of the profile's studies
+    device     that the models are loaded to
+    """
+
+    model: str | Path | None = None
+    oracle: str | Path | None = None
+    base: str = "vanilla"
+    precision: str | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which of a profile's texts a bench has (see `load_domain`).
+
+    folder  a local copy of the texts; None: where the profile has them from
+    limits  split -> number of documents taken of it, from the first; None: the profile's
+    """
+
+    folder: str | Path | None = None
+    limits: Mapping[str, int] | None = None
+
+
+def sources(
+    profile: str, domain: str, models: Models, own: bool = False
+) -> tuple[str | Path, str | Path | None]:
+    """Where a bench's model and oracle come from; `own` says that the documents are a user's."""
+    from unlearnlib.trained import continued_checkpoint  # which imports this file
+
+    scale, model, oracle = get_profile(profile), models.model, models.oracle
+    if model is not None and not str(model).strip():
+        raise UnlearnError(f"the model is {model!r}: give a folder or a hub id, or leave it out.")
+    if models.base == "published":
+        if not scale.continued:
+            raise UnlearnError(
+                f"base is {models.base!r}, and the model of profile {profile!r} was not trained "
+                "further: leave base at 'vanilla', or take the profile open or open_cpu."
+            )
+        return model or scale.model, oracle
+    if model is None and scale.continued and not own:
+        return (
+            continued_checkpoint(profile, "vanilla", needed=True),
+            oracle or continued_checkpoint(profile, f"oracle-{domain}", needed=True),
+        )
+    source = model or scale.model
+    if oracle is None and str(source) == "lab" and scale.corpus == "fictitious" and not own:
+        oracle = lab_checkpoint(f"oracle-{domain}")
+    return source, oracle
+
+
+def open_bench(
+    profile: str = "lab",
+    domain: str = "books",
+    *,
+    models: Models | None = None,
+    selection: Selection | None = None,
+    data: DomainData | None = None,
+    length: int | None = None,
+    execution: Execution | None = None,
+) -> Bench:
+    """Load a profile's model, tokenizer, data and (where there is one) oracle.
+
+    `data` is a user's own, in place of the profile's texts (`selection`); `length` is in tokens per
+    chunk, by default the profile's.
+    """
+    scale, models = get_profile(profile), models or Models()
+    selection = selection or Selection()
+    own = data is not None
+    precision = models.precision or scale.precision
+    data = data or load_domain(profile, domain, selection.folder, selection.limits)
+    source, oracle = sources(profile, domain, models, own)
+    model, tokenizer = load_model(source, precision, models.device), load_tokenizer(source)
+    if not own:
+        data = clipped(profile, data, tokenizer)
+    return Bench(
+        model,
+        tokenizer,
+        data,
+        length or scale.length,
+        scale.prefix,
+        load_model(oracle, precision, models.device) if oracle else None,
+        execution or Execution(),
+        str(source),
+    )

@@ -1,0 +1,159 @@
+"""What several chapters draw alike: lines with a spread, courses over updates, rows of dots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from unlearnlib.book.records import baseline_value, methods_of, select, value
+from unlearnlib.looks import BASELINE_STYLES, BASELINE_TITLES, INK, method_style, method_title
+from unlearnlib.plates import (
+    BEYOND,
+    DescribedFigure,
+    Layout,
+    _cross,
+    _inside,
+    _points,
+    _range,
+    _set_log,
+)
+from unlearnlib.store.record import Record
+from unlearnlib.text import mean_and_spread, number
+
+
+def _name_rows(ax: Axes, names: Sequence[str], *, shown: bool = True, top: float = -0.6) -> None:
+    """A row per name from top to bottom, without the line of an axis; `shown`: with the names."""
+    ax.set_ylim(len(names) - 0.4, top)
+    ax.set_yticks(range(len(names)), list(names) if shown else [""] * len(names))
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+
+
+def _baseline_values(
+    baselines: Sequence[Record], domain: str, metric: str, runs: Sequence[Record]
+) -> dict[str, float]:
+    """The value of vanilla, target and oracle for a metric; NaN where there is none."""
+    return {
+        which: baseline_value(baselines, domain, which, metric, runs) for which in BASELINE_TITLES
+    }
+
+
+def _cap(marks: Iterable[float]) -> float:
+    """How far an axis may reach for what runs give: `BEYOND` times the largest baseline."""
+    return BEYOND * max((m for m in marks if math.isfinite(m)), default=math.inf)
+
+
+def _lines(
+    ax: Axes,
+    axis: str,
+    baselines: Sequence[Record],
+    domain: str,
+    metric: str,
+    runs: Sequence[Record],
+    which: Sequence[str] = tuple(BASELINE_TITLES),
+) -> None:
+    """Draw vanilla, target and oracle as lines at their values on an axis, "x" or "y"."""
+    for name, x in _baseline_values(baselines, domain, metric, runs).items():
+        if name in which and math.isfinite(x):
+            draw = ax.axhline if axis == "y" else ax.axvline
+            draw(x, zorder=1.5, **BASELINE_STYLES[name])
+
+
+def _means(records: Sequence[Record], domain: str, metric: str) -> str:
+    """ "METHOD VALUE, ..." for an alternative text."""
+    parts = []
+    for method in methods_of(select(records, domain)):
+        runs = select(records, domain, method)
+        mean = mean_and_spread([value(r, metric) for r in runs])[0]
+        text = "no value" if math.isnan(mean) else "infinite" if math.isinf(mean) else number(mean)
+        if any(r.status == "diverged" for r in runs):
+            text += " (diverged)"
+        parts.append(f"{method_title(method)} {text}")
+    return ", ".join(parts)
+
+
+def _named(baselines: Sequence[Record], domain: str, metric: str, runs: Sequence[Record]) -> str:
+    """ "BASELINE VALUE, ..." for an alternative text."""
+    known = _baseline_values(baselines, domain, metric, runs)
+    return ", ".join(
+        f"{BASELINE_TITLES[which]} {number(x)}" for which, x in known.items() if not math.isnan(x)
+    )
+
+
+def _from_to(values: Iterable[float]) -> str:
+    """ "LOWEST to HIGHEST" of the values that are numbers, for an alternative text."""
+    known = [v for v in values if not math.isnan(v)]
+    return f"{number(min(known))} to {number(max(known))}" if known else ""
+
+
+def _method_panels(
+    layout: Layout,
+    domains: Sequence[str],
+    methods: Sequence[str],
+    xlabel: str,
+    *,
+    row_height: float = 0.3,
+    extra: float = 0.4,
+) -> tuple[DescribedFigure, list[tuple[Axes, str]]]:
+    """`Layout.panels` with a row per method, `row_height` inches each, named at the first panel."""
+    figure, panels = layout.panels(
+        domains, 0.75 + row_height * len(methods), xlabel=xlabel, extra=extra
+    )
+    titles = [method_title(m) for m in methods]
+    for i, (ax, _) in enumerate(panels):
+        _name_rows(ax, titles, shown=layout.is_narrow or i == 0)
+    return figure, panels
+
+
+def _seed_dots(
+    ax: Axes, values: Sequence[float], y: float, colour: str, filled: bool = True
+) -> None:
+    """The seeds' range as a line, the seeds as small dots, their mean as a large one."""
+    known = [v for v in values if not math.isnan(v)]
+    if not known:
+        return
+    low, high = ax.get_xlim()
+    ends = [_inside(v, low, high) for v in (min(known), max(known))]
+    ax.plot(ends, [y, y], color=colour, linewidth=1.6, solid_capstyle="round", zorder=2)
+    common: dict[str, Any] = {"color": colour, "marker": "o"}
+    _points(ax, known, [y] * len(known), markersize=3.5, alpha=0.6, markeredgewidth=0, **common)
+    face = colour if filled else "white"
+    mean = mean_and_spread(known)[0]
+    _points(
+        ax, [mean], [y], markersize=7, markerfacecolor=face, markeredgewidth=1.4, zorder=3, **common
+    )
+
+
+def _course(record: Record, metric: str) -> tuple[list[float], list[float]]:
+    """(updates, values) of a metric along a run."""
+    rows = [row for row in record.trajectory if metric in row]
+    return [float(row["update"]) for row in rows], [float(row[metric]) for row in rows]
+
+
+def _course_axis(ax: Axes, metric: str, values: Sequence[float], marks: Sequence[float]) -> None:
+    if metric.endswith("/auc"):
+        ax.set_ylim(0, 1)
+        ax.axhline(0.5, color=INK, linewidth=0.8)
+    else:
+        _set_log(ax, "y", *_range([*values, *marks], _cap(marks)))
+
+
+def _path(
+    ax: Axes, points: Sequence[tuple[float, float, bool]], method: str, *, cross_size: float = 9
+) -> None:
+    """A method's runs as points along a line: (x, y, whether the run diverged), which is a cross.
+
+    A value beyond the axis of y is drawn at its edge.
+    """
+    low, high = ax.get_ylim()
+    style = method_style(method)
+    inside = [(x, _inside(y, low, high)) for x, y, _ in points]
+    ax.plot([x for x, _ in inside], [y for _, y in inside], linewidth=1.4, color=style["color"])
+    for (x, y, diverged), (_, edge) in zip(points, inside, strict=True):
+        if diverged:
+            _cross(ax, x, edge, style["color"], cross_size)
+        else:
+            _points(ax, [x], [y], markersize=4.6, markeredgewidth=0, **style)

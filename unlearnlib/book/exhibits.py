@@ -1,0 +1,231 @@
+"""Figures and tables as HTML with an anchor, a title, and how to repeat them.
+
+Only the book knows which notebook a figure or table is from, where that notebook can be read, and
+what it was run with. So a notebook leaves a mark, an HTML comment that nobody sees, and the
+extension `book/_ext/exhibits.py` puts the link and the papermill command there while the book is
+built. In a plain notebook the mark stays a comment and nothing is broken.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from unlearnlib.book.records import Finding
+from unlearnlib.errors import UnlearnError
+from unlearnlib.plates import NARROW_SCREEN, DescribedFigure, _data_uri, to_svg
+from unlearnlib.text import number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def glue(found: Mapping[str, Finding], prefix: str = "") -> None:
+    """Store findings in the notebook under PREFIX + name, for {glue:text} in other chapters.
+
+    Nothing is shown. Writes what `myst_nb.glue` writes, without needing the book's tools.
+    """
+    from IPython.display import display
+
+    hidden = "application/papermill.record/"
+    for name, x in found.items():
+        text = number(x) if isinstance(x, float) else str(x)
+        display(
+            {f"{hidden}text/plain": text},
+            raw=True,
+            metadata={"scrapbook": {"name": prefix + name, "mime_prefix": hidden}},
+        )
+
+
+def table_html(table: pd.DataFrame, caption: str = "", command: str = "", name: str = "") -> str:
+    """HTML of a table: numbers right-aligned, words left, domains as row groups.
+
+    A two-level header spans its groups; of a two-level index, the first level becomes a line
+    above its rows. It scrolls by itself where the page is narrower, and the book's script
+    `sort_tables.js` sorts it. With a name, which is the caption's words if none is given, it can
+    be linked to and repeated (`exhibits`); `command` makes its records again.
+    """
+    nested = table.index.nlevels == 2
+    names = [str(n) if n else "" for n in table.index.names]
+    columns = [c if isinstance(c, tuple) else (c,) for c in table.columns]
+    wordy = [_is_text(table.iloc[:, i]) for i in range(len(columns))]
+    width = 1 + len(columns)
+    head = []
+    for level in range(table.columns.nlevels):
+        bottom = level == table.columns.nlevels - 1
+        cells = [f'<th scope="col" class="text">{html.escape(names[-1]) if bottom else ""}</th>']
+        position = 0
+        while position < len(columns):
+            span = 1
+            while (
+                not bottom
+                and position + span < len(columns)
+                and (columns[position + span][level] == columns[position][level])
+            ):
+                span += 1
+            kind = "text" if wordy[position] and bottom else "number"
+            scope = "col" if bottom else "colgroup"
+            cells.append(
+                f'<th scope="{scope}" colspan="{span}" class="{kind}">'
+                f"{html.escape(str(columns[position][level]))}</th>"
+            )
+            position += span
+        head.append(f"<tr>{''.join(cells)}</tr>")
+    body: list[str] = []
+    previous = None
+    for label, row in zip(table.index, table.itertuples(index=False), strict=True):
+        if nested and label[0] != previous:
+            previous = label[0]
+            body.append(
+                f'<tr><th scope="rowgroup" colspan="{width}" class="text"><strong>'
+                f"{html.escape(str(previous))}</strong></th></tr>"
+            )
+        shown = label[1] if nested else label
+        cells = [f'<th scope="row" class="text">{html.escape(str(shown))}</th>']
+        for x, words in zip(row, wordy, strict=True):
+            text = number(x) if isinstance(x, float) else str(x)
+            kind = ("text long" if len(text) > 60 else "text") if words else "number"
+            cells.append(f'<td class="{kind}">{html.escape(text)}</td>')
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    shown = (
+        f'<div class="table-scroll"><table class="dataframe sortable">{title}<thead>{"".join(head)}'
+        f"</thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+    return _exhibit(shown, caption, command, name)
+
+
+def _exhibit(shown: str, caption: str, command: str = "", name: str = "") -> str:
+    """The HTML of a table in an element with an anchor, and how to repeat it below."""
+    around = opening("table", name or caption, caption)
+    return f"<div{around}>{shown}{repeat('table', command)}</div>" if around else shown
+
+
+def _is_text(column: Iterable[Any]) -> bool:
+    """Whether most cells of a column hold words or lists, not numbers."""
+    seen = Counter(
+        isinstance(x, str)
+        and (", " in x or sum(map(str.isalpha, x)) > max(2, sum(map(str.isdigit, x))))
+        for x in column
+    )
+    return seen[True] > seen[False]
+
+
+def styled(table: pd.DataFrame, caption: str = "", command: str = "", name: str = "") -> Any:
+    """The table as notebooks and the book show it; see `table_html`."""
+    from IPython.display import HTML
+
+    return HTML(table_html(table, caption, command, name))
+
+
+def say(text: str) -> None:
+    """Show Markdown that was made from records; nothing for no text."""
+    from IPython.display import Markdown, display
+
+    if text:
+        display(Markdown(text))
+
+
+Kind = Literal["figure", "table"]
+
+# The mark inside what there is to say already, and the one that stands for all of it.
+MARK = "<!-- repeat -->"
+MARKS: dict[Kind, str] = {"figure": "<!-- repeat figure -->", "table": "<!-- repeat table -->"}
+
+
+def slug(text: str) -> str:
+    """The words of `text` as they may stand in an address: "By learning rate" → by-learning-rate.
+
+    Letters that ASCII has no look-alike of are left out; "" if nothing remains.
+    """
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
+
+
+def anchor(kind: Kind, name: str) -> str:
+    """The id of a figure or table, without "#": "figure-target-check"."""
+    return f"{kind}-{slug(name)}"
+
+
+def first_sentence(caption: str) -> str:
+    """A caption up to its first full stop that a space follows, without it."""
+    return re.split(r"\.\s", caption.strip() + " ", maxsplit=1)[0].strip()
+
+
+def opening(kind: Kind, name: str, caption: str) -> str:
+    """The attributes of the element around a figure or table; nothing for one without a name.
+
+    The title is the caption's first sentence: the index of figures and tables shows it.
+    """
+    if not slug(name):
+        return ""
+    title = html.escape(first_sentence(caption) or name, quote=True)
+    return f' class="exhibit" id="{anchor(kind, name)}" data-title="{title}"'
+
+
+def repeat(kind: Kind, command: str = "") -> str:
+    """HTML that says how to repeat a figure or table, folded up; `command` makes its records.
+
+    Without a command only the mark: a notebook that is open in front of the reader needs no more.
+    """
+    if not command:
+        return MARKS[kind]
+    line = f"<p>Compute its records again: <code>{html.escape(command)}</code></p>"
+    return folded(kind, line + MARK)
+
+
+def folded(kind: Kind, content: str) -> str:
+    """The HTML `content` behind the words "Repeat this figure" or "table"."""
+    return f'<details class="repeat"><summary>Repeat this {kind}</summary>{content}</details>'
+
+
+def figures_folder() -> Path | None:
+    """Where `show` leaves files: $UNLEARN_FIGURES, else book/_run/figures where there is a book."""
+    if named := os.environ.get("UNLEARN_FIGURES"):
+        return Path(named)
+    return Path("book/_run/figures") if Path("book").is_dir() else None
+
+
+def figure_html(figure: DescribedFigure, caption: str, command: str = "", name: str = "") -> str:
+    """An HTML figure: both drawings as images, the alternative text, the caption, the command.
+
+    With a name it can be linked to and repeated: the book adds its notebook (`exhibits`).
+    """
+    if not figure.alt:
+        raise UnlearnError("the figure has no alternative text: set its `alt`.")
+    sources = ""
+    if figure.narrow is not None:
+        sources = f'<source media="{NARROW_SCREEN}" srcset="{_data_uri(figure.narrow())}">'
+    width = round(figure.get_figwidth() * 96)
+    image = (
+        f'<img src="{_data_uri(figure)}" alt="{html.escape(figure.alt, quote=True)}" '
+        f'width="{width}">'
+    )
+    again = repeat("figure", command) if name or command else ""
+    return (
+        f"<figure{opening('figure', name, caption)}><picture>{sources}{image}</picture>"
+        f"<figcaption>{html.escape(caption)}{again}</figcaption></figure>"
+    )
+
+
+def show(figure: DescribedFigure, name: str, caption: str, command: str = "") -> None:
+    """Display a figure in a notebook and leave NAME.svg and NAME-narrow.svg with the book.
+
+    `command` is what computes the figure's records again; the figure's anchor is `figure-NAME`.
+    """
+    from IPython.display import HTML, display
+
+    folder = figures_folder()
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.svg").write_text(to_svg(figure), encoding="utf-8")
+        (folder / f"{name}.txt").write_text(figure.alt + "\n", encoding="utf-8")
+        if figure.narrow is not None:
+            (folder / f"{name}-narrow.svg").write_text(to_svg(figure.narrow()), encoding="utf-8")
+    display(HTML(figure_html(figure, caption, command, name)))

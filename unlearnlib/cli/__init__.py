@@ -1,0 +1,3 @@
+"""The `unlearn` command."""
+
+from unlearnlib.cli.main import main as main

@@ -1,0 +1,121 @@
+"""`unlearn data`: look at, fetch and export documents."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unlearnlib.cli.arguments import _domains, _hush_transformers, _limits
+from unlearnlib.cli.output import Report, _columns
+from unlearnlib.corpus.documents import SPLITS, Document, DomainData
+from unlearnlib.corpus.public import fetch
+from unlearnlib.errors import UnlearnError
+from unlearnlib.models import load_tokenizer
+from unlearnlib.pretrain import lab_tokenizer
+from unlearnlib.profiles import get_profile, load_domain
+
+logger = logging.getLogger(__name__)
+
+
+def data_command(args: argparse.Namespace) -> Report:
+    """Documents, characters and tokens per split; fetch, show or export them."""
+    profile, limits = get_profile(args.profile), _limits(args.limit)
+    domains = _domains(args.profile, args.domain)
+    if args.fetch is not None and profile.corpus != "public":
+        raise UnlearnError(
+            f"profile {args.profile!r} has no public texts to fetch: use --profile open."
+        )
+    if args.export is not None:
+        _check_export(Path(args.export), domains, args.force)
+    if args.fetch is not None:
+        fetch(args.fetch, domains, progress=not args.quiet)
+    _hush_transformers()
+    folder = args.fetch or args.corpora
+    sets = [load_domain(args.profile, domain, folder, limits) for domain in domains]
+    tokenizer = _tokenizer(args.model, profile.model)
+    statistics = [row for data in sets for row in _statistics(data, tokenizer)]
+    values: dict[str, Any] = {"profile": args.profile, "statistics": statistics}
+    header = ("domain", "split", "documents", "characters", "tokens", "facts")
+    text = _columns(header, [[row[name] for name in header] for row in statistics])
+    if args.export is not None:
+        files = [file for data in sets for file in _export(Path(args.export), data)]
+        values["exported"] = [str(file) for file in files]
+        text += f"\nwrote {len(files)} files in {args.export}"
+    if args.show is not None:
+        values["shown"] = [row for data in sets for row in _first_documents(data, args.show)]
+        text += "".join(
+            f"\n\n--- {row['domain']}, {row['split']}: {row['id']}\n{row['text']}"
+            for row in values["shown"]
+        )
+    return Report(values, text)
+
+
+def _statistics(data: DomainData, tokenizer: Any) -> list[dict[str, Any]]:
+    """Counts per split; None for tokens without a tokenizer."""
+    return [
+        {
+            "domain": data.domain,
+            "split": split,
+            "documents": len(documents),
+            "characters": sum(len(d.text) for d in documents),
+            "tokens": None if tokenizer is None else _tokens(tokenizer, documents),
+            "facts": sum(len(d.facts) for d in documents),
+        }
+        for split, documents in ((split, data.split(split)) for split in SPLITS)
+    ]
+
+
+def _first_documents(data: DomainData, count: int) -> list[dict[str, str]]:
+    """The first `count` documents of every split."""
+    return [
+        {"domain": data.domain, "split": split, "id": document.id, "text": document.text}
+        for split in SPLITS
+        for document in data.split(split)[:count]
+    ]
+
+
+def _tokenizer(model: str | None, of_profile: str) -> Any:
+    """The tokenizer of the model given or of the profile; None, with a warning, without one."""
+    if model is not None:
+        return load_tokenizer(model)
+    try:
+        return load_tokenizer(of_profile)
+    except UnlearnError as error:
+        if of_profile == "lab":
+            return lab_tokenizer()
+        logger.warning("tokens are not counted: %s", error)
+        return None
+
+
+def _tokens(tokenizer: Any, documents: Sequence[Document]) -> int:
+    return sum(len(tokenizer(d.text, verbose=False)["input_ids"]) for d in documents)
+
+
+def _export_files(folder: Path, domain: str) -> dict[str, Path]:
+    return {split: folder / domain / f"{split}.jsonl" for split in SPLITS}
+
+
+def _check_export(folder: Path, domains: Sequence[str], force: bool) -> None:
+    for domain in domains:
+        for file in _export_files(folder, domain).values():
+            if file.exists() and not force:
+                raise UnlearnError(f"{file} exists: export to another folder, or give --force.")
+
+
+def _export(folder: Path, data: DomainData) -> list[Path]:
+    """Write the splits that have documents; returns the files."""
+    files = []
+    for split, file in _export_files(folder, data.domain).items():
+        documents = data.split(split)
+        if not documents:
+            continue
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(dataclasses.asdict(d), ensure_ascii=False) + "\n" for d in documents]
+        file.write_bytes("".join(lines).encode("utf-8"))
+        files.append(file)
+    return files

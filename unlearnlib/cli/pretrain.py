@@ -1,0 +1,151 @@
+"""`unlearn pretrain`: train the lab's models, or a profile's vanilla and oracles."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+from unlearnlib.cli.arguments import _device, _hush_transformers
+from unlearnlib.cli.output import Report, _columns
+from unlearnlib.continue_pretraining import train_further
+from unlearnlib.engine import Execution
+from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.pretrain import LAB_MODELS, train_lab_model
+from unlearnlib.profiles import PROFILES, Profile, get_profile
+from unlearnlib.trained import (
+    continued_checkpoint,
+    continued_names,
+    is_made,
+    lab_checkpoint,
+    made_here,
+)
+
+
+def pretrain_command(args: argparse.Namespace) -> Report:
+    """Make a profile's models, vanilla and the oracles: from scratch, or by training further."""
+    scale = get_profile(args.profile)
+    if scale.continued:
+        return _train_further(args)
+    if scale.model != "lab":
+        raise UnlearnError(
+            f"the model of profile {args.profile!r} is used as it was published ({scale.model}): "
+            f"models are made for {', '.join(n for n, p in PROFILES.items() if _is_made(p))}."
+        )
+    of_continued = {
+        "--model": args.model,
+        "--corpora": args.corpora,
+        "--keep-record": args.keep_record,
+    }
+    for flag, given in of_continued.items():
+        if given:
+            raise UnlearnError(
+                f"{flag} is given, and the lab's models are made from nothing: leave it out."
+            )
+    names = tuple(dict.fromkeys(args.only or LAB_MODELS))
+    for name in names:
+        if name not in LAB_MODELS:
+            raise unknown("lab model", name, LAB_MODELS)
+    if args.missing:
+        needed = ("model.safetensors", "record.json")
+        names = tuple(n for n in names if not all((lab_checkpoint(n) / f).exists() for f in needed))
+    models = [
+        {
+            "name": r["name"],
+            "folder": str(lab_checkpoint(r["name"])),
+            "parameters": r["parameters"],
+            "updates": r["updates"],
+            "loss": r["losses"][-1],
+            "seconds": r["provenance"]["seconds"],
+            "model_hash": r["model_hash"],
+        }
+        for r in _train_lab(names, args.jobs, progress=not args.quiet)
+    ]
+    header = ("name", "parameters", "updates", "loss", "seconds")
+    return _models_report(args.profile, models, header)
+
+
+def _train_lab(names: Sequence[str], jobs: int, progress: bool) -> list[dict[str, Any]]:
+    """Train lab models, at most `jobs` at a time; the records of their training, in order."""
+    jobs = max(1, min(jobs, len(names)))
+    if jobs == 1:
+        return [train_one(name, progress) for name in names]
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    # "spawn": a fork of a process that has started torch's threads may hang.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(train_one, name, progress, threads) for name in names]
+        try:
+            return [future.result() for future in waiting]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _models_report(
+    profile: str, models: Sequence[Mapping[str, Any]], header: Sequence[str]
+) -> Report:
+    """The models that were made; `header` names the values that people are shown."""
+    text = _columns(header, [[model[name] for name in header] for model in models])
+    return Report({"profile": profile, "models": models}, text if models else "all are there")
+
+
+def _is_made(profile: Profile) -> bool:
+    return profile.continued or profile.model == "lab"
+
+
+def _train_further(args: argparse.Namespace) -> Report:
+    """Vanilla and oracles of a profile whose model is trained further."""
+    if args.jobs > 1:
+        raise UnlearnError(
+            f"--jobs is {args.jobs}, and oracles wait for vanilla's number of epochs: leave it out."
+        )
+    every = continued_names(args.profile)
+    for name in args.only or ():
+        if name not in every:
+            raise unknown("model", name, every)
+    names = [name for name in every if not args.only or name in args.only]
+    if args.missing:
+        # Weights without the record of their training say nothing of how they were made, and the
+        # oracles would take another machine's number of epochs.
+        names = [n for n in names if not (is_made(args.profile, n) and made_here(args.profile, n))]
+    device = _device(args.device)
+    _hush_transformers()
+    records = [
+        train_further(
+            args.profile,
+            name,
+            source=args.model,
+            corpora=args.corpora,
+            device=device,
+            execution=Execution(progress=not args.quiet),
+            publish=not args.keep_record,
+        )
+        for name in names
+    ]
+    models = [
+        {
+            "name": r["name"],
+            "folder": str(continued_checkpoint(args.profile, r["name"])),
+            "epochs": r["epochs"],
+            "updates": r["updates"],
+            "loss": r["losses"][-1],
+            "auc": min(v for k, v in r["history"][-1].items() if k.endswith("/loss/auc")),
+            "seconds": r["provenance"]["seconds"],
+            "model_hash": r["model_hash"],
+        }
+        for r in records
+    ]
+    header = ("name", "epochs", "updates", "loss", "auc", "seconds")
+    return _models_report(args.profile, models, header)
+
+
+def train_one(name: str, progress: bool, threads: int | None = None) -> dict[str, Any]:
+    """Train one lab model, in this process or in one of several."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return train_lab_model(name, execution=Execution(progress=progress))

@@ -1,0 +1,352 @@
+"""`unlearn run`: one unlearning, evaluated; with --plan what it will need."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unlearnlib.bench import Models, evaluate, key_of, sources
+from unlearnlib.cli.arguments import (
+    _execution,
+    _given_settings,
+    _hush_transformers,
+    _is_main,
+    _load_tasks,
+    _processes,
+    _store_path,
+)
+from unlearnlib.cli.inputs import (
+    Inputs,
+    _bare_spec,
+    _check_inputs,
+    _chunk_length,
+    _is_own,
+    _open_inputs,
+    _own_spec,
+    repeat_command,
+)
+from unlearnlib.cli.output import Report, _columns
+from unlearnlib.corpus.chunks import cut
+from unlearnlib.errors import UnlearnError
+from unlearnlib.folders import published_files
+from unlearnlib.methods import get_method
+from unlearnlib.models import load_tokenizer, model_config
+from unlearnlib.plan import Machine, plan
+from unlearnlib.profiles import clipped, get_profile, load_domain
+from unlearnlib.report.card import score_rows
+from unlearnlib.report.saved import card_facts, save_unlearned
+from unlearnlib.run import execute
+from unlearnlib.spec import RunSpec
+from unlearnlib.store.folder import Store
+from unlearnlib.store.published import Library
+from unlearnlib.study.settings import BATCH, settings
+from unlearnlib.tasks import run_tasks, tasks_key, tasks_record
+from unlearnlib.text import _duration, _file_name, _gigabytes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from unlearnlib.bench import Bench
+    from unlearnlib.engine import Execution
+    from unlearnlib.plan import Plan
+    from unlearnlib.store.record import Record
+    from unlearnlib.tasks import TaskSet
+
+logger = logging.getLogger(__name__)
+
+
+def run_command(args: argparse.Namespace) -> Report:
+    """One run: of a profile, of a profile's texts with another model, or of a user's documents."""
+    own = _is_own(args.files, args.out)
+    spec = _own_spec(args, needs_out=not args.plan) if own else _profile_spec(args)
+    if args.published and args.out is not None:
+        raise UnlearnError(
+            "--published takes numbers in place of a run, and --out needs the run for its "
+            "model: leave out one of them."
+        )
+    inputs = _check_inputs(args, spec, needs_out=not args.plan)
+    if args.plan:
+        return _plan_report(inputs, _run_execution(args, progress=False))
+    asked = args.tasks, args.task_limit, args.confirm_unsafe_code
+    tasks = _load_tasks(*asked)
+    bench, spec = _open_inputs(inputs, _run_execution(args))
+    where = _store_path(args.store, args.model, args.limit, args.files)
+    store = None if where is None else Store(where)
+    out, key = inputs.out, key_of(bench, spec)
+    if out is None:
+        library = Library(published_files() if args.published else [], store)
+        recorded = _recorded(library, key, bench, tasks)
+        if recorded is not None:
+            return _run_report(recorded, computed=False, store=where)
+
+    command = repeat_command(args, spec, _task_words(*asked))
+    progress = not args.quiet
+    before: dict[str, float] = {}
+    with _claimed(store, key if out is None and _is_main() else None):
+        if out is not None:
+            logger.info("scoring the model before")
+            before = evaluate(bench, bench.model, spec)[0]
+            before |= _answers(bench.model, bench.tokenizer, tasks, progress)
+        logger.info("unlearning: %s, %d updates", spec.method, spec.updates)
+        model, record = execute(bench, spec, in_place=True, command=command)
+        answers = _answers(model, bench.tokenizer, tasks, progress)
+        if store is not None and _is_main():
+            _put(store, record, tasks, answers)
+    record = _with_metrics(record, answers)
+    if _processes() > 1:
+        from accelerate import PartialState
+
+        PartialState().destroy_process_group()
+    if out is not None and _is_main():
+        facts = card_facts(bench, spec, record, before, args.adapter)
+        save_unlearned(out, model, bench.tokenizer, record, facts)
+    return _run_report(record, computed=True, store=where, before=before, out=out)
+
+
+def _run_execution(args: argparse.Namespace, progress: bool = True) -> Execution:
+    """How a run computes: `_execution`, by several processes and with checkpoints if asked."""
+    # Under a launcher one process is a script that was scaled down; without, a misunderstanding.
+    if args.fsdp and "WORLD_SIZE" not in os.environ:
+        raise UnlearnError(
+            "--fsdp divides a model among processes, and there is one: start several with "
+            "`accelerate launch ... -m unlearnlib`, or leave it out."
+        )
+    execution = _execution(args, progress)
+    return dataclasses.replace(execution, shard=args.fsdp, save_every=args.save_every)
+
+
+def _recorded(library: Library, key: str, bench: Bench, tasks: TaskSet | None) -> Record | None:
+    """The record of a run with its answers to the tasks, if the library has both."""
+    if key not in library:
+        return None
+    record = library.get(key)
+    if tasks is None:
+        return record
+    asked = tasks_key(record.spec, bench.data_hash, bench.model_hash, tasks)
+    return _with_metrics(record, library.get(asked).metrics) if asked in library else None
+
+
+def _put(store: Store, record: Record, tasks: TaskSet | None, answers: Mapping[str, float]) -> None:
+    """Keep the record of a run, and beside it that of its answers to the tasks."""
+    store.put(record)
+    if tasks is not None:
+        store.put(tasks_record(record, tasks, answers))
+
+
+def _task_words(names: Sequence[str], limit: int | None, unsafe: bool) -> list[str]:
+    """The words that ask for the same tasks again; files by name only."""
+    words = []
+    for name in names:
+        words += ["--tasks", _file_name(name) if Path(name).exists() else name]
+    if limit is not None:
+        words += ["--task-limit", str(limit)]
+    return [*words, "--confirm-unsafe-code"] if unsafe else words
+
+
+def _answers(
+    model: nn.Module, tokenizer: Any, tasks: TaskSet | None, progress: bool
+) -> dict[str, float]:
+    """What a model answers to the tasks, as metrics; none without tasks."""
+    if tasks is None:
+        return {}
+    logger.info("asking the tasks %s", ", ".join(tasks.names))
+    return run_tasks(model, tokenizer, tasks, progress=progress)
+
+
+def _with_metrics(record: Record, more: Mapping[str, float]) -> Record:
+    """The record with more metrics; the one in the store stays as it is."""
+    return dataclasses.replace(record, metrics=record.metrics | dict(more)) if more else record
+
+
+@contextlib.contextmanager
+def _claimed(store: Store | None, key: str | None) -> Iterator[None]:
+    """Keep other processes from computing the same run; nothing to do without store or key."""
+    if store is None or key is None:
+        yield
+        return
+    with store.claim(key) as mine:
+        if not mine:
+            raise UnlearnError(
+                f"another process is computing this run ({key[:12]}): wait for it, or give "
+                "another --store."
+            )
+        yield
+
+
+def _profile_spec(args: argparse.Namespace) -> RunSpec:
+    """The spec of a run of a profile: given, else chosen, else default settings."""
+    if args.model is not None and args.profile is None:
+        raise UnlearnError(
+            f"there is nothing to forget for the model {args.model!r}: give your documents with "
+            "--forget FILE, or take a profile's with --profile and --domain."
+        )
+    if args.column is not None:
+        raise UnlearnError(
+            f"--column {args.column!r} is for documents of your own: give them with --forget FILE."
+        )
+    spec = _bare_spec(args.profile, args.domain, args.method)
+    given = _given_settings(args)
+    if given:
+        return spec.replace(**given)
+    try:
+        chosen = settings(spec.profile, spec.domain, spec.method)
+    except UnlearnError as error:
+        if isinstance(error.__cause__, KeyError | FileNotFoundError):
+            return spec
+        raise  # the file is there and cannot be read
+    scale = get_profile(spec.profile)
+    usual = {"updates": scale.updates, "batch_size": BATCH, "precision": scale.precision}
+    spec = spec.replace(**{**usual, **chosen})
+    logger.info("settings chosen for %s on %s: %s", spec.method, spec.domain, chosen)
+    return spec
+
+
+def _run_report(
+    record: Record,
+    *,
+    computed: bool,
+    store: Path | None,
+    before: Mapping[str, float] | None = None,
+    out: Path | None = None,
+) -> Report:
+    """A run for people and for --json; `before` has the metrics of the model before."""
+    before = before or {}
+    values: dict[str, Any] = {
+        "key": record.key,
+        "status": record.status,
+        "diverged_at": record.diverged_at,
+        "profile": record.spec["profile"],
+        "domain": record.spec["domain"],
+        "method": record.spec["method"],
+        "computed": computed,
+        "spec": record.spec,
+        "metrics": record.metrics,
+        "data_hash": record.data_hash,
+        "model_hash": record.model_hash,
+        "seconds": record.provenance.get("seconds"),
+        "repeat": record.provenance.get("command"),
+        "store": store,
+        "out": out,
+    }
+    if before:
+        values["before"] = before
+    lines = [
+        f"{record.spec['method']} on {record.spec['domain']} ({record.key[:12]}): {record.status}"
+        + (f" at update {record.diverged_at}" if record.diverged_at else "")
+        + ("" if computed else ", from the records at hand")
+    ]
+    rows = score_rows(before, record.metrics)
+    if before:
+        lines.append(_columns(("score", "before", "after"), [row[:3] for row in rows]))
+        target = before.get("approximate/perplexity")
+        if target is not None:
+            lines.append(f"the target for the forget set is a perplexity of {target:.4g}")
+    else:
+        lines.append(_columns(("score", "after"), [(row[0], row[2]) for row in rows]))
+    if out is not None:
+        lines.append(f"the model and its card are in {out}")
+    elif store is not None and computed:
+        lines.append(f"the record is in {store}")
+    return Report(values, "\n".join(lines))
+
+
+def _plan_report(inputs: Inputs, execution: Execution) -> Report:
+    """What a run would take; loads the tokenizer and the documents, not the model."""
+    planned = _plan_run(inputs, execution)
+    available = _memory_here(inputs.device)
+    fits = available is None or planned.peak <= available
+    values = {
+        "spec": inputs.spec.as_dict(),
+        "device": inputs.device,
+        "processes": planned.processes,
+        "always": planned.always,
+        "backward": planned.backward,
+        "step": planned.step,
+        "peak_bytes": planned.peak,
+        "memory_bytes": available,
+        "fits": fits,
+        "parameters": planned.parameters,
+        "trained_parameters": planned.trained,
+        "tokens": planned.tokens,
+        "flops": planned.flops,
+        "tokens_per_second": planned.tokens_per_second,
+        "seconds": planned.seconds,
+        "retraining_ratio_per_1e12_tokens": 1e12 / planned.tokens if planned.tokens else None,
+    }
+    return Report(values, _plan_text(planned, inputs.device, available), 0 if fits else 1)
+
+
+def _plan_run(inputs: Inputs, execution: Execution) -> Plan:
+    """Memory and time of the run that the inputs describe."""
+    _hush_transformers()
+    spec, own = inputs.spec, inputs.data is not None
+    scale, method = get_profile(spec.profile), get_method(spec.method)
+    data = inputs.data or load_domain(spec.profile, spec.domain, inputs.corpora, inputs.limits)
+    models = Models(inputs.model, base=spec.base)
+    source, oracle = sources(spec.profile, spec.domain, models, own)
+    tokenizer = load_tokenizer(source)
+    length = _chunk_length(model_config(source), spec.length, None if own else scale.length)
+    if not own:
+        data = clipped(spec.profile, data, tokenizer)
+    retain = {"in_distribution": data.retain, "general": data.general_retain}
+    return plan(
+        source,
+        spec,
+        cut(data.forget[: spec.forget_size], tokenizer, length, name="forget"),
+        cut(retain.get(method.data or "", ()), tokenizer, length, name="retain"),
+        execution=execution,
+        machine=Machine(inputs.device, _processes()),
+        oracle=oracle is not None,
+    )
+
+
+def _plan_text(planned: Plan, device: str, available: int | None) -> str:
+    """A plan for people; `available` is the device's memory in bytes, None if unknown."""
+    parts = {
+        "always": planned.always,
+        "on the way back": planned.backward,
+        "in a step": planned.step,
+    }
+    rows = [
+        (title, name, _gigabytes(size))
+        for title, part in parts.items()
+        for name, size in part.items()
+    ]
+    lines = [
+        _columns(("held", "what", "memory"), rows),
+        f"{planned.trained:,} of {planned.parameters:,} parameters are trained",
+        f"at most {_gigabytes(planned.peak)} at a time"
+        + ("" if available is None else f", of {_gigabytes(available)} on this machine's {device}"),
+        f"{planned.tokens:,} tokens at about {planned.tokens_per_second:,.0f} a second: "
+        f"{_duration(planned.seconds)} of updates; loading and evaluating come on top",
+    ]
+    if planned.tokens:
+        lines.append(
+            f"training the model again on 10^12 tokens would take {1e12 / planned.tokens:,.0f} "
+            "times as long"
+        )
+    if available is not None and planned.peak > available:
+        lines.append(
+            "that does not fit: try --recompute, a smaller --micro-tokens, --set "
+            "precision=bfloat16, --set lora_rank=16, --set optimizer=adamw_8bit, or --fsdp on "
+            "several GPUs"
+        )
+    return "\n".join(lines)
+
+
+def _memory_here(device: str) -> int | None:
+    """Bytes of memory that the device has, where the system says so."""
+    import torch
+
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None

@@ -1,0 +1,259 @@
+"""`unlearn study`: compute what is missing of a study; choose settings; publish."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from unlearnlib.bench import Models, Selection, open_bench
+from unlearnlib.cli.arguments import (
+    _device,
+    _domains,
+    _execution,
+    _hush_transformers,
+    _limits,
+    _store_path,
+)
+from unlearnlib.cli.output import Report, _columns
+from unlearnlib.errors import UnlearnError
+from unlearnlib.methods import get_method
+from unlearnlib.profiles import get_profile
+from unlearnlib.spec import RunSpec
+from unlearnlib.store.folder import Store
+from unlearnlib.study.compute import Shard, run_study
+from unlearnlib.study.grids import STUDIES, get_study
+from unlearnlib.study.publish import publish
+from unlearnlib.study.settings import average, choose, write_settings
+
+if TYPE_CHECKING:
+    from unlearnlib.bench import Bench
+    from unlearnlib.store.record import Record
+    from unlearnlib.study.records import StudyResult
+
+KEY_METRICS = (
+    "forget/perplexity",
+    "approximate/perplexity",
+    "retain/perplexity",
+    "general/perplexity",
+    "forget/accuracy",
+    "forget/verbatim_share",
+    "forget/cloze_choice_accuracy",
+    "membership/min_k_40/auc",
+    "oracle_kl/forget",
+)
+# Metric -> heading, for the tables that people read; --json has all of KEY_METRICS.
+HEADINGS = {
+    "forget/perplexity": "ppl forget",
+    "approximate/perplexity": "ppl approx",
+    "general/perplexity": "ppl general",
+    "membership/min_k_40/auc": "AUC min-40%",
+    "oracle_kl/forget": "KL oracle",
+}
+
+
+def study_command(args: argparse.Namespace) -> Report:
+    """Compute what is missing of a study; publish it, or choose settings from it, if asked."""
+    if args.list or args.name is None:
+        return _list_studies()
+    study, limits = get_study(args.name), _limits(args.limit)
+    domains = _domains(args.profile, args.domain)
+    shard = None if args.shard is None else Shard.parse(args.shard)
+    if shard is not None and (args.publish or args.choose):
+        raise UnlearnError(
+            f"--publish and --choose need all runs, and shard {shard} has a part of them: give the "
+            "command without --shard when all shards are done."
+        )
+    for method in args.method or ():
+        get_method(method)
+    if args.choose:
+        _check_choose(args.name, args.profile, some_runs=bool(args.method or args.seed))
+    where = _store_path(args.store, args.model, args.limit)
+    if where is None:
+        raise UnlearnError(
+            "records of another model or of a part of the data must not mix with those of the "
+            "whole profile: give them a folder with --store DIR."
+        )
+    specs = (spec for domain in domains for spec in study.runs(args.profile, domain))
+    _check_any_run(args.name, specs, args.method, args.seed)
+    device = _device(args.device)
+    _hush_transformers()
+
+    def bench_for(profile: str, domain: str) -> Bench:
+        return open_bench(
+            profile,
+            domain,
+            models=Models(args.model, base=study.base, device=device),
+            selection=Selection(args.corpora, limits),
+            execution=_execution(args, progress=False),  # the study has a bar of its own
+        )
+
+    started = time.time()
+    result = run_study(
+        args.name,
+        args.profile,
+        domains,
+        store=Store(where),
+        fresh=args.fresh,
+        methods=args.method,
+        seeds=args.seed,
+        benches=bench_for,
+        progress=not args.quiet,
+        shard=shard,
+    )
+    if result.busy and (args.publish or args.choose):
+        raise UnlearnError(
+            f"{result.busy} runs of {args.name!r} are being computed by another process: give the "
+            "same command again when they are done."
+        )
+    chosen = _choose(args.profile, domains, result) if args.choose else {}
+    published = publish(args.name, args.profile, result) if args.publish else None
+    values = {
+        "study": args.name,
+        "profile": args.profile,
+        "domains": list(domains),
+        **_study_counts(result, shard),
+        "seconds": round(time.time() - started, 3),
+        "store": where,
+        "published": published,
+        "chosen": chosen,
+        **_study_metrics(result),
+    }
+    return Report(values, _study_text(values))
+
+
+def _list_studies() -> Report:
+    """The studies that there are, each with what it is."""
+    studies = [{"name": study.name, "about": study.about} for study in STUDIES.values()]
+    rows = [(study["name"], study["about"]) for study in studies]
+    return Report({"studies": studies}, _columns(("study", "what it is"), rows))
+
+
+def _check_choose(study: str, profile: str, some_runs: bool) -> None:
+    """Whether settings can be chosen from a study; `some_runs`: from a part of its runs."""
+    if study != "rates":
+        raise UnlearnError(f"--choose is for the study 'rates', not {study!r}: leave it out.")
+    if source := get_profile(profile).settings_of:
+        raise UnlearnError(
+            f"profile {profile!r} takes the settings that {source[0]!r} chose on "
+            f"{source[1]!r}, so that nothing is chosen from what it reports: leave out --choose."
+        )
+    if some_runs:
+        raise UnlearnError(
+            "--choose compares all methods of a domain: leave out --method and --seed."
+        )
+
+
+def _check_any_run(
+    study: str,
+    specs: Iterable[RunSpec],
+    methods: Sequence[str] | None,
+    seeds: Sequence[int] | None,
+) -> None:
+    """Whether a study has a run with one of the methods and seeds given."""
+    if not any(
+        (not methods or spec.method in methods) and (not seeds or spec.seed in seeds)
+        for spec in specs
+    ):
+        raise UnlearnError(
+            f"study {study!r} has no run with the methods and seeds given: leave out --method "
+            "or --seed."
+        )
+
+
+def _study_counts(result: StudyResult, shard: Shard | None) -> dict[str, Any]:
+    """How many runs there are, were computed, diverged, and are left."""
+    return {
+        "runs": len(result.records),
+        "computed": result.computed,
+        "busy": result.busy,
+        "shard": None if shard is None else str(shard),
+        "wanted": result.wanted,
+        "left": result.busy if shard is None else result.left,
+        "diverged": sum(record.status == "diverged" for record in result.records),
+    }
+
+
+def _choose(profile: str, domains: Sequence[str], result: StudyResult) -> dict[str, Any]:
+    """Choose and write the settings of each domain."""
+    chosen = {}
+    for domain in domains:
+        vanilla = next(
+            r
+            for r in result.baselines
+            if r.spec["domain"] == domain and r.spec["baseline"] == "vanilla"
+        )
+        records = [r for r in result.records if r.spec["domain"] == domain]
+        chosen[domain] = choose(records, vanilla)
+        write_settings(profile, domain, chosen[domain])
+    return chosen
+
+
+def _key_metrics(record: Record) -> dict[str, float]:
+    return {name: record.metrics[name] for name in KEY_METRICS if name in record.metrics}
+
+
+def _study_metrics(result: StudyResult) -> dict[str, Any]:
+    """The baselines, and means over seeds: a row per domain, method and learning rate."""
+    groups: dict[tuple[str, str, float], list[Record]] = {}
+    for record in result.records:
+        spec = record.spec
+        key = (spec["domain"], spec["method"], spec["learning_rate"])
+        groups.setdefault(key, []).append(record)
+    baselines = [
+        {"domain": r.spec["domain"], "baseline": r.spec["baseline"], "metrics": _key_metrics(r)}
+        for r in result.baselines
+    ]
+    means = [
+        {
+            "domain": domain,
+            "method": method,
+            "learning_rate": rate,
+            "runs": len(records),
+            "diverged": sum(r.status == "diverged" for r in records),
+            "metrics": {
+                name: average([r.metrics[name] for r in records])
+                for name in KEY_METRICS
+                if all(name in r.metrics for r in records)
+            },
+        }
+        for (domain, method, rate), records in groups.items()
+    ]
+    return {"baselines": baselines, "means": means}
+
+
+def _study_text(values: Mapping[str, Any]) -> str:
+    """A study for people: its means, its counts, and what was published and chosen."""
+    rows: list[Sequence[object]] = [
+        (b["domain"], b["baseline"], "", *(b["metrics"].get(m) for m in HEADINGS))
+        for b in values["baselines"]
+    ]
+    rows += [
+        (
+            row["domain"],
+            row["method"],
+            f"{row['learning_rate']:g}",
+            *(row["metrics"].get(m) for m in HEADINGS),
+        )
+        for row in values["means"]
+    ]
+    places = {domain: place for place, domain in enumerate(values["domains"])}
+    rows.sort(key=lambda row: places[str(row[0])])
+    lines = [
+        _columns(("domain", "method", "rate", *HEADINGS.values()), rows),
+        f"{values['study']} at {values['profile']}: {values['runs']} runs, {values['computed']} "
+        f"records computed now, {values['busy']} left to other processes, {values['diverged']} "
+        f"diverged, {values['seconds']:.0f} s",
+    ]
+    if values["shard"] is not None:
+        lines.append(
+            f"shard {values['shard']} ends here; of the {values['wanted']} runs of the whole study "
+            f"{values['left']} are left to compute"
+        )
+    if values["published"] is not None:
+        lines.append(f"published in {values['published']}")
+    for domain, methods in values["chosen"].items():
+        words = ", ".join(f"{m} {s['learning_rate']:g}" for m, s in methods.items())
+        lines.append(f"chosen for {domain}: {words}")
+    return "\n".join(lines)

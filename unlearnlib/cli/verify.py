@@ -1,0 +1,183 @@
+"""`unlearn verify`: repeat published runs and compare every number."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unlearnlib.bench import Models, Selection, open_bench
+from unlearnlib.cli.arguments import (
+    _device,
+    _domains,
+    _execution,
+    _file_to_write,
+    _hush_transformers,
+    _limits,
+)
+from unlearnlib.cli.output import Report, _columns
+from unlearnlib.comparison import REMADE, NumericalTolerance, as_row
+from unlearnlib.profiles import get_profile
+from unlearnlib.report.verification import verification
+from unlearnlib.spec import RunSpec
+from unlearnlib.text import _file_name, _source_name, shell_join
+from unlearnlib.verify import find_runs, pick, verify_records
+
+if TYPE_CHECKING:
+    from unlearnlib.bench import Bench
+    from unlearnlib.comparison import Comparison
+
+
+def verify_command(args: argparse.Namespace) -> Report:
+    """Pick published records at random, run them again, and compare."""
+    page = _file_to_write(args.report, "--report", args.force)
+    given = None if args.tolerance is None else NumericalTolerance(args.tolerance, args.tolerance)
+    tolerance = given or NumericalTolerance()
+    remade = (given or REMADE) if args.remade else None
+    domains, limits = _domains(args.profile, args.domain), _limits(args.limit)
+    runs = find_runs(args.profile, domains, study=args.study, store=args.store)
+    picked = pick(runs, args.sample, args.seed)
+    device = _device(args.device)
+    _hush_transformers()
+
+    def bench_for(spec: RunSpec) -> Bench:
+        return open_bench(
+            spec.profile,
+            spec.domain,
+            models=Models(args.model, base=spec.base, precision=spec.precision, device=device),
+            selection=Selection(args.corpora, limits),
+            execution=_execution(args, progress=False),
+        )
+
+    started = time.time()
+    comparisons = verify_records(
+        picked, bench_for, tolerance, progress=not args.quiet, remade=remade
+    )
+    values = {
+        "profile": args.profile,
+        "study": args.study,
+        "records": len(runs),
+        "sample": len(comparisons),
+        "seed": args.seed,
+        "tolerance": dataclasses.asdict(tolerance),
+        **_verification_values(comparisons),
+        "seconds": round(time.time() - started, 3),
+    }
+    text = _verification_text(values, comparisons, tolerance, remade)
+    if page is not None:
+        command = _verify_again(args)
+        _write_verification(page, comparisons, tolerance, len(runs), command, remade)
+        values["report"] = str(page)
+        text += f"\nevery number: {page}"
+    return Report(values, text, 1 if values["differ"] else 0)
+
+
+def _verification_values(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """How many records agree, the largest difference, and a row per record, for --json."""
+    rows = [as_row(comparison) for comparison in comparisons]
+    agree = sum(row["agrees"] for row in rows)
+    measured = [row for row in rows if row["excess"] is not None]
+    return {
+        "remade": sum(row["remade"] for row in rows),
+        "agree": agree,
+        "differ": len(rows) - agree,
+        "largest": max(measured, key=lambda row: row["excess"], default=None),
+        "comparisons": rows,
+    }
+
+
+def _verification_text(
+    values: Mapping[str, Any],
+    comparisons: Sequence[Comparison],
+    tolerance: NumericalTolerance,
+    remade: NumericalTolerance | None,
+) -> str:
+    """A row per record, how many agree, and what to know about a base that differs."""
+    rows, largest = values["comparisons"], values["largest"]
+    lines = [
+        _verification_table(rows),
+        f"{values['agree']} of {len(rows)} records agree (of {values['records']} in all); numbers "
+        f"may differ by {_within(tolerance)}",
+    ]
+    if remade is not None and values["remade"]:
+        bases = {(c.record.model_hash[:12], c.base[:12]) for c in comparisons if c.base}
+        which = ", ".join(f"published {theirs}, here {ours}" for theirs, ours in sorted(bases))
+        lines.append(
+            f"THE BASE DIFFERS in {values['remade']} of them: they were repeated on a vanilla "
+            f"that was trained here ({which}). Of these only metrics were compared, within "
+            f"{_within(remade)}: agreement says that the recipe leads to the same numbers, not "
+            "that the runs are the same"
+        )
+    elif get_profile(values["profile"]).continued and any(
+        "another model" in row["reason"] for row in rows
+    ):
+        lines.append(
+            "The vanilla of this profile is trained, and another kind of machine trains it to "
+            "other bits: --remade compares with one that was trained here"
+        )
+    if largest is not None:
+        lines.append(f"largest difference: {largest['excess']:.2g} of what is allowed")
+    return "\n".join(lines)
+
+
+def _within(tolerance: NumericalTolerance) -> str:
+    """How far a repeated number may be from the published one."""
+    return f"{tolerance.absolute:g} + {tolerance.relative:g} x the published one"
+
+
+def _verification_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A row per record: whether it agrees, and the number that is furthest off."""
+    return _columns(
+        ("record", "domain", "method", "seed", "result", "furthest off", "published", "repeated"),
+        [
+            (
+                row["key"][:12],
+                row["domain"],
+                row["method"],
+                str(row["seed"]),
+                ("agree" if row["agrees"] else "DIFFER") + (" (remade)" if row["remade"] else ""),
+                row["reason"] or row["metric"] or "",
+                row["published"],
+                row["repeated"],
+            )
+            for row in rows
+        ],
+    )
+
+
+def _write_verification(
+    page: Path,
+    comparisons: Sequence[Comparison],
+    tolerance: NumericalTolerance,
+    available: int,
+    command: str,
+    remade: NumericalTolerance | None,
+) -> None:
+    """Write the page with every number beside its repetition."""
+    text = verification(comparisons, tolerance, available=available, command=command, remade=remade)
+    page.write_text(text, encoding="utf-8")
+
+
+def _verify_again(args: argparse.Namespace) -> str:
+    """The command that verifies the same records again; folders by name only, as in records."""
+    words = ["unlearn", "verify", "--profile", args.profile]
+    if args.study is not None:
+        words += ["--study", args.study]
+    words += ["--sample", str(args.sample), "--seed", str(args.seed)]
+    if args.tolerance is not None:
+        words += ["--tolerance", str(args.tolerance)]
+    words += ["--remade"] if args.remade else []
+    for name in args.domain or ():
+        words += ["--domain", name]
+    for limit in args.limit:
+        words += ["--limit", limit]
+    if args.model is not None:
+        words += ["--model", _source_name(args.model)]
+    if args.store is not None:
+        words += ["--store", _file_name(args.store)]
+    if args.corpora is not None:
+        words += ["--corpora", _file_name(args.corpora)]
+    return shell_join(words)

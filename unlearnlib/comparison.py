@@ -1,0 +1,206 @@
+"""Two records, number by number: what differs, and whether it is within what is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from unlearnlib.errors import UnlearnError
+from unlearnlib.metrics import LATER
+from unlearnlib.store.record import Record
+
+TOLERANCE = 1e-3
+PARTS = ("trajectory", "documents", "extra")  # of a record, beside its metrics
+
+
+@dataclass(frozen=True)
+class NumericalTolerance:
+    """Two numbers a and b agree if |a - b| <= absolute + relative x |a|, a the published one."""
+
+    relative: float = TOLERANCE
+    absolute: float = TOLERANCE
+
+    def __post_init__(self) -> None:
+        for name in ("relative", "absolute"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0:
+                raise UnlearnError(
+                    f"the {name} tolerance is {value}: give a finite number that is not negative."
+                )
+
+    def allowed(self, published: float) -> float:
+        """How far a repetition of `published` may be from it."""
+        return self.absolute + self.relative * abs(published)
+
+    def excess(self, published: float, repeated: float) -> float:
+        """|a - b| in units of what is allowed: up to 1 the numbers agree; 0 for equal ones.
+
+        Two NaN are equal, as are two infinities of one sign; any other pair with a number that
+        is not finite differs by infinity.
+        """
+        if published == repeated or (math.isnan(published) and math.isnan(repeated)):
+            return 0.0
+        if not (math.isfinite(published) and math.isfinite(repeated)):
+            return math.inf
+        allowed = self.allowed(published)
+        return abs(published - repeated) / allowed if allowed else math.inf
+
+
+# For runs on a remade vanilla. One document of 48 may change sides, hence the absolute part.
+REMADE = NumericalTolerance(relative=0.01, absolute=0.025)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One number in two records; NaN where the record of that side lacks it.
+
+    `excess` is the distance in units of the tolerance.
+    """
+
+    name: str
+    published: float
+    repeated: float
+    excess: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the two are within the tolerance."""
+        return self.excess <= 1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A published record beside its repetition.
+
+    differences  every number that was compared, the largest excess first
+    reason       in words, what else is not the same; empty if everything else is
+    repeated     the new record; None if the run was not repeated
+    base         the hash of the model that the repetition started from, if it is not the record's
+    """
+
+    record: Record
+    differences: tuple[Difference, ...] = ()
+    reason: str = ""
+    repeated: Record | None = None
+    base: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether everything is the same within the tolerance."""
+        return not self.reason and all(d.agrees for d in self.differences)
+
+    @property
+    def largest(self) -> Difference | None:
+        """The number furthest apart, in units of the tolerance; None if none was compared."""
+        return self.differences[0] if self.differences else None
+
+
+def numbers(record: Record) -> dict[str, float]:
+    """Every number that a repetition must reproduce, by name.
+
+    Metrics go by their own names, the rest by their place: "trajectory/3/forget",
+    "documents/forget/nll/17", "extra/tokens".
+    """
+    # A metric that bears the name of a place would hide there, or hide what is there.
+    found = {
+        f"metrics/{name}" if name.partition("/")[0] in PARTS else name: value
+        for name, value in record.metrics.items()
+    }
+    found.update((name, float(x)) for name, x in _leaves(record) if _is_number(x))
+    return found
+
+
+def texts(record: Record) -> dict[str, Any]:
+    """What a repetition must reproduce to the letter, by its place: ids of documents and the like.
+
+    These are all texts, truth values and nulls in the record's `PARTS`. The key covers the spec;
+    the provenance may differ.
+    """
+    return {name: value for name, value in _leaves(record) if not _is_number(value)}
+
+
+def _leaves(record: Record) -> Iterator[tuple[str, Any]]:
+    """(place, value) of everything in a record's `PARTS` that is no list and no dictionary."""
+    for part in PARTS:
+        yield from _inside(getattr(record, part), part)
+
+
+def _inside(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _inside(item, f"{name}/{key}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _inside(item, f"{name}/{index}")
+    else:
+        yield name, value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def compare(
+    published: Record,
+    repeated: Record,
+    tolerance: NumericalTolerance | None = None,
+    remade: bool = False,
+) -> Comparison:
+    """Compare two records number by number; a number that only one of them has is a difference.
+
+    There is one exception: a metric that was added after records were published (`metrics.LATER`)
+    may be missing in the published record.
+
+    `remade` says that the repetition started from a remade model. Then the keys cannot be equal,
+    and only metrics are compared.
+    """
+    tolerance = tolerance or (REMADE if remade else NumericalTolerance())
+    old, new = (r.metrics if remade else numbers(r) for r in (published, repeated))
+    differences = []
+    for name in sorted({*old, *new}):
+        if name not in old and name.rpartition("/")[2] in LATER:
+            continue
+        both = name in old and name in new
+        a, b = old.get(name, math.nan), new.get(name, math.nan)
+        differences.append(Difference(name, a, b, tolerance.excess(a, b) if both else math.inf))
+    differences.sort(key=lambda d: -d.excess)  # stable: equal ones stay in the order of names
+    reasons = [
+        f"{name} is {new_value!r}, not {old_value!r}"
+        for name, old_value, new_value in (
+            *([] if remade else [("its key", published.key, repeated.key)]),
+            ("its status", published.status, repeated.status),
+            ("the update of divergence", published.diverged_at, repeated.diverged_at),
+        )
+        if old_value != new_value
+    ]
+    if not remade:
+        before, after = texts(published), texts(repeated)
+        if other := [n for n in sorted({*before, *after}) if before.get(n, ()) != after.get(n, ())]:
+            # Only the place is named: the text may come from whoever changed the record.
+            count = "1 text is" if len(other) == 1 else f"{len(other)} texts are"
+            reasons.append(f"{count} not the same, first {other[0]}")
+    base = repeated.model_hash if remade else ""
+    return Comparison(published, tuple(differences), "; ".join(reasons), repeated, base)
+
+
+def as_row(comparison: Comparison) -> dict[str, Any]:
+    """A comparison in brief: which run, whether it agrees, and where it is furthest off."""
+    spec, largest = comparison.record.spec, comparison.largest
+    return {
+        "key": comparison.record.key,
+        "domain": spec["domain"],
+        "method": spec["method"],
+        "seed": spec["seed"],
+        "agrees": comparison.agrees,
+        "reason": comparison.reason,
+        "base": comparison.base or comparison.record.model_hash,
+        "remade": bool(comparison.base),
+        "compared": len(comparison.differences),
+        "disagreeing": [d.name for d in comparison.differences if not d.agrees],
+        "metric": largest.name if largest else None,
+        "published": largest.published if largest else None,
+        "repeated": largest.repeated if largest else None,
+        "excess": largest.excess if largest else None,
+    }

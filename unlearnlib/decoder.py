@@ -1,0 +1,142 @@
+"""The parts of a causal language model: its decoder, its output head, and checks of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor, Partial
+
+from unlearnlib.errors import UnlearnError
+from unlearnlib.objectives import Head
+
+
+def disable_dropout(model: nn.Module) -> nn.Module:
+    """Set every dropout to 0, in place; so too layers left out and routers shaken at random.
+
+    A dropout mask depends on how documents share micro-batches, and a run must not; forgetting
+    is also no place for noise that nobody seeds.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        # Half of transformers' models have no Dropout but a number, under a name of their own:
+        # attention_dropout, attn_dropout, residual_dropout, hidden_dropout, layerdrop.
+        for name, value in list(vars(module).items()):
+            if isinstance(value, float) and ("drop" in name or "jitter" in name):
+                setattr(module, name, 0.0)
+    return model
+
+
+def decoder_of(model: Any) -> nn.Module:
+    """The part of a causal LM that ends in hidden states: everything but the output head."""
+    decoder = getattr(model, model.base_model_prefix, None)
+    if not isinstance(decoder, nn.Module):
+        raise UnlearnError(f"{type(model).__name__} has no decoder part: give a causal LM.")
+    return decoder
+
+
+def check_loaded(model: object, tokenizer: object) -> None:
+    """Whether these are a model and its tokenizer, and not their names or each other.
+
+    Raises `UnlearnError` where one is not.
+    """
+    if not isinstance(model, nn.Module):
+        raise UnlearnError(
+            f"model is {_short(model)}, which is no model: load one, as in load_model('lab')."
+        )
+    if not (callable(tokenizer) and hasattr(tokenizer, "all_special_ids")):
+        raise UnlearnError(
+            f"tokenizer is {_short(tokenizer)}, which is no tokenizer: load one, as in "
+            "load_tokenizer('lab')."
+        )
+
+
+def _short(value: object) -> str:
+    return repr(value) if value is None or isinstance(value, str) else f"a {type(value).__name__}"
+
+
+def check_reach(model: Any, tokens: Sequence[Sequence[int]]) -> None:
+    """Whether a model can read chunks with these tokens.
+
+    Raises `UnlearnError` for one that is too long, and for a token that the model does not have.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    largest = max((max(chunk, default=0) for chunk in tokens), default=0)
+    if largest >= rows:
+        raise UnlearnError(
+            f"the texts have the token {largest} and the model knows {rows} tokens: give the "
+            "model's own tokenizer."
+        )
+    most = getattr(model.config, "max_position_embeddings", None)
+    longest = max(map(len, tokens), default=0)
+    if most is not None and longest > most:
+        raise UnlearnError(
+            f"there is a chunk of {longest} tokens and the model reads at most {most}: give "
+            f"length={most} or less."
+        )
+
+
+def head_of(model: Any) -> Head:
+    """The output head; `UnlearnError` where logits are not a linear map of hidden states."""
+    layer = model.get_output_embeddings()
+    config = model.config
+    odd = [
+        name
+        for name in (
+            "final_logit_softcapping",
+            "logits_soft_cap",
+            "logit_scale",
+            "logits_scaling",
+            "lm_head_multiplier",
+        )
+        if getattr(config, name, None) not in (None, 1.0)
+    ]
+    if not isinstance(layer, nn.Linear) or odd:
+        raise UnlearnError(
+            f"{type(model).__name__} ends in {odd[0] if odd else type(layer).__name__}, not in a "
+            "plain linear head: give a model whose logits are a linear map of its hidden states."
+        )
+    return Head(_whole(layer.weight), None if layer.bias is None else _whole(layer.bias))
+
+
+@torch.no_grad()
+def check_head(model: Any) -> Any:
+    """The model; `UnlearnError` where its logits are not those of `head_of` on its hidden states.
+
+    Not all that a model does to its logits stands in its configuration under a known name, nor
+    what it does before the head. So a few tokens are asked for both.
+    """
+    head = head_of(model)
+    ids = torch.arange(8, device=head.weight.device)[None] % head.weight.shape[0]
+    training = model.training
+    model.eval()
+    states = decoder_of(model)(input_ids=ids, use_cache=False)
+    hidden = getattr(states, "last_hidden_state", None)
+    if hidden is None:  # the model inside an adapter's wrapping, for one
+        raise UnlearnError(
+            f"the decoder of {type(model).__name__} ends in no hidden states: give a causal LM as "
+            "transformers loads it, an adapter of peft merged into it (merge_and_unload)."
+        )
+    theirs = model(input_ids=ids, use_cache=False).logits.float()
+    model.train(training)
+    rounding = 1e-2 if head.weight.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    # NaN passes: weights that are no numbers are another fault.
+    if bool((head.logits(hidden) - theirs).abs().max() > rounding * theirs.abs().max()):
+        raise UnlearnError(
+            f"the logits of {type(model).__name__} are not its output layer's of its last hidden "
+            "states: give a model whose logits are a linear map of its hidden states."
+        )
+    return model
+
+
+def _whole(parameter: Any) -> Any:
+    """A parameter, gathered from all processes if each holds a part of it.
+
+    The way back adds up what each process found of its gradient and gives each its part.
+    """
+    if not isinstance(parameter, DTensor):
+        return parameter
+    return parameter.full_tensor(grad_placements=[Partial()])

@@ -1,0 +1,260 @@
+"""Profiles: the scales at which everything runs, and the data of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from unlearnlib.corpus.documents import DomainData, clip
+from unlearnlib.corpus.files import checked_limits
+from unlearnlib.errors import UnlearnError, unknown
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A source of documents, which profiles name.
+
+    load    (domain, folder, limits) -> the five splits. `limits` (split -> most documents) spares
+            reading more than is wanted; what is returned beyond them is cut off
+    copied  there may be a local copy of the texts, so that a folder can be given; otherwise
+            `folder` is None
+    """
+
+    load: Callable[[str, str | Path | None, Mapping[str, int] | None], DomainData]
+    copied: bool = False
+
+
+def _fictitious(
+    domain: str, folder: str | Path | None, limits: Mapping[str, int] | None
+) -> DomainData:
+    from unlearnlib.corpus.fictitious import generate
+
+    return generate(domain)
+
+
+def _public(domain: str, folder: str | Path | None, limits: Mapping[str, int] | None) -> DomainData:
+    from unlearnlib.corpus.public import load_public
+
+    return load_public(domain, folder, limits=limits)
+
+
+def _hub(domain: str, folder: str | Path | None, limits: Mapping[str, int] | None) -> DomainData:
+    from unlearnlib.corpus.hub import HUB_DATASET, load_hub
+
+    return load_hub(domain, folder or HUB_DATASET, limits=limits)
+
+
+# The names that `Profile.corpus` may have.
+CORPORA = {
+    "fictitious": Corpus(_fictitious),
+    "public": Corpus(_public, copied=True),
+    "hub": Corpus(_hub, copied=True),
+}
+
+
+def load_domain(
+    profile: str = "lab",
+    domain: str = "books",
+    folder: str | Path | None = None,
+    limits: Mapping[str, int] | None = None,
+) -> DomainData:
+    """The five splits of a domain at a profile, from its corpus in `CORPORA`.
+
+    `folder` is a local copy of the public texts ("open") or of the hub's data set ("paper");
+    `limits` cuts splits to their first so many documents, in place of the profile's own limits.
+    Documents are whole here; where a profile takes only the beginning of each, `clipped` cuts it,
+    which needs the tokenizer.
+    """
+    scale = get_profile(profile)
+    if domain not in scale.domains:
+        raise unknown("domain", domain, scale.domains)
+    if scale.corpus not in CORPORA:
+        raise unknown("corpus", scale.corpus, CORPORA)
+    corpus = CORPORA[scale.corpus]
+    if folder is not None and not corpus.copied:
+        raise UnlearnError(
+            f"the folder {str(folder)!r} is given, and the texts of profile {profile!r} are "
+            "invented here: leave it out (--corpora), or name another profile."
+        )
+    limits = {**dict(scale.limits), **(limits or {})} or None
+    return limited(corpus.load(domain, folder, limits), limits)
+
+
+def clipped(profile: str, data: DomainData, tokenizer: Any) -> DomainData:
+    """The data of a profile with as much of each document as the profile takes."""
+    scale = get_profile(profile)
+    return clip(data, tokenizer, scale.length) if scale.clipped else data
+
+
+def limited(data: DomainData, limits: Mapping[str, int] | None) -> DomainData:
+    """`data` with its splits cut to their first so many documents."""
+    cuts = {split: data.split(split)[:count] for split, count in checked_limits(limits).items()}
+    return dataclasses.replace(data, **cuts)  # type: ignore[arg-type, unused-ignore]
+
+
+Alignment = Literal["aligned", "release"]  # of labels; the release's is off by one
+Precision = Literal["float32", "float64", "bfloat16"]
+
+
+DOMAINS = ("arxiv", "github", "books")  # the paper's; a profile may have others
+YOURS = "yours"  # the domain of a user's own documents
+# The paper's seven methods, in its order: what studies run and the book compares. A method that
+# comes to `methods.METHODS` later changes neither.
+PAPER_METHODS = (
+    "ga",
+    "random_label",
+    "adversarial",
+    "ga_gd_general",
+    "ga_gd_in_dist",
+    "ga_kl_general",
+    "ga_kl_in_dist",
+)
+COMPARED = ("ga", "ga_gd_in_dist")  # by the paper's claim of robustness: without, with retain term
+
+
+@dataclass(frozen=True)
+class Region:
+    """The grid of the study `robust_region`: learning rates x numbers of updates.
+
+    rates    even in the logarithm
+    updates  of a run, which is measured after every `every` of them; with a constant schedule
+             those are the runs of so many updates
+    every    0: at the end alone, so that a run is one setting
+    methods  those that are compared (none: all)
+    """
+
+    rates: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    updates: int = 24
+    every: int = 3
+    methods: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> int:
+        """Settings of one method on one domain."""
+        return len(self.rates) * (self.updates // self.every if self.every else 1)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A scale at which everything runs.
+
+    model       where the vanilla model comes from: "lab", a hub id or a folder
+    corpus      "fictitious", "public", "hub" or another name in `run.CORPORA`
+    length      tokens per chunk
+    prefix      target tokens given before verbatim extraction is measured
+    continued   vanilla is not `model` itself but `model` trained further on forget and retain
+                sets, and so there are oracles (see `continued.py`)
+    domains     those that its corpus has: the paper's, some of them, or others
+    limits      documents per split, (split, count) pairs; a split that is not named is whole
+    clipped     of each document only the first `length` tokens are taken
+    seeds       of the study `main`
+    updates     per run of a study
+    rates       learning rates of the study `rates`, which chooses the settings
+    tuning_seed of that study
+    precision   of the studies' runs
+    region      the grid of the study `robust_region`
+    settings_of (profile, domain) whose chosen settings the studies take, so that nothing is chosen
+                from the runs that are reported; None: each domain's own, which `rates` chooses
+    """
+
+    name: str
+    model: str
+    corpus: str
+    length: int
+    prefix: int
+    about: str
+    continued: bool = False
+    domains: tuple[str, ...] = DOMAINS
+    limits: tuple[tuple[str, int], ...] = ()
+    clipped: bool = False
+    seeds: tuple[int, ...] = (0, 1, 2)
+    updates: int = 12
+    rates: tuple[float, ...] = (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
+    precision: Precision = "float32"
+    tuning_seed: int = 100  # the settings are chosen on a seed that the main study does not use
+    region: Region = Region()
+    settings_of: tuple[str, str] | None = None
+
+
+_OPEN_CPU = Profile(
+    "open_cpu",
+    "HuggingFaceTB/SmolLM2-135M",
+    "public",
+    256,
+    64,
+    "the same for two CPU cores and an hour: one domain, short documents, one seed",
+    continued=True,
+    domains=("books",),
+    limits=(
+        ("forget", 48),
+        ("retain", 192),
+        ("approximate", 48),
+        ("general_retain", 96),
+        ("general_evaluation", 48),
+    ),
+    clipped=True,
+    seeds=(0,),
+    updates=6,
+    rates=(4e-5, 6e-5),
+    tuning_seed=0,  # the main study is then the better runs of this one, and costs no more
+    # In steps of a factor 1.5, through the rates of the study `rates`: four runs are shared.
+    region=Region(
+        (2.7e-5, 4e-5, 6e-5, 9e-5),
+        updates=6,
+        every=0,
+        methods=COMPARED,
+    ),
+)
+
+PROFILES: dict[str, Profile] = {
+    "lab": Profile(
+        "lab",
+        "lab",
+        "fictitious",
+        320,
+        32,
+        "a small Llama trained here from scratch on invented texts; any laptop, no network",
+    ),
+    "open": Profile(
+        "open",
+        "HuggingFaceTB/SmolLM2-135M",
+        "public",
+        1024,
+        64,
+        "SmolLM2-135M, trained further on public texts at pinned commits; one GPU",
+        continued=True,
+        rates=(2e-5, 4e-5, 8e-5),
+        # A run is then seconds on one GPU, and all studies fit into half an hour.
+        precision="bfloat16",
+    ),
+    "open_cpu": _OPEN_CPU,
+    # Models of their own, so that making one domain's does not take the texts of the others.
+    **{
+        f"open_cpu_{domain}": dataclasses.replace(
+            _OPEN_CPU,
+            name=f"open_cpu_{domain}",
+            about=f"the same on {what}, with the settings that open_cpu chose on novels",
+            domains=(domain,),
+            settings_of=("open_cpu", "books"),
+        )
+        for domain, what in (("arxiv", "mathematics"), ("github", "code"))
+    },
+    "paper": Profile(
+        "paper",
+        "01-ai/Yi-6B",
+        "hub",
+        4096,
+        64,
+        "Yi-6B on the authors' published data; one 141 GB GPU or several",
+    ),
+}
+
+
+def get_profile(name: str) -> Profile:
+    """The profile of that name; `UnlearnError` lists the valid ones, nearest first."""
+    if name not in PROFILES:
+        raise unknown("profile", name, PROFILES)
+    return PROFILES[name]

@@ -1,0 +1,402 @@
+"""The folder that an unlearning leaves: model, tokenizer, model card and record."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unlearnlib.errors import UnlearnError, unknown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from unlearnlib.bench import Bench
+    from unlearnlib.corpus.documents import Document, DomainData
+    from unlearnlib.report.card import CardFacts
+    from unlearnlib.spec import RunSpec
+    from unlearnlib.store.record import Record
+
+logger = logging.getLogger(__name__)
+
+ADAPTER, ADAPTER_FILES = "adapter", ("adapter_config.json", "adapter_model.safetensors")
+TEXTS = ("forget", "retain", "approximate", "general")  # what `unlearn` takes
+
+
+def save(
+    model: nn.Module,
+    tokenizer: Any,
+    record: Record,
+    folder: str | Path,
+    texts: Mapping[str, Iterable[str | Document]] | DomainData,
+    *,
+    before: Mapping[str, float] | None = None,
+    adapter: bool = False,
+    force: bool = False,
+) -> None:
+    """Write an unlearned model, its tokenizer, its model card and its record to one folder.
+
+    model, record   as `unlearn` returned them
+    folder          made if it is not there
+    texts           what `unlearn` got as `forget`, `retain`, `approximate` and `general`, by these
+                    names, or the `DomainData` of a run. The card gives their names and SHA-256,
+                    never the texts
+    before          metrics of the model before unlearning, as in the record of a run with
+                    `updates=0` and `in_place=False`; the card takes the target from them
+    adapter         also write the adapter of a run with `lora_rank` alone, to `adapter/`. Whoever
+                    has it and the model can undo the unlearning
+    force           write into a folder that is not empty: weights, card and record of an earlier
+                    model there are replaced, other files stay
+
+    The folder has safetensors, `README.md` (the card), `record.json` and the tokenizer's files;
+    `transformers` loads it. All are written to a temporary folder and then moved. The card names
+    the base model by `model.name_or_path`; a path is cut to its last part.
+
+    Raises `UnlearnError` for texts that are not those of the record, an adapter that is not there,
+    a folder that is not empty or cannot be written, and too little space.
+    """
+    from unlearnlib.corpus.chunks import cut
+    from unlearnlib.corpus.documents import SPLITS
+    from unlearnlib.decoder import check_loaded
+
+    check_loaded(model, tokenizer)
+    _check_run(model, record, before, adapter)
+    if not str(folder).strip():
+        raise UnlearnError(f"folder is {str(folder)!r}: give a name.")
+    data = _as_data(texts)
+    if data.hash() != record.data_hash:
+        raise UnlearnError(
+            "the texts are not those of the record: give the same ones that unlearn got, in the "
+            "same order."
+        )
+    out, source = Path(folder), _source_of(model)
+    check_out(out, force, source or None, option="folder")
+    _check_space(model, out, option="folder")
+    length = _length(record)
+    chunks = {
+        name: len(cut(_used(data, name, record.spec), tokenizer, length, name=name))
+        for name in SPLITS
+    }
+    name = _public_name(source) if source else (type(model).__name__, None)
+    card = _facts(record, data, chunks, before or {}, name, adapter)
+    save_unlearned(out, model, tokenizer, record, card)
+
+
+def _check_run(model: Any, record: object, before: object, adapter: bool) -> None:
+    """Whether these are what a run leaves behind; `UnlearnError` for what is not."""
+    from unlearnlib.store.record import Record
+
+    if not isinstance(record, Record):
+        raise UnlearnError(
+            f"record is a {type(record).__name__}: give the record that unlearn returned."
+        )
+    if before is not None and not isinstance(before, Mapping):
+        raise UnlearnError(
+            f"before is a {type(before).__name__}: give metrics, as in before=record.metrics."
+        )
+    if adapter and not hasattr(model, "lora_adapter"):
+        raise UnlearnError(
+            "adapter is True and the model has no adapter of its own: unlearn with lora_rank=16, "
+            "or leave adapter out."
+        )
+
+
+def _as_data(texts: Mapping[str, Iterable[str | Document]] | DomainData) -> DomainData:
+    """The texts as `unlearn` divides and names them."""
+    from unlearnlib.corpus.documents import DomainData
+    from unlearnlib.corpus.files import split_general
+    from unlearnlib.profiles import YOURS
+    from unlearnlib.scoring import as_documents
+
+    if isinstance(texts, DomainData):
+        return texts
+    if not isinstance(texts, Mapping):
+        raise UnlearnError(
+            f"texts is a {type(texts).__name__}: give the texts by name, as in "
+            'texts={"forget": [...], "retain": [...]}.'
+        )
+    for name in texts:
+        if name not in TEXTS:
+            raise unknown("set of texts", name, TEXTS)
+    given = {name: as_documents(texts.get(name, ()), name) for name in TEXTS}
+    general_retain, general_evaluation = split_general(given["general"])
+    return DomainData(
+        YOURS,
+        given["forget"],
+        given["retain"],
+        given["approximate"],
+        tuple(general_retain),
+        tuple(general_evaluation),
+    )
+
+
+def _source_of(model: Any) -> str:
+    """Where `transformers` loaded a model from; "" where it does not say."""
+    from unlearnlib.folders import data_folder
+
+    source = str(getattr(model, "name_or_path", "") or "")
+    lab = (data_folder() / "lab").resolve()
+    if source and Path(source).resolve().parent == lab:
+        return f"lab/{Path(source).name}"
+    return source
+
+
+def check_out(out: Path, force: bool, model: str | None = None, *, option: str = "--out") -> None:
+    """Whether a model can be written to `out`; leaves nothing behind.
+
+    `model` is where the base model came from, `option` what errors call the folder.
+    """
+    if out.exists() and not out.is_dir():
+        raise UnlearnError(f"{option} {str(out)!r} is a file: give a folder.")
+    if out.is_dir():
+        if model is not None and Path(model).is_dir() and out.samefile(model):
+            raise UnlearnError(
+                f"{option} {str(out)!r} is the folder of the base model: give another folder."
+            )
+        from unlearnlib.folders import data_folder
+
+        if out.resolve().is_relative_to((data_folder() / "lab").resolve()):
+            raise UnlearnError(
+                f"{option} {str(out)!r} is a folder of the lab's own models: give another folder."
+            )
+        if not force and any(out.iterdir()):
+            forced = "--force" if option.startswith("--") else "force=True"
+            raise UnlearnError(
+                f"{option} {str(out)!r} is not empty: give another folder, or {forced} to write "
+                "into it."
+            )
+    place = _existing(out)
+    try:
+        with tempfile.TemporaryDirectory(dir=place, prefix=".unlearn-"):
+            pass
+    except OSError as error:
+        raise UnlearnError(
+            f"{option} {str(out)!r} cannot be written ({error.strerror}): check its permissions or "
+            "give another folder."
+        ) from None
+
+
+def _existing(path: Path) -> Path:
+    """`path` or its nearest parent that exists."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _check_space(model: Any, out: Path, *, option: str = "--out") -> None:
+    """Whether the disk of `out` has room for the model's parameters."""
+    needed = sum(p.numel() * p.element_size() for p in model.parameters())
+    free = shutil.disk_usage(_existing(out)).free
+    if free < needed:
+        raise UnlearnError(
+            f"{option} {str(out)!r} has {free / 1e9:.1f} GB left and the model needs "
+            f"{needed / 1e9:.1f} GB: free some space or give another folder."
+        )
+
+
+def term_in_words(term: Any) -> str:
+    """What a term of the objective is, from the first line of its documentation."""
+    from unlearnlib.methods import Descent
+
+    if term is None:
+        return "none"
+    if isinstance(term, Descent):
+        words = "cross-entropy of the true tokens"
+        return f"minus {words} (gradient ascent)" if term.sign < 0 else f"{words} (descent)"
+    return (inspect.getdoc(term) or type(term).__name__).splitlines()[0].rstrip(".")
+
+
+def card_facts(
+    bench: Bench,
+    spec: RunSpec,
+    record: Record,
+    before: Mapping[str, float],
+    adapter: bool = False,
+) -> CardFacts:
+    """What the model card of a run on a bench tells.
+
+    `before` has the metrics of the model before; `adapter` says whether LoRA's stands beside it.
+    """
+    from unlearnlib.corpus.documents import SPLITS
+
+    chunks = {
+        name: len(bench.forgotten(spec) if name == "forget" else bench.chunks(name, spec.length))
+        for name in SPLITS
+        if bench.data.split(name)
+    }
+    name = _public_name(bench.source or spec.profile)
+    return _facts(record, bench.data, chunks, before, name, adapter)
+
+
+def _facts(
+    record: Record,
+    data: DomainData,
+    chunks: Mapping[str, int],
+    before: Mapping[str, float],
+    name: tuple[str, str | None],
+    adapter: bool,
+) -> CardFacts:
+    """The card's facts from a record.
+
+    `chunks` counts those of each split; `name` is the base model's, see `_public_name`.
+    """
+    from unlearnlib.corpus.documents import SPLITS
+    from unlearnlib.methods import get_method
+    from unlearnlib.report.card import CardFacts, split_facts
+
+    spec, provenance = record.spec, record.provenance
+    method = get_method(spec["method"])
+    used = {split: _used(data, split, spec) for split in SPLITS}
+    term = term_in_words(method.retain)
+    if method.data is not None:
+        term += f", on {'retain' if method.data == 'in_distribution' else 'general'} documents"
+    command, language = provenance["command"], "sh"
+    if command.startswith("unlearnlib.unlearn("):
+        command, language = _call(record, data), "python"
+    return CardFacts(
+        source=name[0],
+        base_model=name[1],
+        model_hash=record.model_hash,
+        title=method.title,
+        forget_term=term_in_words(method.forget),
+        retain_term=term,
+        spec=spec | {"length": _length(record)},
+        splits=[split_facts(split, docs, chunks[split]) for split, docs in used.items() if docs],
+        before=before,
+        after=record.metrics,
+        command=command,
+        versions=provenance["versions"],
+        device=provenance["accelerator"] or provenance["device"],
+        diverged_at=record.diverged_at,
+        measured={split: len(rows["id"]) for split, rows in record.documents.items()},
+        adapter=adapter,
+        language=language,
+    )
+
+
+def _used(data: DomainData, split: str, spec: Mapping[str, Any]) -> tuple[Document, ...]:
+    """The documents of a split that a run used: of the forget set the first `forget_size`."""
+    return data.split(split)[: spec["forget_size"] if split == "forget" else None]
+
+
+def _length(record: Record) -> int:
+    """Tokens per chunk of a run: its own, else its profile's."""
+    from unlearnlib.profiles import get_profile
+
+    return record.spec["length"] or get_profile(record.spec["profile"]).length
+
+
+def _public_name(source: str) -> tuple[str, str | None]:
+    """(name, hub id or None) of a model source; the name has no folder of this machine in it."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    from unlearnlib.text import _file_name
+
+    if source == "lab" or source.startswith("lab/"):
+        return source, None
+    if Path(source).exists():
+        return _file_name(source), None
+    try:
+        validate_repo_id(source)
+    except HFValidationError:  # a folder that is no longer there
+        return _file_name(source), None
+    return source, source
+
+
+def _call(record: Record, data: DomainData) -> str:
+    """The call of `unlearn` that repeats a record, with its texts by their names."""
+    from unlearnlib.run import unlearn
+    from unlearnlib.spec import RunSpec
+
+    default = RunSpec()
+    # Defaults of `unlearn` may change; precision is the model's own if it is not given.
+    spelt_out = {*inspect.signature(unlearn).parameters, "precision"}
+    given = [name for name in TEXTS[:3] if data.split(name)]
+    given += ["general"] if data.general_retain or data.general_evaluation else []
+    lines = ["model,", "tokenizer,", *(f"{name}={name}," for name in given)]
+    lines += [
+        f"{name}={value!r},"
+        for name, value in record.spec.items()
+        if name not in ("profile", "domain")
+        and (name in spelt_out or value != getattr(default, name))
+    ]
+    inner = "\n".join(f"    {line}" for line in lines)
+    return f"from unlearnlib import unlearn\n\nmodel, record = unlearn(\n{inner}\n)"
+
+
+def save_unlearned(
+    out: Path,
+    model: Any,
+    tokenizer: Any,
+    record: Record,
+    card: CardFacts,
+    more: Mapping[str, str] | None = None,
+) -> None:
+    """Write model, tokenizer, record.json, README.md and `more` (name -> text) to `out`.
+
+    A model trained with LoRA comes with its adapter, in `out/adapter`, only where the card says so.
+    Everything is written to a temporary folder, then moved. Weights, adapter and report.html of an
+    earlier model in `out` are deleted.
+    """
+    from unlearnlib.lora import save_adapter
+    from unlearnlib.models import save_model
+    from unlearnlib.report.card import model_card
+    from unlearnlib.text import _strict
+
+    body = {
+        "format": 1,
+        "base_model": card.source,
+        "splits": {s.name: dataclasses.asdict(s) for s in card.splits},
+        "before": _strict(card.before),
+        "record": record.to_json(),
+    }
+    # A folder that is there may be a link or a mount of another disk, or its parent not ours to
+    # write: what is complete can only be moved into it from inside.
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=out if out.exists() else out.parent, prefix=".unlearn-"
+    ) as scratch:
+        staged = Path(scratch) / "model"
+        save_model(model, tokenizer, staged)
+        (staged / "record.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+        (staged / "README.md").write_text(model_card(card), encoding="utf-8")
+        for name, text in (more or {}).items():
+            (staged / name).write_text(text, encoding="utf-8")
+        if card.adapter:
+            save_adapter(model.lora_adapter, staged / ADAPTER, card.base_model)
+        if out.exists():
+            _move_into(staged, out)
+        else:
+            staged.rename(out)
+    logger.info("saved the model, record.json and README.md in %s", out)
+
+
+def _move_into(staged: Path, out: Path) -> None:
+    """Move all files to a folder that is there, and delete what an earlier model left in it."""
+    stale = (out / "record.json").exists()
+    for name in ADAPTER_FILES:
+        if (staged / ADAPTER).exists():
+            (out / ADAPTER).mkdir(exist_ok=True)
+            os.replace(staged / ADAPTER / name, out / ADAPTER / name)
+        else:  # of an earlier model
+            (out / ADAPTER / name).unlink(missing_ok=True)
+    if not (staged / ADAPTER).exists():
+        with contextlib.suppress(OSError):  # there is none, or it holds files of the user's
+            (out / ADAPTER).rmdir()
+    written = sorted(item for item in staged.iterdir() if item.is_file())
+    for item in written:
+        os.replace(item, out / item.name)
+    names = {item.name for item in written}
+    for weights in (*out.glob("*.safetensors"), *out.glob("*.safetensors.index.json")):
+        if weights.name not in names:
+            weights.unlink()
+    if stale and "report.html" not in names:  # it tells how the earlier model was made
+        (out / "report.html").unlink(missing_ok=True)

@@ -1,0 +1,175 @@
+"""Claims: which process computes which key at the moment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from unlearnlib.errors import UnlearnError
+from unlearnlib.store.files import _cannot, write_file
+
+STALE_AFTER = 600.0  # seconds without a heartbeat after which a claim counts as abandoned
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Who computes which key at the moment: files in one folder, which several machines may share.
+
+    A claim that was abandoned must be taken over by one process only. Deleting it and making a new
+    one would not do: a slower process that judged the old claim may delete the new one. So claims
+    are numbered, KEY.json, KEY.1.json, ..., the highest one counts, and taking over claim n is
+    creating n + 1, which only one process can, while claim n is still that claim.
+    """
+
+    folder: Path
+
+    @contextlib.contextmanager
+    def hold(self, key: str, stale_after: float = STALE_AFTER) -> Iterator[bool]:
+        """Hold the claim on `key` for the length of a block, see `Store.claim`."""
+        held = self._acquire(key, stale_after)
+        if held is None:
+            yield False
+            return
+        path, body = held
+        stop = threading.Event()
+        beat = threading.Thread(target=_beat, args=(path, stop, stale_after / 10), daemon=True)
+        beat.start()
+        try:
+            yield True
+        finally:
+            stop.set()
+            beat.join()
+            with contextlib.suppress(OSError):
+                if path.read_bytes() == body:  # else it was taken over, and is not ours to remove
+                    self._release(key, path)
+
+    def _release(self, key: str, path: Path) -> None:
+        """Remove a claim of ours and the abandoned ones below it."""
+        claims = self._standing(key)
+        # Ours last, so that no abandoned one below it ever seems to be the highest.
+        for number in sorted(claims):
+            claims[number].unlink(missing_ok=True)
+            if claims[number] == path:
+                break
+
+    def _standing(self, key: str) -> dict[int, Path]:
+        """Number -> file of the claims on `key`."""
+        found = {}
+        for path in self.folder.glob(f"{key}*.json"):
+            number = path.name.removeprefix(key).removesuffix("json").strip(".") or "0"
+            if number.isdecimal():
+                found[int(number)] = path
+        return found
+
+    def _acquire(self, key: str, stale_after: float) -> tuple[Path, bytes] | None:
+        """File and content of a new claim of ours, or None if somebody else holds one."""
+        body = json.dumps(
+            {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "born": _born(os.getpid()),
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                "token": uuid.uuid4().hex,
+            }
+        ).encode("ascii")
+        while True:
+            claims = self._standing(key)
+            last = max(claims, default=-1)
+            held = _read_claim(claims[last]) if claims else None
+            if claims and held is None:
+                continue  # released while we looked
+            if held is not None and not _abandoned(held, self.folder, stale_after):
+                return None
+            path = self.folder / (f"{key}.{last + 1}.json" if claims else f"{key}.json")
+            try:
+                if not write_file(path, body):
+                    continue  # somebody was faster
+            except UnlearnError:
+                # The folder could not be flushed: the file may be there, and nobody will own it.
+                with contextlib.suppress(OSError):
+                    if path.read_bytes() == body:
+                        path.unlink(missing_ok=True)
+                raise
+            below = _read_claim(claims[last]) if held is not None else None
+            if held is None or (below is not None and below[0] == held[0]):
+                return path, body
+            # The claim that we meant to take over has gone, and its number may have a new owner.
+            path.unlink(missing_ok=True)
+
+
+def _beat(path: Path, stop: threading.Event, every: float) -> None:
+    """Touch a claim every `every` seconds until told to stop."""
+    while not stop.wait(every):
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def _read_claim(path: Path) -> tuple[bytes, float] | None:
+    """Content and time of the last heartbeat (seconds) of a claim; None if it has gone."""
+    try:
+        return path.read_bytes(), path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _cannot("read", path, error) from None
+
+
+def _abandoned(claim: tuple[bytes, float], folder: Path, stale_after: float) -> bool:
+    """Whether nobody stands behind a claim any more."""
+    content, touched = claim
+    # A shared file system stamps files by its own clock, so "now" has to be asked of it as well.
+    probe = folder / f".{uuid.uuid4().hex}.tmp"
+    try:
+        try:
+            probe.write_bytes(b".")
+            now = probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise _cannot("write", probe, error) from None
+    if now - touched > stale_after:
+        return True
+    try:
+        owner = json.loads(content)
+        host, pid, born = owner["host"], int(owner["pid"]), owner.get("born")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False  # it names nobody: only its age can tell
+    return host == socket.gethostname() and not _is_alive(pid, born)
+
+
+def _is_alive(pid: int, born: object = None) -> bool:
+    """Whether a process of this host exists; True where the system cannot be asked harmlessly.
+
+    Numbers of processes are used again, at once where a container starts anew: a process that
+    began at another time than `born` is another one. One that was killed and is only waiting for
+    its parent to hear of it is not alive.
+    """
+    if os.name == "nt":  # there, os.kill would end the process
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # it exists and belongs to somebody else
+    now = _born(pid)
+    return now != "" and (now is None or not born or now == born)
+
+
+def _born(pid: int) -> str | None:
+    """When a process began (boot and clock tick), "" if it has ended; None off Linux."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        state, ticks = fields[0], int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None
+    return "" if state in (b"Z", b"X") else f"{boot}:{ticks}"

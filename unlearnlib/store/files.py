@@ -1,0 +1,85 @@
+"""Files that appear whole or not at all, on disks of every kind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from pathlib import Path
+
+from unlearnlib.errors import UnlearnError
+
+
+def _cannot(verb: str, path: Path, error: OSError) -> UnlearnError:
+    reason = error.strerror or type(error).__name__
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "free some space and run again, what is stored stays"
+    else:
+        remedy = "check its permissions or choose another folder"
+    return UnlearnError(f"cannot {verb} {path} ({reason}): {remedy}.")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable, as far as its file system knows how to."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some (of network shares and virtual machines) sync files and no folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
+def _link_new(source: Path, target: Path) -> bool:
+    """Give the file `source` the name `target` too; False if that name is taken."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        # A file system without hard links (exFAT, some network shares). Renaming is atomic too;
+        # only a second writer of the same key within these two lines could replace the first.
+        if target.exists():
+            return False
+        os.rename(source, target)
+    return True
+
+
+def write_file(path: Path, raw: bytes, *, replace: bool = False) -> bool:
+    """Write a file whole or not at all; unless `replace`, False if the name is taken.
+
+    Raises UnlearnError if the folder cannot be written or the disk is full; the temporary file
+    is then removed and whatever stood at `path` is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        _make_folder(path.parent)
+        try:
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(raw)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if replace:
+                os.replace(temporary, path)
+            elif not _link_new(temporary, path):
+                return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _cannot("write", path, error) from None
+    return True

@@ -1,0 +1,192 @@
+"""Computing a study: resumable, shared between workers.
+
+Running a study means asking which keys are missing from the local store and from the published
+records, and computing those. Any number of processes may work on one store: each run is claimed
+before it is computed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from tqdm import tqdm
+
+from unlearnlib.bench import Bench, Models, evaluate, key_of, open_bench
+from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.profiles import DOMAINS
+from unlearnlib.run import execute
+from unlearnlib.spec import RunSpec
+from unlearnlib.store.folder import Store
+from unlearnlib.store.provenance import provenance
+from unlearnlib.store.published import Library
+from unlearnlib.store.record import Record, run_key
+from unlearnlib.study.grids import get_study
+from unlearnlib.study.records import StudyResult, default_store, open_library
+
+BASELINES = ("vanilla", "oracle")
+
+
+def baseline_key(bench: Bench, profile: str, which: str, base: str = "vanilla") -> str:
+    """The key of the scores of vanilla or of the oracle on a bench's data."""
+    return run_key(_baseline_spec(bench, profile, which, base), bench.data_hash, bench.model_hash)
+
+
+def _baseline_spec(bench: Bench, profile: str, which: str, base: str) -> dict[str, Any]:
+    if which not in BASELINES:
+        raise unknown("baseline", which, BASELINES)
+    spec = {"profile": profile, "domain": bench.data.domain, "baseline": which, "seed": 0}
+    return spec if base == "vanilla" else spec | {"base": base}
+
+
+def baseline(bench: Bench, profile: str, which: str, base: str = "vanilla") -> Record:
+    """Vanilla's or the oracle's own scores, as a record of kind "score".
+
+    The vanilla model's distance to the oracle is in its metrics; the oracle's own is 0. Its key
+    holds vanilla's hash on both sides: the oracle is the reference of that vanilla. Where `base`
+    is "published", that model stands in vanilla's place.
+    """
+    started = time.time()
+    model = bench.model if which == "vanilla" else bench.oracle
+    if model is None:
+        raise UnlearnError(
+            f"{bench.data.domain!r} at profile {profile!r} has no oracle: train one, or leave its "
+            "line out."
+        )
+    metrics, documents, _ = evaluate(bench, model)
+    return Record(
+        key=baseline_key(bench, profile, which, base),
+        kind="score",
+        status="done",
+        spec=_baseline_spec(bench, profile, which, base),
+        data_hash=bench.data_hash,
+        model_hash=bench.model_hash,
+        metrics=metrics,
+        documents=documents,
+        provenance=provenance(
+            started=datetime.fromtimestamp(started, UTC),
+            seconds=time.time() - started,
+            device=str(next(model.parameters()).device),
+            command=f"unlearn study main --profile {profile} --domain {bench.data.domain}",
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number` (from 1) of a study that is divided among `count` workers."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """A shard from "I/N", as in "2/8"; `UnlearnError` for anything else."""
+        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise UnlearnError(
+                f"the shard is {text!r}: write I/N with a whole number I from 1 to N, as in 2/8."
+            )
+        return cls(int(match[1]), int(match[2]))
+
+    def takes(self, place: int) -> bool:
+        """Whether the place (from 0) in a study's order is this shard's: every `count`-th is."""
+        return place % self.count == self.number - 1
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+def run_study(
+    name: str,
+    profile: str = "lab",
+    domains: Sequence[str] = DOMAINS,
+    *,
+    store: Store | None = None,
+    fresh: bool = False,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    benches: Callable[[str, str], Bench] | None = None,
+    progress: bool = True,
+    shard: Shard | None = None,
+) -> StudyResult:
+    """Compute what is missing of a study and return all of it, in the grid's order.
+
+    Records that are published or in `store` are not computed again (`fresh`: published ones do
+    not count). A run that another process has claimed is left to it and counted as busy.
+
+    With a `shard` only its part is computed and returned. Which part that is follows from the
+    grid alone (the same arguments give the same parts, whatever is recorded already and whichever
+    domains have an oracle), so a worker that starts again goes on with what was its own.
+    """
+    study = get_study(name)
+    store = store or default_store()
+    library = open_library(store, fresh)
+    open_one = benches or (lambda p, d: open_bench(p, d, models=Models(base=study.base)))
+    records: list[Record] = []
+    baselines: list[Record] = []
+    grid: list[tuple[RunSpec, str | None]] = []  # and the run's key, where its bench was opened
+    computed = busy = 0
+    places = itertools.count()
+    for domain in domains:
+        specs = [
+            spec
+            for spec in study.runs(profile, domain)
+            if (methods is None or spec.method in methods) and (seeds is None or spec.seed in seeds)
+        ]
+        # An oracle keeps its place where there is none: no shard depends on what is at hand.
+        whole = [(next(places), wanted) for wanted in (*BASELINES, *specs)]
+        mine = [wanted for place, wanted in whole if shard is None or shard.takes(place)]
+        if not mine:  # spare the loading
+            grid += [(spec, None) for spec in specs]
+            continue
+        bench = open_one(profile, domain)
+        grid += [(spec, key_of(bench, spec)) for spec in specs]
+        bar = tqdm(mine, desc=f"{name} {domain}", disable=not progress)
+        for wanted in bar:
+            if wanted == "oracle" and bench.oracle is None:
+                continue
+            is_run = isinstance(wanted, RunSpec)
+            key = (
+                key_of(bench, wanted)
+                if is_run
+                else baseline_key(bench, profile, wanted, study.base)
+            )
+            if key not in library:
+                with store.claim(key) as ours:
+                    if not ours:
+                        busy += 1
+                        continue
+                    if key not in store:
+                        store.put(
+                            execute(bench, wanted)[1]
+                            if is_run
+                            else baseline(bench, profile, wanted, study.base)
+                        )
+                        computed += 1
+            (records if is_run else baselines).append(library.get(key))
+    left = 0 if shard is None else _left(grid, library)
+    return StudyResult(records, baselines, computed, busy, len(grid), left)
+
+
+def _left(grid: Sequence[tuple[RunSpec, str | None]], library: Library) -> int:
+    """How many runs of a grid have no record.
+
+    Loading models only to count would be dear: a run whose key is not known counts as recorded
+    if any record has its spec.
+    """
+    specs: set[str] = set()
+    if any(key is None for _, key in grid):
+        specs = {json.dumps(r.spec, sort_keys=True) for r in library.records() if r.kind == "run"}
+    return sum(
+        json.dumps(spec.as_dict(), sort_keys=True) not in specs
+        if key is None
+        else key not in library
+        for spec, key in grid
+    )

@@ -1,0 +1,114 @@
+"""Publishing records: writing them into `data/results/PROFILE-STUDY.parquet`."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from unlearnlib.errors import UnlearnError
+from unlearnlib.folders import data_folder
+from unlearnlib.profiles import get_profile
+from unlearnlib.spec import RunSpec
+from unlearnlib.store.published import read_parquet, write_parquet
+from unlearnlib.store.record import Record
+from unlearnlib.study.grids import STUDIES, Specs, _specs
+from unlearnlib.study.records import StudyResult, _text
+
+logger = logging.getLogger(__name__)
+
+
+def publish_records(profile: str, records: Iterable[Record]) -> dict[str, int]:
+    """Publish records that were computed elsewhere, each under every study that it belongs to.
+
+    No model is needed: a record belongs to a study if its spec is in the study's grid. Of a study
+    and a domain only records of one starting model are published, that of most of them: a model
+    that was trained again may be another one. Returns study -> records published.
+    """
+    records = list(records)
+    folder = data_folder() / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    counts: dict[str, int] = {}
+    models: set[str] = set()
+    for name, study in STUDIES.items():
+        chosen: list[Record] = []
+        grid: Specs = []
+        for domain in get_profile(profile).domains:
+            try:
+                wanted = study.runs(profile, domain)
+            except UnlearnError:
+                continue  # its settings have not been chosen
+            grid += wanted
+            specs = [spec.as_dict() for spec in wanted]
+            found = [r for r in records if r.kind == "run" and r.spec in specs]
+            hashes = [r.model_hash for r in found]
+            most = max(hashes, key=hashes.count, default="")
+            chosen += [r for r in found if r.model_hash == most]
+            if left := len(found) - hashes.count(most):
+                logger.warning(
+                    "%d records of study %s on %s are of another model and are left out",
+                    left, name, domain,
+                )  # fmt: skip
+        if chosen:
+            counts[name] = len(chosen)
+            models |= {r.model_hash for r in chosen}
+            _merge(folder / f"{profile}-{name}.parquet", chosen, grid)
+    baselines = [
+        r
+        for r in records
+        if r.kind == "score" and r.spec.get("profile") == profile and r.model_hash in models
+    ]
+    if baselines:
+        counts["baselines"] = len(baselines)
+        _merge(folder / f"{profile}-baselines.parquet", baselines)
+    return counts
+
+
+def publish(name: str, profile: str, result: StudyResult) -> Path:
+    """Write a study's records to `data/results/PROFILE-STUDY.parquet`, and the baselines too."""
+    folder = data_folder() / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{profile}-{name}.parquet"
+    domains = list(dict.fromkeys(record.spec["domain"] for record in result.records))
+    _merge(path, result.records, _specs(name, profile, domains))
+    _merge(folder / f"{profile}-baselines.parquet", result.baselines)
+    return path
+
+
+def _merge(path: Path, records: Sequence[Record], grid: Iterable[RunSpec] = ()) -> None:
+    """Add records to a published file; those of other domains stay, equal ones are replaced.
+
+    The runs of a domain are of one starting model: those of another go when the new ones are at
+    least as many of the `grid`. Of fewer, both stay: a part is no reason to lose the whole, and who
+    reads the file takes the runs of the model that has most (`_matching`). Scores of vanilla and
+    oracle stay for every starting model: studies may differ in theirs.
+    """
+    kept = {_place(r): r for r in read_parquet(path)} if path.exists() else {}
+    kept.update({_place(r): r for r in records})
+    wanted = {_text(spec.as_dict()) for spec in grid}
+    for domain in {r.spec["domain"] for r in records if r.kind == "run"}:
+        count: Counter[str] = Counter()
+        for (spec, model), r in kept.items():
+            if r.kind == "run" and r.spec["domain"] == domain:
+                count[model] += spec in wanted  # 0 for a model of whose runs none is wanted
+        new = {r.model_hash for r in records if r.kind == "run" and r.spec["domain"] == domain}
+        most = max(count[model] for model in new)
+        old = {model for model in count if model not in new and count[model] <= most}
+        if more := sorted(set(count) - new - old):
+            logger.warning(
+                "%s: on %s another model (%s) has %d runs, more than the %d of the new one: both "
+                "stay, and its runs are shown",
+                path.name, domain, more[0][:12], count[more[0]], most,
+            )  # fmt: skip
+        kept = {
+            place: r
+            for place, r in kept.items()
+            if r.kind != "run" or r.spec["domain"] != domain or r.model_hash not in old
+        }
+    write_parquet(kept.values(), path)
+
+
+def _place(record: Record) -> tuple[str, str]:
+    """What a record replaces in a published file: the one of the same spec and starting model."""
+    return _text(record.spec), record.model_hash

@@ -1,0 +1,190 @@
+"""The records of a study that are at hand: computes nothing, needs no torch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unlearnlib.errors import UnlearnError
+from unlearnlib.folders import published_files
+from unlearnlib.profiles import DOMAINS
+from unlearnlib.store.folder import Store
+from unlearnlib.store.published import Library, read_parquet
+from unlearnlib.store.record import Record
+from unlearnlib.study.grids import Specs, _specs, get_study
+
+logger = logging.getLogger(__name__)
+
+
+def default_store() -> Store:
+    """The local store: $UNLEARN_STORE, else `runs/` in this folder."""
+    import os
+
+    return Store(Path(os.environ.get("UNLEARN_STORE", "runs")))
+
+
+def open_library(store: Store | None = None, fresh: bool = False) -> Library:
+    """Local records (of `store`) before published ones; `fresh` leaves the published ones out."""
+    return Library([] if fresh else published_files(), store)
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """The records of a study, how many of them this call computed, and how many there should be.
+
+    busy    runs that another process had claimed
+    wanted  runs of the whole grid (0: not counted)
+    left    of a shard: runs of the whole grid that have no record yet, whoever is to compute them
+    """
+
+    records: list[Record]
+    baselines: list[Record]
+    computed: int
+    busy: int = 0
+    wanted: int = 0
+    left: int = 0
+
+
+def load_study(
+    name: str, profile: str = "lab", domains: Sequence[str] = DOMAINS, store: Store | None = None
+) -> StudyResult:
+    """The records of a study that are at hand, computed or published; computes nothing.
+
+    Records are matched by their spec, so a reader needs neither model nor torch time. Raises
+    UnlearnError if there is none at all.
+    """
+    base = get_study(name).base
+    result = _matching(name, _specs(name, profile, domains), profile, domains, store, base)
+    if not result.records:
+        raise UnlearnError(
+            f"there is no record of study {name!r} at profile {profile!r}: run "
+            f"`unlearn study {name} --profile {profile}` first."
+        )
+    if missing := result.wanted - len(result.records):
+        logger.warning("study %s lacks %d of %d records", name, missing, result.wanted)
+    return result
+
+
+def at_hand(
+    name: str, profile: str = "lab", domains: Sequence[str] = DOMAINS, store: Store | None = None
+) -> StudyResult:
+    """`load_study` for a chapter that can say what is missing: no records are no error.
+
+    Nor is it that a study's settings have not been chosen at a profile yet.
+    """
+    base = get_study(name).base
+    try:
+        specs = _specs(name, profile, domains)
+    except UnlearnError as error:
+        logger.warning("%s", error)
+        specs = []
+    return _matching(name, specs, profile, domains, store, base)
+
+
+def joined(parts: Iterable[StudyResult]) -> StudyResult:
+    """The same study at several profiles, each with domains of its own, as one.
+
+    A figure or table looks up vanilla and oracle by domain, so no domain may be in two of them.
+    """
+    parts = list(parts)
+    owner: dict[str, int] = {}
+    for order, part in enumerate(parts):
+        for record in (*part.records, *part.baselines):
+            domain = record.spec["domain"]
+            if owner.setdefault(domain, order) != order:
+                raise UnlearnError(
+                    f"the domain {domain!r} is in two of the profiles that are joined, and each "
+                    "has its own vanilla: show them one after the other."
+                )
+    return StudyResult(
+        [r for part in parts for r in part.records],
+        [r for part in parts for r in part.baselines],
+        sum(part.computed for part in parts),
+        wanted=sum(part.wanted for part in parts),
+    )
+
+
+def _published_records(name: str, profile: str, specs: Specs) -> list[Record]:
+    """Published records of a profile, by key: those of a study's own file, and the baselines.
+
+    A study's file holds all of its records, runs that other studies share among them. Where it
+    lacks a run, as one that was published in part, every file of the profile is read.
+    """
+    files = {path.stem: path for path in published_files()}
+    own = [files[stem] for stem in (f"{profile}-{name}", f"{profile}-baselines") if stem in files]
+    records = {r.key: r for path in own for r in read_parquet(path)}
+    recorded = {_text(r.spec) for r in records.values()}
+    if any(_text(spec.as_dict()) not in recorded for spec in specs):
+        every = [path for stem, path in files.items() if stem.startswith(f"{profile}-")]
+        records = {r.key: r for path in every for r in read_parquet(path)}
+    return [records[key] for key in sorted(records)]
+
+
+def _matching(
+    name: str,
+    specs: Specs,
+    profile: str,
+    domains: Sequence[str],
+    store: Store | None,
+    base: str = "vanilla",
+) -> StudyResult:
+    """The records of some specs of a study, in their order, and the baselines of the domains.
+
+    Published ones come first; the local store fills in what was computed here and is not published.
+    (Whoever asks for a run by its key, `Library`, gets the local record first: it is the same.)
+    A model that was trained again may be another one, so all records of a domain are of one
+    starting model, that of most of them.
+    """
+    wanted = {_text(spec.as_dict()): order for order, spec in enumerate(specs)}
+    found: dict[tuple[str, str], dict[int, Record]] = {}  # by domain and starting model
+    scores: dict[tuple[str, str], Record] = {}
+    local = Library([], store or default_store())
+    for record in itertools.chain(_published_records(name, profile, specs), local.records()):
+        if record.kind == "run":
+            place = wanted.get(_text(record.spec))
+            if place is not None:
+                start = record.spec["domain"], record.model_hash
+                found.setdefault(start, {}).setdefault(place, record)
+        elif (
+            record.kind == "score"
+            and record.spec.get("profile") == profile
+            and record.spec["domain"] in domains
+            and record.spec.get("base", "vanilla") == base
+        ):
+            scores.setdefault((_text(record.spec), record.model_hash), record)
+    chosen: dict[str, str] = {}
+    for (domain, model), runs in found.items():
+        if domain not in chosen or len(runs) > len(found[domain, chosen[domain]]):
+            chosen[domain] = model
+    placed = {p: r for start in chosen.items() for p, r in found[start].items()}
+    baselines = [
+        r for r in scores.values() if r.model_hash == chosen.get(r.spec["domain"], r.model_hash)
+    ]
+    return StudyResult(
+        [placed[place] for place in sorted(placed)], baselines, 0, wanted=len(wanted)
+    )
+
+
+def state_in_words(name: str, profile: str, result: StudyResult) -> str:
+    """What is missing of a study, as Markdown; empty if nothing is."""
+    command = f"`unlearn study {name} --profile {profile}`"
+    if not result.records:
+        return (
+            f"*The study `{name}` has no records at the profile `{profile}` yet, so its figures "
+            f"and tables are left out here. {command} computes it.*"
+        )
+    if len(result.records) < result.wanted:
+        return (
+            f"*Of the study `{name}`, {len(result.records)} of {result.wanted} runs are recorded; "
+            f"what follows is of those. {command} computes the others.*"
+        )
+    return ""
+
+
+def _text(spec: Mapping[str, Any]) -> str:
+    return json.dumps(spec, sort_keys=True)

@@ -1,0 +1,71 @@
+"""Where the models are that the project trained: the lab's, and those that were trained further."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.folders import cache_folder, data_folder
+from unlearnlib.profiles import get_profile
+
+TRAINING = "training.json"  # the record beside the weights; `record_path` is the published one
+
+
+def continued_names(profile: str) -> tuple[str, ...]:
+    """The models of a profile: vanilla and an oracle per domain."""
+    return ("vanilla", *(f"oracle-{domain}" for domain in get_profile(profile).domains))
+
+
+def record_path(profile: str, name: str) -> Path:
+    """Where the record of a model is kept; it is published with the project."""
+    return data_folder() / "continued" / f"{profile}-{name}.json"
+
+
+def read_record(profile: str, name: str) -> dict[str, Any]:
+    """What was done to make a model: its epochs, scores, recipe and provenance."""
+    path = record_path(profile, name)
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UnlearnError(
+            f"there is no record of {name!r} at profile {profile!r}: make the model with "
+            f"`unlearn pretrain --profile {profile}`."
+        ) from error
+
+
+def made_here(profile: str, name: str) -> dict[str, Any]:
+    """The record of making the weights that are on this machine; empty if there is none.
+
+    It lies beside them: the published record (`read_record`) may be of another machine's.
+    """
+    try:
+        path = continued_checkpoint(profile, name) / TRAINING
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def continued_checkpoint(profile: str, name: str, needed: bool = False) -> Path:
+    """The folder of a model's weights; with `needed`, `UnlearnError` if it has none."""
+    if name not in continued_names(profile):
+        raise unknown("model", name, continued_names(profile))
+    folder = cache_folder() / profile / name
+    if needed and not is_made(profile, name):
+        raise UnlearnError(
+            f"the {name} model of profile {profile!r} is not on this machine: make it with "
+            f"`unlearn pretrain --profile {profile} --corpora FOLDER`, or name another model with "
+            f"--model ({get_profile(profile).model} is the one that it starts from)."
+        )
+    return folder
+
+
+def is_made(profile: str, name: str) -> bool:
+    """Whether a model's weights are on this machine."""
+    return (continued_checkpoint(profile, name) / "model.safetensors").exists()
+
+
+def lab_checkpoint(name: str = "vanilla") -> Path:
+    """The folder of a lab model: "vanilla" or "oracle-DOMAIN"."""
+    return data_folder() / "lab" / name
