@@ -42,7 +42,7 @@ from unlearnlib.report import card
 from unlearnlib.report.verification import verification
 from unlearnlib.spec import PROFILES, RunSpec
 from unlearnlib.store import Record, Store, read_parquet, run_key, write_parquet
-from unlearnlib.text import _strict, printable, shell_join, show
+from unlearnlib.text import printable, shell_join, show, strict_json
 from unlearnlib.verify import find_runs, pick, runs_to_verify, verify_records
 
 COMMANDS = ("run", "study", "pretrain", "score", "verify", "data", "methods", "profiles")
@@ -233,7 +233,7 @@ def test_a_users_documents_are_unlearned_and_saved_with_a_card(
 
     body = json.loads((files / "out" / "record.json").read_text())
     record = Record.from_json(body["record"])
-    assert _strict(record.metrics) == line["metrics"]
+    assert strict_json(record.metrics) == line["metrics"]
     assert body["before"]["forget/perplexity"] == line["before"]["forget/perplexity"]
 
     written = (files / "out" / "README.md").read_text()

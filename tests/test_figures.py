@@ -35,8 +35,8 @@ from unlearnlib.book.target_check import early_stops_figure, target_check, targe
 from unlearnlib.book.trajectories import trajectories
 from unlearnlib.book.what_holds import share_of_the_way
 from unlearnlib.errors import UnlearnError
+from unlearnlib.figures import WIDE, DescribedFigure, Layout, to_svg
 from unlearnlib.looks import METHOD_LOOKS, domain_title, method_look
-from unlearnlib.plates import WIDE, DescribedFigure, Layout, to_svg
 from unlearnlib.profiles import PAPER_METHODS
 from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record

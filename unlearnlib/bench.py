@@ -144,7 +144,7 @@ def evaluate(
         )
         for split, chunks in bench.evaluated(spec).items()
     }
-    broken = {split for split, values in scores.items() if _has_nan(values)}
+    broken = {split for split, values in scores.items() if has_nan(values)}
     numbers = {s: _zeros(values) if s in broken else values for s, values in scores.items()}
     metrics = summarise(
         numbers.get("forget"),
@@ -182,7 +182,7 @@ def evaluate(
     return metrics, documents, scores
 
 
-def _has_nan(scores: TokenScores) -> bool:
+def has_nan(scores: TokenScores) -> bool:
     """Whether the model gave NaN: its parameters are no use though they may still be finite."""
     return bool(np.isnan(scores.logprob).any())
 
@@ -199,7 +199,7 @@ def _short(values: np.ndarray) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
 
-def _probe(bench: Bench, model: nn.Module, spec: RunSpec) -> dict[str, float]:
+def probe_metrics(bench: Bench, model: nn.Module, spec: RunSpec) -> dict[str, float]:
     """The few metrics that a trajectory shows after an update."""
     quiet = Execution(bench.execution.micro_tokens, bench.execution.micro_chunks, progress=False)
     sets = bench.evaluated(spec)
@@ -213,7 +213,7 @@ def _probe(bench: Bench, model: nn.Module, spec: RunSpec) -> dict[str, float]:
             out[f"{split}/perplexity"] = perplexity(scores[split])
     if "approximate" in scores:
         out["membership/min_k_40/auc"] = float("nan")
-        if not any(map(_has_nan, scores.values())):
+        if not any(map(has_nan, scores.values())):
             members, others = (min_k(scores[s], 0.4) for s in ("forget", "approximate"))
             out["membership/min_k_40/auc"] = auc(members, others)
     if reference is not None:

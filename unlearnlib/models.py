@@ -23,7 +23,7 @@ from torch import nn
 from unlearnlib.decoder import check_head, disable_dropout, head_of
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.folders import cache_folder
-from unlearnlib.sharding import _plain
+from unlearnlib.sharding import plain_copy
 from unlearnlib.trained import lab_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def convert_gguf(path: Path) -> Path:
                 "model's file and have the package gguf installed."
             ) from error
         staged = Path(scratch) / "model"
-        save_model(_plain(model, model.state_dict()), tokenizer, staged)
+        save_model(plain_copy(model, model.state_dict()), tokenizer, staged)
         try:
             staged.rename(target)
         except OSError:

@@ -20,7 +20,7 @@ from torch import nn
 
 from unlearnlib import cost, lora
 from unlearnlib.bench import Bench as Bench
-from unlearnlib.bench import _has_nan, _probe, evaluate, key_of
+from unlearnlib.bench import evaluate, has_nan, key_of, probe_metrics
 from unlearnlib.bench import open_bench as open_bench
 from unlearnlib.corpus.chunks import Chunk
 from unlearnlib.corpus.documents import Document, DomainData, overlaps
@@ -118,7 +118,7 @@ def execute(
         model = gather(model)
     if trained.adapter is not None:
         model.__dict__["lora_adapter"] = trained.adapter
-    if outcome.diverged_at is None and outcome.trajectory and any(map(_has_nan, scores.values())):
+    if outcome.diverged_at is None and outcome.trajectory and any(map(has_nan, scores.values())):
         # The last step did it: no later loss was there to show it.
         outcome.diverged_at = spec.updates * len(requests)
     origin = provenance(
@@ -180,7 +180,7 @@ def _train(
     """
     adapter = None
     try:
-        first = _probe(bench, model, spec) if spec.probe_every else {}
+        first = probe_metrics(bench, model, spec) if spec.probe_every else {}
         started = time.time()
         outcome = Outcome()
         for number, forget in enumerate(requests):
@@ -192,7 +192,7 @@ def _train(
         stopped = outcome.diverged_at is None and 0 < updates < spec.updates
         if stopped and spec.probe_every and updates % spec.probe_every:
             # The shorter run is evaluated after its last update.
-            outcome.trajectory[-1].update(_probe(bench, model, spec))
+            outcome.trajectory[-1].update(probe_metrics(bench, model, spec))
         model.zero_grad(set_to_none=True)  # as large as the model, and no part of what is returned
         if attached is not None:
             adapter = lora.take_off(model, attached)
@@ -301,7 +301,7 @@ def _forget(
     def probe(update: int) -> dict[str, float]:
         last = update == spec.updates
         due = spec.probe_every and ((before + update) % spec.probe_every == 0 or last)
-        return _probe(bench, model, spec) if due else {}
+        return probe_metrics(bench, model, spec) if due else {}
 
     return optimise(
         model,

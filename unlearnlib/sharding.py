@@ -13,7 +13,7 @@ from unlearnlib.decoder import decoder_of, disable_dropout
 from unlearnlib.errors import UnlearnError
 
 
-def _plain(model: Any, state: dict[str, Tensor]) -> Any:
+def plain_copy(model: Any, state: dict[str, Tensor]) -> Any:
     """A model of the same kind with parameters `state`.
 
     It knows nothing of having been quantized, which `transformers` would refuse to save.
@@ -89,4 +89,4 @@ def gather(model: Any) -> Any:
         name: tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor.cpu()
         for name, tensor in model.state_dict().items()
     }
-    return disable_dropout(_plain(model, state)).eval()
+    return disable_dropout(plain_copy(model, state)).eval()

@@ -88,12 +88,12 @@ def show(value: float | None) -> str:
     return f"{value:.4g}"
 
 
-def _strict(value: Any) -> Any:
+def strict_json(value: Any) -> Any:
     """`value` for strict JSON; numbers that are not finite are spelt as in the run store."""
     if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
+        return {str(key): strict_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
+        return [strict_json(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -101,22 +101,29 @@ def _strict(value: Any) -> Any:
     return value
 
 
-def _gigabytes(size: float) -> str:
+def gigabytes(size: float) -> str:
+    """A number of bytes as "1.25 GB" or "300 MB"."""
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time as "45 s", "12 min" or "3.4 h"."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _file_name(path: str) -> str:
+def file_name(path: str) -> str:
     """The last part of a path that a user gave, also of "." and "x/"."""
     return Path(os.path.abspath(path)).name
 
 
-def _source_name(model: str) -> str:
+def source_name(model: str) -> str:
     """A model source without the folders around it; hub ids and lab models as they are."""
     is_lab = model == "lab" or model.startswith("lab/")
-    return model if is_lab or not Path(model).exists() else _file_name(model)
+    return model if is_lab or not Path(model).exists() else file_name(model)
+
+
+def plural(word: str, count: float | str) -> str:
+    """The word, with an "s" unless the count is 1."""
+    return word if count == 1 else word + "s"

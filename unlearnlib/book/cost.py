@@ -10,23 +10,23 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from unlearnlib.book.drawing import _name_rows, _seed_dots
-from unlearnlib.book.records import _mean, _plural, domains_of, methods_of, select
+from unlearnlib.book.drawing import draw_seeds, name_rows
+from unlearnlib.book.records import domains_of, known_mean, methods_of, select
 from unlearnlib.cost import FLOPS_PER_PARAMETER_TOKEN, YI_6B, YI_6B_TOKENS, Account
-from unlearnlib.folders import data_folder
-from unlearnlib.looks import GREY, INK, METHOD_LOOKS, domain_title, method_style, method_title
-from unlearnlib.plates import (
+from unlearnlib.figures import (
     DescribedFigure,
     Layout,
-    _figure_function,
-    _legend,
-    _mark,
-    _range,
-    _set_log,
+    add_legend,
+    axis_range,
+    figure_function,
+    mark_handle,
+    set_log_axis,
 )
+from unlearnlib.folders import data_folder
+from unlearnlib.looks import GREY, INK, METHOD_LOOKS, domain_title, method_style, method_title
 from unlearnlib.store.published import read_parquet
 from unlearnlib.store.record import Record
-from unlearnlib.text import mean_and_spread, number, with_spread
+from unlearnlib.text import mean_and_spread, number, plural, with_spread
 
 CLAIMED_RATIO = 1e5  # the paper's abstract: more than so many times cheaper than retraining
 
@@ -112,12 +112,12 @@ def cost_table(records: Iterable[Record], retraining: Mapping[str, Retraining]) 
             index.append((domain_title(domain), method_title(method)))
             rows.append(
                 [
-                    number(_mean(r.extra.get("tokens") for r in runs)),
-                    number(_mean(r.extra.get("flops") for r in runs)),
+                    number(known_mean(r.extra.get("tokens") for r in runs)),
+                    number(known_mean(r.extra.get("flops") for r in runs)),
                     with_spread([r.provenance.get("seconds_training", math.nan) for r in runs]),
-                    number(_mean(r.provenance.get("peak_memory_bytes") for r in runs) / 2**30),
-                    number(_mean(ratios.flops)),
-                    number(_mean(ratios.seconds)),
+                    number(known_mean(r.provenance.get("peak_memory_bytes") for r in runs) / 2**30),
+                    number(known_mean(ratios.flops)),
+                    number(known_mean(ratios.seconds)),
                 ]
             )
     columns = [
@@ -202,7 +202,7 @@ def cost_in_words(records: Iterable[Record], retraining: Mapping[str, Retraining
     return measured + (
         f"By account, one update of the authors’ release on Yi-6B is {number(min(accounts))} to "
         f"{number(max(accounts))} times cheaper than its pre-training; the paper’s 10⁵ holds "
-        f"for up to {least} {_plural('update', least)} of the dearest kind."
+        f"for up to {least} {plural('update', least)} of the dearest kind."
     )
 
 
@@ -277,7 +277,7 @@ def throughput_in_words(records: Iterable[Record]) -> str:
     return " ".join(said)
 
 
-@_figure_function
+@figure_function
 def cost_ratio(ratios: Mapping[str, Ratios], *, narrow: bool = False) -> DescribedFigure:
     """How many times cheaper than retraining: measured at this profile, and by account on Yi-6B."""
     layout = Layout(narrow)
@@ -291,11 +291,11 @@ def cost_ratio(ratios: Mapping[str, Ratios], *, narrow: bool = False) -> Describ
     figure, (ax,) = layout.grid(1, 0.9 + (0.3 if not narrow else 0.38) * len(names), extra=0.3)
     said, every = [], [CLAIMED_RATIO, *accounts.values(), 1.0]
     every += [x for m in order for x in (*ratios[m].flops, *ratios[m].seconds)]
-    _set_log(ax, "x", *_range(every))
+    set_log_axis(ax, "x", *axis_range(every))
     for row, method in enumerate(order):
         colour = method_style(method)["color"]
-        _seed_dots(ax, ratios[method].flops, row - 0.13, colour)
-        _seed_dots(ax, ratios[method].seconds, row + 0.13, colour, filled=False)
+        draw_seeds(ax, ratios[method].flops, row - 0.13, colour)
+        draw_seeds(ax, ratios[method].seconds, row + 0.13, colour, filled=False)
         flops, seconds = (
             mean_and_spread(v)[0] for v in (ratios[method].flops, ratios[method].seconds)
         )
@@ -308,14 +308,14 @@ def cost_ratio(ratios: Mapping[str, Ratios], *, narrow: bool = False) -> Describ
     if order:
         ax.axhline(len(order) - 0.5, color="#aeb7c0", linewidth=0.8)
     ax.axvline(CLAIMED_RATIO, color=INK, linestyle=(0, (5, 2)), linewidth=1.2)
-    _name_rows(ax, names, top=-0.7)
+    name_rows(ax, names, top=-0.7)
     ax.set_xlabel("times cheaper than retraining")
     handles = [
-        _mark("operations, counted"),
-        _mark("seconds, measured", markerfacecolor="white"),
-        _mark("by account, one update", marker="D"),
+        mark_handle("operations, counted"),
+        mark_handle("seconds, measured", markerfacecolor="white"),
+        mark_handle("by account, one update", marker="D"),
         Line2D([], [], label="the paper’s claim", linestyle=(0, (5, 2)), color=INK),
     ]
-    _legend(figure, layout, extra=handles)
+    add_legend(figure, layout, extra=handles)
     figure.alt = f"How many times cheaper than retraining, log scale: {'; '.join(said)}."
     return figure

@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 
 from unlearnlib.book.records import baseline_value
 from unlearnlib.errors import UnlearnError
+from unlearnlib.figures import DescribedFigure, Layout, add_legend, figure_function
 from unlearnlib.looks import SPLIT_COLOURS, domain_title
-from unlearnlib.plates import DescribedFigure, Layout, _figure_function, _legend
 from unlearnlib.store.record import Record
 from unlearnlib.text import number
 
@@ -145,7 +145,7 @@ def trigram_table(
     )
 
 
-@_figure_function
+@figure_function
 def document_lengths(
     lengths: Mapping[str, Mapping[str, Sequence[int]]], *, narrow: bool = False
 ) -> DescribedFigure:
@@ -172,6 +172,6 @@ def document_lengths(
         ax.set_xlabel("tokens per document")
         alt.append(f"{domain_title(domain)}: {'; '.join(said)}.")
     handles = [Line2D([], [], color=c, label=s, linewidth=3) for s, c in SPLIT_COLOURS.items()]
-    _legend(figure, layout, extra=handles)
+    add_legend(figure, layout, extra=handles)
     figure.alt = " ".join(alt)
     return figure

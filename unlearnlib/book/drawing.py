@@ -9,22 +9,22 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from unlearnlib.book.records import baseline_value, methods_of, select, value
-from unlearnlib.looks import BASELINE_STYLES, BASELINE_TITLES, INK, method_style, method_title
-from unlearnlib.plates import (
+from unlearnlib.figures import (
     BEYOND,
     DescribedFigure,
     Layout,
-    _cross,
-    _inside,
-    _points,
-    _range,
-    _set_log,
+    axis_range,
+    clamp,
+    draw_cross,
+    draw_points,
+    set_log_axis,
 )
+from unlearnlib.looks import BASELINE_STYLES, BASELINE_TITLES, INK, method_style, method_title
 from unlearnlib.store.record import Record
 from unlearnlib.text import mean_and_spread, number
 
 
-def _name_rows(ax: Axes, names: Sequence[str], *, shown: bool = True, top: float = -0.6) -> None:
+def name_rows(ax: Axes, names: Sequence[str], *, shown: bool = True, top: float = -0.6) -> None:
     """A row per name from top to bottom, without the line of an axis; `shown`: with the names."""
     ax.set_ylim(len(names) - 0.4, top)
     ax.set_yticks(range(len(names)), list(names) if shown else [""] * len(names))
@@ -32,7 +32,7 @@ def _name_rows(ax: Axes, names: Sequence[str], *, shown: bool = True, top: float
     ax.spines["left"].set_visible(False)
 
 
-def _baseline_values(
+def baseline_values(
     baselines: Sequence[Record], domain: str, metric: str, runs: Sequence[Record]
 ) -> dict[str, float]:
     """The value of vanilla, target and oracle for a metric; NaN where there is none."""
@@ -41,12 +41,12 @@ def _baseline_values(
     }
 
 
-def _cap(marks: Iterable[float]) -> float:
+def axis_cap(marks: Iterable[float]) -> float:
     """How far an axis may reach for what runs give: `BEYOND` times the largest baseline."""
     return BEYOND * max((m for m in marks if math.isfinite(m)), default=math.inf)
 
 
-def _lines(
+def draw_baselines(
     ax: Axes,
     axis: str,
     baselines: Sequence[Record],
@@ -56,13 +56,13 @@ def _lines(
     which: Sequence[str] = tuple(BASELINE_TITLES),
 ) -> None:
     """Draw vanilla, target and oracle as lines at their values on an axis, "x" or "y"."""
-    for name, x in _baseline_values(baselines, domain, metric, runs).items():
+    for name, x in baseline_values(baselines, domain, metric, runs).items():
         if name in which and math.isfinite(x):
             draw = ax.axhline if axis == "y" else ax.axvline
             draw(x, zorder=1.5, **BASELINE_STYLES[name])
 
 
-def _means(records: Sequence[Record], domain: str, metric: str) -> str:
+def means_in_words(records: Sequence[Record], domain: str, metric: str) -> str:
     """ "METHOD VALUE, ..." for an alternative text."""
     parts = []
     for method in methods_of(select(records, domain)):
@@ -75,21 +75,23 @@ def _means(records: Sequence[Record], domain: str, metric: str) -> str:
     return ", ".join(parts)
 
 
-def _named(baselines: Sequence[Record], domain: str, metric: str, runs: Sequence[Record]) -> str:
+def baselines_in_words(
+    baselines: Sequence[Record], domain: str, metric: str, runs: Sequence[Record]
+) -> str:
     """ "BASELINE VALUE, ..." for an alternative text."""
-    known = _baseline_values(baselines, domain, metric, runs)
+    known = baseline_values(baselines, domain, metric, runs)
     return ", ".join(
         f"{BASELINE_TITLES[which]} {number(x)}" for which, x in known.items() if not math.isnan(x)
     )
 
 
-def _from_to(values: Iterable[float]) -> str:
+def range_in_words(values: Iterable[float]) -> str:
     """ "LOWEST to HIGHEST" of the values that are numbers, for an alternative text."""
     known = [v for v in values if not math.isnan(v)]
     return f"{number(min(known))} to {number(max(known))}" if known else ""
 
 
-def _method_panels(
+def method_panels(
     layout: Layout,
     domains: Sequence[str],
     methods: Sequence[str],
@@ -104,11 +106,11 @@ def _method_panels(
     )
     titles = [method_title(m) for m in methods]
     for i, (ax, _) in enumerate(panels):
-        _name_rows(ax, titles, shown=layout.is_narrow or i == 0)
+        name_rows(ax, titles, shown=layout.is_narrow or i == 0)
     return figure, panels
 
 
-def _seed_dots(
+def draw_seeds(
     ax: Axes, values: Sequence[float], y: float, colour: str, filled: bool = True
 ) -> None:
     """The seeds' range as a line, the seeds as small dots, their mean as a large one."""
@@ -116,32 +118,35 @@ def _seed_dots(
     if not known:
         return
     low, high = ax.get_xlim()
-    ends = [_inside(v, low, high) for v in (min(known), max(known))]
+    ends = [clamp(v, low, high) for v in (min(known), max(known))]
     ax.plot(ends, [y, y], color=colour, linewidth=1.6, solid_capstyle="round", zorder=2)
     common: dict[str, Any] = {"color": colour, "marker": "o"}
-    _points(ax, known, [y] * len(known), markersize=3.5, alpha=0.6, markeredgewidth=0, **common)
+    draw_points(ax, known, [y] * len(known), markersize=3.5, alpha=0.6, markeredgewidth=0, **common)
     face = colour if filled else "white"
     mean = mean_and_spread(known)[0]
-    _points(
+    draw_points(
         ax, [mean], [y], markersize=7, markerfacecolor=face, markeredgewidth=1.4, zorder=3, **common
     )
 
 
-def _course(record: Record, metric: str) -> tuple[list[float], list[float]]:
+def course(record: Record, metric: str) -> tuple[list[float], list[float]]:
     """(updates, values) of a metric along a run."""
     rows = [row for row in record.trajectory if metric in row]
     return [float(row["update"]) for row in rows], [float(row[metric]) for row in rows]
 
 
-def _course_axis(ax: Axes, metric: str, values: Sequence[float], marks: Sequence[float]) -> None:
+def scale_course_axis(
+    ax: Axes, metric: str, values: Sequence[float], marks: Sequence[float]
+) -> None:
+    """Scale y for a metric: 0 to 1 with a line at one half for an AUC, else logarithmic."""
     if metric.endswith("/auc"):
         ax.set_ylim(0, 1)
         ax.axhline(0.5, color=INK, linewidth=0.8)
     else:
-        _set_log(ax, "y", *_range([*values, *marks], _cap(marks)))
+        set_log_axis(ax, "y", *axis_range([*values, *marks], axis_cap(marks)))
 
 
-def _path(
+def draw_path(
     ax: Axes, points: Sequence[tuple[float, float, bool]], method: str, *, cross_size: float = 9
 ) -> None:
     """A method's runs as points along a line: (x, y, whether the run diverged), which is a cross.
@@ -150,10 +155,10 @@ def _path(
     """
     low, high = ax.get_ylim()
     style = method_style(method)
-    inside = [(x, _inside(y, low, high)) for x, y, _ in points]
+    inside = [(x, clamp(y, low, high)) for x, y, _ in points]
     ax.plot([x for x, _ in inside], [y for _, y in inside], linewidth=1.4, color=style["color"])
     for (x, y, diverged), (_, edge) in zip(points, inside, strict=True):
         if diverged:
-            _cross(ax, x, edge, style["color"], cross_size)
+            draw_cross(ax, x, edge, style["color"], cross_size)
         else:
-            _points(ax, [x], [y], markersize=4.6, markeredgewidth=0, **style)
+            draw_points(ax, [x], [y], markersize=4.6, markeredgewidth=0, **style)

@@ -14,11 +14,18 @@ from typing import Any
 
 import pandas as pd
 
-from unlearnlib.book.drawing import _name_rows
+from unlearnlib.book.drawing import name_rows
 from unlearnlib.errors import UnlearnError
+from unlearnlib.figures import (
+    DescribedFigure,
+    Layout,
+    add_legend,
+    figure_function,
+    mark_handle,
+    set_log_axis,
+)
 from unlearnlib.folders import data_folder
 from unlearnlib.looks import BASELINE_STYLES, INK, METHOD_LOOKS, method_style, method_title
-from unlearnlib.plates import DescribedFigure, Layout, _figure_function, _legend, _mark, _set_log
 from unlearnlib.text import number, power
 
 COMMANDS = {
@@ -237,7 +244,7 @@ def kill_in_words(found: Mapping[str, Any]) -> str:
     )
 
 
-@_figure_function
+@figure_function
 def speed(found: Mapping[str, Any], *, narrow: bool = False) -> DescribedFigure:
     """Times as fast as the plain recipe (left) and share of its memory (right), with targets."""
     layout = Layout(narrow)
@@ -276,20 +283,20 @@ def speed(found: Mapping[str, Any], *, narrow: bool = False) -> DescribedFigure:
             f"{work_title(r).removeprefix('memory ').removeprefix('training ')}\n{r['ours']}"
             for r in rows
         ]
-        _name_rows(ax, names)
+        name_rows(ax, names)
         ax.set_xlabel(title)
         alt.append(f"{title[0].upper()}{title[1:]}: {'; '.join(said)}.")
     handles = [
-        _mark("target met", color="#00805d"),
-        _mark("target not met", color=INK, markerfacecolor="white"),
-        _mark("target", marker="|", color="#cf222e", mew=2, ms=12),
+        mark_handle("target met", color="#00805d"),
+        mark_handle("target not met", color=INK, markerfacecolor="white"),
+        mark_handle("target", marker="|", color="#cf222e", mew=2, ms=12),
     ]
-    _legend(figure, layout, extra=handles)
+    add_legend(figure, layout, extra=handles)
     figure.alt = " ".join(alt)
     return figure
 
 
-@_figure_function
+@figure_function
 def invariance(found: Mapping[str, Any], *, narrow: bool = False) -> DescribedFigure:
     """How far each way of computing ends from the run as a whole; a mark per method."""
     layout, rows = Layout(narrow), list(found["rows"])
@@ -299,7 +306,7 @@ def invariance(found: Mapping[str, Any], *, narrow: bool = False) -> DescribedFi
     alt = ["Norm of the parameters' difference, relative to the run's change, log scale."]
     for ax, (precision, limit) in zip(axes, LIMITS.items(), strict=True):
         of = [r for r in rows if r["precision"] == precision]
-        _set_log(ax, "x", floor / 2, 1e-2)
+        set_log_axis(ax, "x", floor / 2, 1e-2)
         ax.axvline(limit, color="#cf222e", linewidth=1.4)
         for row in of:
             ax.plot(
@@ -311,7 +318,7 @@ def invariance(found: Mapping[str, Any], *, narrow: bool = False) -> DescribedFi
                 **method_style(row["method"]),
             )
         names = [way_title(w).replace("sharded, packed", "sharded,\npacked") for w in ways]
-        _name_rows(ax, names, shown=narrow or ax is axes[0])
+        name_rows(ax, names, shown=narrow or ax is axes[0])
         ax.set_title(precision)
         ax.set_xlabel("relative difference")
         alt.append(
@@ -319,6 +326,6 @@ def invariance(found: Mapping[str, Any], *, narrow: bool = False) -> DescribedFi
             f"{sum(r['norm'] == 0 for r in of)} of {len(of)} are exactly 0, drawn at the "
             "left edge."
         )
-    _legend(figure, layout, list(dict.fromkeys(r["method"] for r in rows)))
+    add_legend(figure, layout, list(dict.fromkeys(r["method"] for r in rows)))
     figure.alt = " ".join(alt)
     return figure

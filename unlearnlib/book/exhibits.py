@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unlearnlib.book.records import Finding
 from unlearnlib.errors import UnlearnError
-from unlearnlib.plates import NARROW_SCREEN, DescribedFigure, _data_uri, to_svg
+from unlearnlib.figures import NARROW_SCREEN, DescribedFigure, data_uri, to_svg
 from unlearnlib.text import number
 
 if TYPE_CHECKING:
@@ -98,10 +98,10 @@ def table_html(table: pd.DataFrame, caption: str = "", command: str = "", name: 
         f'<div class="table-scroll"><table class="dataframe sortable">{title}<thead>{"".join(head)}'
         f"</thead><tbody>{''.join(body)}</tbody></table></div>"
     )
-    return _exhibit(shown, caption, command, name)
+    return exhibit(shown, caption, command, name)
 
 
-def _exhibit(shown: str, caption: str, command: str = "", name: str = "") -> str:
+def exhibit(shown: str, caption: str, command: str = "", name: str = "") -> str:
     """The HTML of a table in an element with an anchor, and how to repeat it below."""
     around = opening("table", name or caption, caption)
     return f"<div{around}>{shown}{repeat('table', command)}</div>" if around else shown
@@ -201,10 +201,10 @@ def figure_html(figure: DescribedFigure, caption: str, command: str = "", name: 
         raise UnlearnError("the figure has no alternative text: set its `alt`.")
     sources = ""
     if figure.narrow is not None:
-        sources = f'<source media="{NARROW_SCREEN}" srcset="{_data_uri(figure.narrow())}">'
+        sources = f'<source media="{NARROW_SCREEN}" srcset="{data_uri(figure.narrow())}">'
     width = round(figure.get_figwidth() * 96)
     image = (
-        f'<img src="{_data_uri(figure)}" alt="{html.escape(figure.alt, quote=True)}" '
+        f'<img src="{data_uri(figure)}" alt="{html.escape(figure.alt, quote=True)}" '
         f'width="{width}">'
     )
     again = repeat("figure", command) if name or command else ""

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, LogFormatterMathtext, LogLocator
 
-from unlearnlib.book.drawing import _baseline_values, _course_axis, _from_to, _lines, _named, _path
+from unlearnlib.book.drawing import (
+    baseline_values,
+    baselines_in_words,
+    draw_baselines,
+    draw_path,
+    range_in_words,
+    scale_course_axis,
+)
 from unlearnlib.book.records import (
     FORGET,
     NEAR_TARGET,
@@ -19,20 +26,20 @@ from unlearnlib.book.records import (
     value,
     within_factor,
 )
-from unlearnlib.book.trajectories import _PROBES
-from unlearnlib.looks import BASELINE_TITLES, domain_title, method_title
-from unlearnlib.plates import (
+from unlearnlib.book.trajectories import PROBES
+from unlearnlib.figures import (
     DescribedFigure,
     Layout,
-    _checked,
-    _cross_handle,
-    _figure_function,
-    _legend,
-    _legend_height,
-    _range,
-    _scientific,
-    _set_log,
+    add_legend,
+    axis_range,
+    checked,
+    cross_handle,
+    figure_function,
+    legend_height,
+    scientific_tick,
+    set_log_axis,
 )
+from unlearnlib.looks import BASELINE_TITLES, domain_title, method_title
 from unlearnlib.store.record import Record
 from unlearnlib.text import number
 from unlearnlib.tuning_rule import TOLERATED_RISE
@@ -112,43 +119,43 @@ def robustness_in_words(rates: Iterable[Record], baselines: Iterable[Record]) ->
     )
 
 
-@_figure_function
+@figure_function
 def learning_rates(
     records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
 ) -> DescribedFigure:
     """Forget and general perplexity at the end of a run against its learning rate."""
-    records, baselines = _checked(records, "learning rates"), list(baselines)
+    records, baselines = checked(records, "learning rates"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
-    extra = _legend_height(layout, len(methods) + 4)
+    extra = legend_height(layout, len(methods) + 4)
     figure, panels = layout.metric_panels(
-        domains, _PROBES[:2], 2.4 if not narrow else 2.1, xlabel="learning rate", extra=extra
+        domains, PROBES[:2], 2.4 if not narrow else 2.1, xlabel="learning rate", extra=extra
     )
     steps = [r.spec["learning_rate"] for r in records]
     alt = ["Perplexities at the end of a run against its learning rate."]
     for ax, domain, metric in panels:
-        marks = list(_baseline_values(baselines, domain, metric, records).values())
+        marks = list(baseline_values(baselines, domain, metric, records).values())
         ours = select(records, domain)
-        _course_axis(ax, metric, [value(r, metric) for r in ours], marks)
-        _set_log(ax, "x", *_range(steps))
+        scale_course_axis(ax, metric, [value(r, metric) for r in ours], marks)
+        set_log_axis(ax, "x", *axis_range(steps))
         _rate_axis(ax, steps)
-        _lines(ax, "y", baselines, domain, metric, records)
+        draw_baselines(ax, "y", baselines, domain, metric, records)
         for method in methods:
             runs = sorted(select(records, domain, method), key=lambda r: r.spec["learning_rate"])
             path = [
                 (r.spec["learning_rate"], value(r, metric), r.status == "diverged") for r in runs
             ]
-            _path(ax, path, method, cross_size=8)
+            draw_path(ax, path, method, cross_size=8)
     for domain in domains:
         parts = [
             f"{method_title(m)} {said}"
             for m in methods
-            if (said := _from_to(value(r, FORGET) for r in select(records, domain, m)))
+            if (said := range_in_words(value(r, FORGET) for r in select(records, domain, m)))
         ]
         alt.append(
             f"{domain_title(domain)}, forget perplexity over all rates: {', '.join(parts)}; "
-            f"{_named(baselines, domain, FORGET, records)}."
+            f"{baselines_in_words(baselines, domain, FORGET, records)}."
         )
-    _legend(figure, layout, methods, tuple(BASELINE_TITLES), [_cross_handle()], line=True)
+    add_legend(figure, layout, methods, tuple(BASELINE_TITLES), [cross_handle()], line=True)
     figure.alt = " ".join(alt)
     return figure
 
@@ -158,7 +165,7 @@ def _rate_axis(ax: Axes, rates: Iterable[float]) -> None:
     steps = sorted(set(rates))
     if len(steps) <= 7 and steps[-1] < 10 * steps[0]:
         ax.xaxis.set_major_locator(FixedLocator(steps))
-        ax.xaxis.set_major_formatter(_scientific)
+        ax.xaxis.set_major_formatter(scientific_tick)
     else:
         ax.xaxis.set_major_locator(LogLocator(numticks=6))
         ax.xaxis.set_major_formatter(LogFormatterMathtext())

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.lines import Line2D
 
 from unlearnlib.book.drawing import (
-    _baseline_values,
-    _cap,
-    _lines,
-    _means,
-    _method_panels,
-    _named,
-    _seed_dots,
+    axis_cap,
+    baseline_values,
+    baselines_in_words,
+    draw_baselines,
+    draw_seeds,
+    means_in_words,
+    method_panels,
 )
 from unlearnlib.book.records import (
     FORGET,
@@ -25,18 +25,30 @@ from unlearnlib.book.records import (
     KL,
     Column,
     Finding,
-    _index,
-    _plural,
-    _probes,
     auc_with_interval,
     baseline_record,
     baseline_value,
     crossing,
+    domain_index,
     domains_of,
     methods_of,
+    probed_rows,
     seed_values,
     select,
     value,
+)
+from unlearnlib.figures import (
+    BEYOND,
+    DescribedFigure,
+    Layout,
+    add_legend,
+    axis_range,
+    checked,
+    draw_points,
+    figure_function,
+    legend_height,
+    mark_handle,
+    set_log_axis,
 )
 from unlearnlib.looks import (
     ATTACK,
@@ -48,21 +60,8 @@ from unlearnlib.looks import (
     method_title,
 )
 from unlearnlib.metrics.distance import target_gap
-from unlearnlib.plates import (
-    BEYOND,
-    DescribedFigure,
-    Layout,
-    _checked,
-    _figure_function,
-    _legend,
-    _legend_height,
-    _mark,
-    _points,
-    _range,
-    _set_log,
-)
 from unlearnlib.store.record import Record
-from unlearnlib.text import mean_and_spread, number, with_spread
+from unlearnlib.text import mean_and_spread, number, plural, with_spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +103,7 @@ def at_equal_forgetting(
                 update = crossing(run, truth)
                 if not math.isfinite(update) or update <= 0:
                     continue
-                rows = _probes(run)
+                rows = probed_rows(run)
                 after = next(i for i, row in enumerate(rows) if row["update"] >= update)
                 a, b = rows[max(after - 1, 0)], rows[after]
                 width = b["update"] - a["update"]
@@ -145,7 +144,7 @@ def equal_forgetting_table(records: Iterable[Record], baselines: Iterable[Record
             rows.append([with_spread(x) for x in values] if ours else ["never", "–", "–"])
     return pd.DataFrame(
         rows,
-        index=_index(index),
+        index=domain_index(index),
         columns=["at update", "general, × vanilla", "KL to oracle, nats"],
     )
 
@@ -402,10 +401,10 @@ def findings_in_words(found: Mapping[str, Finding]) -> str:
     """The findings as a Markdown list: the target against the truth, and who is closest."""
     lines = [
         f"- {found['runs']} runs: {found['methods']} methods on {found['domains']} "
-        f"{_plural('domain', found['domains'])}, {found['seeds']} "
-        f"{_plural('seed', found['seeds'])} each. {_diverged(int(found['diverged']))}"
+        f"{plural('domain', found['domains'])}, {found['seeds']} "
+        f"{plural('seed', found['seeds'])} each. {_diverged(int(found['diverged']))}"
     ]
-    for domain in _domains_in(found):
+    for domain in domains_in(found):
         title = domain_title(domain)
         ratio = float(found[f"{domain}.target_over_truth"])
         lines.append(f"- **{title}.** {_target_sentence(found, domain, ratio)}")
@@ -449,7 +448,8 @@ def _diverged(count: int) -> str:
     return f"{count} diverged; {'its' if count == 1 else 'their'} last finite state is shown."
 
 
-def _domains_in(found: Mapping[str, Finding]) -> list[str]:
+def domains_in(found: Mapping[str, Finding]) -> list[str]:
+    """The domains that some findings are about."""
     named = [name.partition(".")[0] for name in found if name.endswith(".target_over_truth")]
     return list(dict.fromkeys(named))
 
@@ -471,14 +471,14 @@ def settings_table(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, index=index, columns=[domain_title(d) for d in domains])
 
 
-@_figure_function
+@figure_function
 def forget_vs_general(
     records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
 ) -> DescribedFigure:
     """Forget perplexity against the rise of general perplexity; a dot per seed, a ring the mean."""
-    records, baselines = _checked(records, "this figure"), list(baselines)
+    records, baselines = checked(records, "this figure"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
-    extra = _legend_height(layout, len(methods) + 3)
+    extra = legend_height(layout, len(methods) + 3)
     figure, panels = layout.panels(
         domains,
         2.9 if not narrow else 2.6,
@@ -490,40 +490,42 @@ def forget_vs_general(
     for ax, domain in panels:
         base = baseline_value(baselines, domain, "vanilla", GENERAL, records)
         base = base if math.isfinite(base) and base > 0 else 1.0
-        marks = list(_baseline_values(baselines, domain, FORGET, records).values())
+        marks = list(baseline_values(baselines, domain, FORGET, records).values())
         xs = {m: [v / base for v in seed_values(records, domain, m, GENERAL)] for m in methods}
         ys = {m: seed_values(records, domain, m, FORGET) for m in methods}
-        low, high = _range([*marks, *(v for values in ys.values() for v in values)], _cap(marks))
-        _set_log(ax, "y", low, high)
-        left, right = _range([1.0, *(v for values in xs.values() for v in values)], BEYOND)
-        _set_log(ax, "x", min(left, 0.98), max(right, 1.05))
-        _lines(ax, "y", baselines, domain, FORGET, records)
+        low, high = axis_range(
+            [*marks, *(v for values in ys.values() for v in values)], axis_cap(marks)
+        )
+        set_log_axis(ax, "y", low, high)
+        left, right = axis_range([1.0, *(v for values in xs.values() for v in values)], BEYOND)
+        set_log_axis(ax, "x", min(left, 0.98), max(right, 1.05))
+        draw_baselines(ax, "y", baselines, domain, FORGET, records)
         ax.axvline(1.0, color="#c3c9cf", linewidth=1, zorder=1)
         for method in methods:
             style = method_style(method)
-            _points(
+            draw_points(
                 ax, xs[method], ys[method], alpha=0.45, markersize=5, markeredgewidth=0, **style
             )
             mean = [mean_and_spread(values[method])[0] for values in (xs, ys)]
-            _points(ax, mean[:1], mean[1:], markersize=8.5, markeredgecolor="white", **style)
+            draw_points(ax, mean[:1], mean[1:], markersize=8.5, markeredgecolor="white", **style)
         alt.append(
-            f"{domain_title(domain)}: {_named(baselines, domain, FORGET, records)}; "
-            f"{_means(records, domain, FORGET)}."
+            f"{domain_title(domain)}: {baselines_in_words(baselines, domain, FORGET, records)}; "
+            f"{means_in_words(records, domain, FORGET)}."
         )
-    _legend(figure, layout, methods, tuple(BASELINE_TITLES))
+    add_legend(figure, layout, methods, tuple(BASELINE_TITLES))
     figure.alt = " ".join(alt)
     return figure
 
 
-@_figure_function
+@figure_function
 def distance_to_oracle(
     records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
 ) -> DescribedFigure:
     """Mean KL to the oracle per method: on the forget (filled) and the approximate set (open)."""
-    records, baselines = _checked(records, "this figure"), list(baselines)
+    records, baselines = checked(records, "this figure"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
     sets = ("forget", "approximate")
-    figure, panels = _method_panels(layout, domains, methods, "KL(oracle ‖ model), nats per token")
+    figure, panels = method_panels(layout, domains, methods, "KL(oracle ‖ model), nats per token")
     alt = ["Mean KL divergence from the oracle in nats per token, lower is closer."]
     spread = [
         v
@@ -539,7 +541,7 @@ def distance_to_oracle(
         base = [
             baseline_value(baselines, domain, "vanilla", f"oracle_kl/{s}", records) for s in sets
         ]
-        _set_log(ax, "x", *_range(spread, _cap(base)))
+        set_log_axis(ax, "x", *axis_range(spread, axis_cap(base)))
         for x, dashes in zip(base, ("-", ":"), strict=True):
             if math.isfinite(x):
                 ax.axvline(
@@ -549,18 +551,19 @@ def distance_to_oracle(
             colour = method_style(method)["color"]
             for name, offset, filled in (("forget", -0.14, True), ("approximate", 0.14, False)):
                 values = seed_values(records, domain, method, f"oracle_kl/{name}")
-                _seed_dots(ax, values, row + offset, colour, filled)
+                draw_seeds(ax, values, row + offset, colour, filled)
         alt.append(
-            f"{domain_title(domain)}, forget set: {_named(baselines, domain, KL, records)}; "
-            f"{_means(records, domain, KL)}."
+            f"{domain_title(domain)}, forget set: "
+            f"{baselines_in_words(baselines, domain, KL, records)}; "
+            f"{means_in_words(records, domain, KL)}."
         )
     grey = BASELINE_STYLES["vanilla"]["color"]
-    _legend(
+    add_legend(
         figure,
         layout,
         extra=[
-            _mark("on the forget set"),
-            _mark("on the approximate set", markerfacecolor="white"),
+            mark_handle("on the forget set"),
+            mark_handle("on the approximate set", markerfacecolor="white"),
             Line2D([], [], color=grey, linestyle="-", label="vanilla, forget"),
             Line2D([], [], color=grey, linestyle=":", label="vanilla, approximate"),
         ],

@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unlearnlib.book.drawing import _lines, _means, _method_panels, _named, _seed_dots
-from unlearnlib.book.main_table import _domains_in, main_table
+from unlearnlib.book.drawing import (
+    baselines_in_words,
+    draw_baselines,
+    draw_seeds,
+    means_in_words,
+    method_panels,
+)
+from unlearnlib.book.main_table import domains_in, main_table
 from unlearnlib.book.records import (
     Column,
     Finding,
@@ -19,6 +25,7 @@ from unlearnlib.book.records import (
     seed_values,
     select,
 )
+from unlearnlib.figures import DescribedFigure, Layout, add_legend, checked, figure_function
 from unlearnlib.looks import (
     ATTACK,
     ATTACK_TITLES,
@@ -30,7 +37,6 @@ from unlearnlib.looks import (
     method_title,
 )
 from unlearnlib.metrics.membership import auc, roc
-from unlearnlib.plates import DescribedFigure, Layout, _checked, _figure_function, _legend
 from unlearnlib.store.record import Record
 from unlearnlib.text import number
 
@@ -62,7 +68,7 @@ def membership_table(
 def membership_in_words(found: Mapping[str, Finding]) -> str:
     """Membership inference before and after, as a Markdown list."""
     lines = []
-    for domain in _domains_in(found):
+    for domain in domains_in(found):
         below = int(found[f"{domain}.below_half"])
         count = (
             f"Of {found['methods']} methods, {below} {'ends' if below == 1 else 'end'} below 0.5: "
@@ -83,7 +89,7 @@ def membership_in_words(found: Mapping[str, Finding]) -> str:
     return "\n".join(lines)
 
 
-@_figure_function
+@figure_function
 def membership_auc(
     records: Iterable[Record],
     baselines: Iterable[Record],
@@ -92,26 +98,26 @@ def membership_auc(
     narrow: bool = False,
 ) -> DescribedFigure:
     """AUC of a membership attack after each method, unflipped; 0.5 is where it tells nothing."""
-    records, baselines = _checked(records, "this figure"), list(baselines)
+    records, baselines = checked(records, "this figure"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
     metric = f"membership/{attack}/auc"
     xlabel = "membership AUC" + ("" if narrow else "  (shaded: over-unlearned)")
-    figure, panels = _method_panels(layout, domains, methods, xlabel, row_height=0.28)
+    figure, panels = method_panels(layout, domains, methods, xlabel, row_height=0.28)
     alt = [f"AUC of the attack {attack}, forget set against approximate set, not flipped."]
     for ax, domain in panels:
         ax.set_xlim(0, 1)
         ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         ax.axvspan(0, 0.5, color="#f4f0ec", zorder=0)
         ax.axvline(0.5, color=INK, linewidth=1)
-        _lines(ax, "x", baselines, domain, metric, records, ("vanilla", "oracle"))
+        draw_baselines(ax, "x", baselines, domain, metric, records, ("vanilla", "oracle"))
         for row, method in enumerate(methods):
             values = seed_values(records, domain, method, metric)
-            _seed_dots(ax, values, row, method_style(method)["color"])
+            draw_seeds(ax, values, row, method_style(method)["color"])
         alt.append(
-            f"{domain_title(domain)}: {_named(baselines, domain, metric, records)}; "
-            f"{_means(records, domain, metric)}."
+            f"{domain_title(domain)}: {baselines_in_words(baselines, domain, metric, records)}; "
+            f"{means_in_words(records, domain, metric)}."
         )
-    _legend(figure, layout, lines=("vanilla", "oracle"))
+    add_legend(figure, layout, lines=("vanilla", "oracle"))
     figure.alt = " ".join(alt)
     return figure
 
@@ -126,7 +132,7 @@ def _attack_scores(record: Record, attack: str) -> tuple[np.ndarray, np.ndarray]
     return sides[0], sides[1]
 
 
-@_figure_function
+@figure_function
 def roc_curves(
     records: Iterable[Record],
     baselines: Iterable[Record],
@@ -137,7 +143,7 @@ def roc_curves(
     narrow: bool = False,
 ) -> DescribedFigure:
     """ROC curves of a membership attack on one domain, from the scores of single documents."""
-    records, baselines = _checked(records, "this figure"), list(baselines)
+    records, baselines = checked(records, "this figure"), list(baselines)
     layout = Layout(narrow)
     curves: list[tuple[str, Record | None, dict[str, Any]]] = [
         (

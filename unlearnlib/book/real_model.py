@@ -35,23 +35,23 @@ from unlearnlib.book.records import (
 )
 from unlearnlib.book.robust_region import USABLE, is_usable, region_cells
 from unlearnlib.cost import SMOLLM2_135M, SMOLLM2_135M_TOKENS, training_flops
+from unlearnlib.figures import (
+    BEYOND,
+    DescribedFigure,
+    Layout,
+    add_legend,
+    axis_range,
+    checked,
+    draw_points,
+    figure_function,
+    set_log_axis,
+)
 from unlearnlib.looks import (
     BASELINE_STYLES,
     BASELINE_TITLES,
     domain_title,
     method_style,
     method_title,
-)
-from unlearnlib.plates import (
-    BEYOND,
-    DescribedFigure,
-    Layout,
-    _checked,
-    _figure_function,
-    _legend,
-    _points,
-    _range,
-    _set_log,
 )
 from unlearnlib.profiles import PROFILES, Profile, get_profile
 from unlearnlib.store.record import Record
@@ -697,7 +697,7 @@ def published_in_words(
     return opening + said
 
 
-@_figure_function
+@figure_function
 def two_models(
     sides: Mapping[str, tuple[Sequence[Record], Sequence[Record]]],
     domains: Sequence[str],
@@ -710,7 +710,7 @@ def two_models(
     """
     layout = Layout(narrow)
     (one, (lab, lab_base)), (other, (real, real_base)) = sides.items()
-    _checked(lab, "this figure"), _checked(real, "this figure")
+    checked(lab, "this figure"), checked(real, "this figure")
     shared = [d for d in domains if select(lab, d) and select(real, d)]
     metrics = {GENERAL: "general perplexity ÷ vanilla’s", KL: "KL to the oracle ÷ vanilla’s"}
     panels = [(domain, metric) for domain in shared for metric in metrics]
@@ -721,12 +721,12 @@ def two_models(
         xs = relative(select(lab, domain), lab_base, domain, metric)
         ys = relative(select(real, domain), real_base, domain, metric)
         known = [m for m in methods if m in xs and m in ys]
-        _set_log(ax, "x", *_range([*xs.values(), 1.0], BEYOND))
-        _set_log(ax, "y", *_range([*ys.values(), 1.0], BEYOND))
+        set_log_axis(ax, "x", *axis_range([*xs.values(), 1.0], BEYOND))
+        set_log_axis(ax, "y", *axis_range([*ys.values(), 1.0], BEYOND))
         ax.axvline(1.0, **BASELINE_STYLES["vanilla"])
         ax.axhline(1.0, **BASELINE_STYLES["vanilla"])
         for method in known:
-            _points(ax, [xs[method]], [ys[method]], markersize=8, **method_style(method))
+            draw_points(ax, [xs[method]], [ys[method]], markersize=8, **method_style(method))
         ax.set_title(f"{domain_title(domain)}: {metrics[metric]}")
         if narrow or domain == shared[-1]:
             ax.set_xlabel(one)
@@ -734,6 +734,6 @@ def two_models(
             ax.set_ylabel(other)
         said = "; ".join(f"{method_title(m)} {number(xs[m])} and {number(ys[m])}" for m in known)
         alt.append(f"{domain_title(domain)}, {metrics[metric]}, {one} and {other}: {said}.")
-    _legend(figure, layout, methods)
+    add_legend(figure, layout, methods)
     figure.alt = " ".join(alt)
     return figure

@@ -27,7 +27,7 @@ FORGET, GENERAL, KL = "forget/perplexity", "general/perplexity", "oracle_kl/forg
 YARDSTICKS = {"oracle": "the truth", "target": "the paper’s target"}
 
 
-def _index(labels: Sequence[tuple[str, str]], second: str = "method") -> pd.MultiIndex:
+def domain_index(labels: Sequence[tuple[str, str]], second: str = "method") -> pd.MultiIndex:
     """(domain, `second`) as an index, also of no rows."""
     import pandas as pd
 
@@ -66,7 +66,7 @@ def first_perplexity(record: Record, split: str, count: int) -> float:
         return float(np.exp(nats[:count].sum() / tokens[:count].sum()))
 
 
-def _probes(record: Record) -> list[dict[str, Any]]:
+def probed_rows(record: Record) -> list[dict[str, Any]]:
     """The rows of a trajectory that were evaluated."""
     return [row for row in record.trajectory if FORGET in row]
 
@@ -217,11 +217,8 @@ def auc_with_interval(record: Record, attack: str = ATTACK) -> tuple[float, floa
     return (auc(members, others), *bootstrap_auc(members, others))
 
 
-def _plural(word: str, count: Finding) -> str:
-    return word if count == 1 else word + "s"
-
-
-def _mean(values: Iterable[float | None]) -> float:
+def known_mean(values: Iterable[float | None]) -> float:
+    """The mean of the values that are there; NaN for none."""
     known = [float(v) for v in values if v is not None]
     return fmean(known) if known else math.nan
 

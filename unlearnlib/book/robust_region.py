@@ -17,30 +17,30 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.lines import Line2D
 
-from unlearnlib.book.drawing import _method_panels
+from unlearnlib.book.drawing import method_panels
 from unlearnlib.book.records import (
     FORGET,
     GENERAL,
     YARDSTICKS,
-    _index,
     baseline_value,
+    domain_index,
     domains_of,
     methods_of,
     select,
     within_factor,
 )
 from unlearnlib.errors import UnlearnError
-from unlearnlib.looks import GREY, INK, domain_title, method_style, method_title
-from unlearnlib.plates import (
+from unlearnlib.figures import (
     DescribedFigure,
     Layout,
-    _checked,
-    _figure_function,
-    _legend,
-    _legend_height,
-    _mark,
-    _set_log,
+    add_legend,
+    checked,
+    figure_function,
+    legend_height,
+    mark_handle,
+    set_log_axis,
 )
+from unlearnlib.looks import GREY, INK, domain_title, method_style, method_title
 from unlearnlib.store.record import Record
 from unlearnlib.tuning_rule import TOLERATED_RISE
 
@@ -230,7 +230,7 @@ def region_table(
             )
     return pd.DataFrame(
         rows,
-        index=_index(index),
+        index=domain_index(index),
         columns=["usable by the truth", "usable by the target", "both agree", "diverged"],
     )
 
@@ -322,7 +322,7 @@ def seeds_table(
                 ]
             )
     columns = [*(f"seed {seed}" for seed in seeds), "with every seed"]
-    return pd.DataFrame(rows, index=_index(index), columns=columns)
+    return pd.DataFrame(rows, index=domain_index(index), columns=columns)
 
 
 def seeds_in_words(
@@ -372,7 +372,7 @@ _CLIP = 2.0  # the colours of the heat maps end at a factor 2 ** 2 from the yard
 _MISSING = "#eceff1"
 
 
-@_figure_function
+@figure_function
 def robust_region(
     records: Iterable[Record],
     baselines: Iterable[Record],
@@ -386,7 +386,7 @@ def robust_region(
     A dot is a usable setting, a ring one that is near the yardstick and has harmed general
     perplexity, a cross one that diverged; a grey cell was not measured.
     """
-    records, baselines = _checked(records, "the robust region"), list(baselines)
+    records, baselines = checked(records, "the robust region"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
     cells = region_cells(records)
     if not cells:
@@ -416,8 +416,10 @@ def robust_region(
     bar.set_label(f"forget perplexity ÷ {YARDSTICKS[yardstick]}")
     bar.outline.set_visible(False)  # type: ignore[operator]
     labels = {"usable": "usable", "near": "near, but harmed", "broken": "diverged"}
-    handles = [_mark(labels[kind], markersize=6, **look) for kind, look in _REGION_MARKS.items()]
-    _legend(figure, layout, extra=handles)
+    handles = [
+        mark_handle(labels[kind], markersize=6, **look) for kind, look in _REGION_MARKS.items()
+    ]
+    add_legend(figure, layout, extra=handles)
     alt = [
         f"Heat maps of forget perplexity divided by {YARDSTICKS[yardstick]}, over "
         f"{len(rates)} learning rates and {len(steps)} numbers of updates. Usable: "
@@ -541,7 +543,7 @@ def _power(x: float) -> str:
     return f"$10^{{{round(power)}}}$" if whole else f"{x:g}"
 
 
-@_figure_function
+@figure_function
 def shares_figure(
     records: Iterable[Record],
     baselines: Iterable[Record],
@@ -550,10 +552,10 @@ def shares_figure(
     narrow: bool = False,
 ) -> DescribedFigure:
     """Usable share of the grid per method, by the truth (filled) and by the target (open)."""
-    records, baselines = _checked(records, "the robust region"), list(baselines)
+    records, baselines = checked(records, "the robust region"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
     shares = {y: region_shares(records, baselines, tolerance, y) for y in YARDSTICKS}
-    figure, panels = _method_panels(layout, domains, methods, "usable settings, %", extra=0.35)
+    figure, panels = method_panels(layout, domains, methods, "usable settings, %", extra=0.35)
     tops = [s.interval[1] for found in shares.values() for s in found.values()]
     top = max([100 * t for t in tops if math.isfinite(t)] or [10.0])
     alt = [
@@ -588,10 +590,10 @@ def shares_figure(
                 said.append(f"{method_title(method)} {', '.join(words)}")
         alt.append(f"{domain_title(domain)}: {'; '.join(said) or 'no yardstick'}.")
     handles = [
-        _mark("near the truth", markersize=7),
-        _mark("near the paper’s target", markersize=7, markerfacecolor="white"),
+        mark_handle("near the truth", markersize=7),
+        mark_handle("near the paper’s target", markersize=7, markerfacecolor="white"),
     ]
-    _legend(figure, layout, extra=handles)
+    add_legend(figure, layout, extra=handles)
     figure.alt = " ".join(alt)
     return figure
 
@@ -599,7 +601,7 @@ def shares_figure(
 _NOTHING: dict[str, Any] = {"color": "#e6e0d8", "zorder": 0, "linewidth": 0}
 
 
-@_figure_function
+@figure_function
 def region_tolerance(
     records: Iterable[Record],
     baselines: Iterable[Record],
@@ -612,10 +614,10 @@ def region_tolerance(
     Lines are means over seeds, bands their range. The dotted line is the tolerance of the test.
     From the shaded part on vanilla itself is near enough, so that settings count which do nothing.
     """
-    records, baselines = _checked(records, "the robust region"), list(baselines)
+    records, baselines = checked(records, "the robust region"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
     curves = tolerance_curves(records, baselines, tolerance.harmless)
-    extra = _legend_height(layout, len(methods) + 2)
+    extra = legend_height(layout, len(methods) + 2)
     figure, panels = layout.panels(
         domains,
         2.5,
@@ -629,7 +631,7 @@ def region_tolerance(
         f"perplexity up by at most {100 * (tolerance.harmless - 1):.0f} %."
     ]
     for ax, domain in panels:
-        _set_log(ax, "x", TOLERANCES[0], TOLERANCES[-1])
+        set_log_axis(ax, "x", TOLERANCES[0], TOLERANCES[-1])
         ax.set_xticks([1.25, 2, 3, 4], ["1.25", "2", "3", "4"])
         ax.set_ylim(-0.02 * top, 1.05 * top)
         ax.axvline(tolerance.near, color=INK, linestyle=":", linewidth=1.4, zorder=1)
@@ -658,7 +660,9 @@ def region_tolerance(
             f"{domain_title(domain)}, at a factor of 2: {', '.join(said) or 'no yardstick'}."
         )
     test = Line2D([], [], color=INK, linestyle=":", label="tolerance of the test")
-    shaded = _mark("vanilla is near enough", marker="s", markersize=9, color=_NOTHING["color"])
-    _legend(figure, layout, methods, extra=[test, shaded], line=True)
+    shaded = mark_handle(
+        "vanilla is near enough", marker="s", markersize=9, color=_NOTHING["color"]
+    )
+    add_legend(figure, layout, methods, extra=[test, shaded], line=True)
     figure.alt = " ".join(alt)
     return figure

@@ -15,52 +15,52 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from unlearnlib.book.drawing import (
-    _baseline_values,
-    _cap,
-    _course_axis,
-    _from_to,
-    _lines,
-    _name_rows,
-    _named,
-    _path,
+    axis_cap,
+    baseline_values,
+    baselines_in_words,
+    draw_baselines,
+    draw_path,
+    name_rows,
+    range_in_words,
+    scale_course_axis,
 )
 from unlearnlib.book.records import (
     FORGET,
     GENERAL,
     KL,
-    _index,
-    _probes,
     baseline_record,
     baseline_value,
     documents_in,
+    domain_index,
     domains_of,
     first_perplexity,
     methods_of,
+    probed_rows,
     select,
     value,
 )
 from unlearnlib.book.robust_region import Share, UsableWithin
 from unlearnlib.errors import UnlearnError
+from unlearnlib.figures import (
+    DescribedFigure,
+    Layout,
+    add_legend,
+    axis_range,
+    checked,
+    clamp,
+    cross_handle,
+    draw_cross,
+    draw_points,
+    figure_function,
+    legend_height,
+    set_log_axis,
+)
 from unlearnlib.looks import (
     BASELINE_STYLES,
     BASELINE_TITLES,
     domain_title,
     method_style,
     method_title,
-)
-from unlearnlib.plates import (
-    DescribedFigure,
-    Layout,
-    _checked,
-    _cross,
-    _cross_handle,
-    _figure_function,
-    _inside,
-    _legend,
-    _legend_height,
-    _points,
-    _range,
-    _set_log,
 )
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.record import Record
@@ -115,7 +115,7 @@ def points(records: Iterable[Record], swept: str) -> list[Point]:
         place = record.spec["domain"], record.spec["method"]
         if swept == "updates" and record.spec.get("probe_every"):
             step, end = int(record.spec["probe_every"]), record.diverged_at or math.inf
-            for row in _probes(record):
+            for row in probed_rows(record):
                 if 0 < row["update"] < end:
                     out.append(Point(*place, int(row["update"]), row))
             if record.diverged_at is not None:  # a run of the next number of updates diverges
@@ -184,7 +184,7 @@ def swept_table(records: Iterable[Record], baselines: Iterable[Record], swept: s
             rows.append([_cell(by_value.get(x), general) for x in values])
     return pd.DataFrame(
         rows,
-        index=_index(index),
+        index=domain_index(index),
         columns=[x if isinstance(x, str) else f"{x:g}" for x in values],
     )
 
@@ -284,7 +284,7 @@ _SWEPT = (
 )
 
 
-def _swept_axis(ax: Axes, values: Sequence[float], is_narrow: bool) -> None:
+def scale_swept_axis(ax: Axes, values: Sequence[float], is_narrow: bool) -> None:
     """Ticks at the swept values, on a log axis if they span a decade or nearly one."""
     low, high = min(values), max(values)
     if low > 0 and high / low > 8:
@@ -299,7 +299,7 @@ def _swept_axis(ax: Axes, values: Sequence[float], is_narrow: bool) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
 
 
-@_figure_function
+@figure_function
 def swept(
     records: Iterable[Record],
     baselines: Iterable[Record],
@@ -313,13 +313,13 @@ def swept(
     documents forgotten (`sweeps.yardstick_at`).
     """
     title = FIELD_TITLES.get(field, field)
-    records, baselines = _checked(records, f"a sweep of {title}"), list(baselines)
+    records, baselines = checked(records, f"a sweep of {title}"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
     every = points(records, field)
     values = sorted({float(p.x) for p in every})
     if not values:
         raise UnlearnError(f"no record has probes to sweep {title} over: run its study first.")
-    extra = _legend_height(layout, len(methods) + 4)
+    extra = legend_height(layout, len(methods) + 4)
     figure, panels = layout.metric_panels(
         domains, _SWEPT, 2.0 if not narrow else 1.9, xlabel=title, extra=extra
     )
@@ -327,15 +327,15 @@ def swept(
         lines = _yardsticks(baselines, domain, metric, field, values, records)
         ours = [p for p in every if p.domain == domain]
         marks = [y for ys in lines.values() for y in ys]
-        _course_axis(ax, metric, [p[metric] for p in ours], marks)
+        scale_course_axis(ax, metric, [p[metric] for p in ours], marks)
         low, high = ax.get_ylim()
-        _swept_axis(ax, values, narrow)
+        scale_swept_axis(ax, values, narrow)
         for which, ys in lines.items():
             known = [y for y in ys if math.isfinite(y)]
             if len(known) == len(ys) and len(set(known)) == 1:
                 ax.axhline(known[0], zorder=1.5, **BASELINE_STYLES[which])
             elif len(known) > 1:
-                ax.plot(values, [_inside(y, low, high) for y in ys], **BASELINE_STYLES[which])
+                ax.plot(values, [clamp(y, low, high) for y in ys], **BASELINE_STYLES[which])
         for method in methods:
             path = [
                 (
@@ -346,7 +346,7 @@ def swept(
                 for p in ours
                 if p.method == method
             ]
-            _path(ax, path, method)
+            draw_path(ax, path, method)
     alt = [f"Perplexities and KL to the oracle against {title}."]
     for domain in domains:
         parts = [
@@ -364,7 +364,7 @@ def swept(
             f"{domain_title(domain)}, forget perplexity from the first to the last value: "
             f"{', '.join(parts) or 'no run'}; {', '.join(named) or 'no yardstick'}."
         )
-    _legend(figure, layout, methods, tuple(BASELINE_TITLES), [_cross_handle()], line=True)
+    add_legend(figure, layout, methods, tuple(BASELINE_TITLES), [cross_handle()], line=True)
     figure.alt = " ".join(alt)
     return figure
 
@@ -397,34 +397,34 @@ def _ends(path: Sequence[Point]) -> str:
     return text + (f", {diverged} diverged" if diverged else "")
 
 
-@_figure_function
+@figure_function
 def schedules(
     records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
 ) -> DescribedFigure:
     """Forget and general perplexity per shape of the learning rate, a mark per method."""
-    records, baselines = _checked(records, "schedules"), list(baselines)
+    records, baselines = checked(records, "schedules"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
     every = points(records, "schedule")
     shapes = list(dict.fromkeys(p.x for p in every))
-    extra = _legend_height(layout, len(methods) + 4)
+    extra = legend_height(layout, len(methods) + 4)
     figure, axes = layout.grid(
         2 * len(domains), 0.75 + 0.34 * len(shapes), beside=len(domains), extra=extra
     )
     alt = ["Perplexities per schedule of the learning rate."]
     places = [(domain, name, label) for name, label in _SWEPT[:2] for domain in domains]
     for i, (ax, (domain, metric, label)) in enumerate(zip(axes, places, strict=True)):
-        marks = list(_baseline_values(baselines, domain, metric, records).values())
+        marks = list(baseline_values(baselines, domain, metric, records).values())
         ours = [p for p in every if p.domain == domain]
-        _set_log(ax, "x", *_range([*(p[metric] for p in ours), *marks], _cap(marks)))
+        set_log_axis(ax, "x", *axis_range([*(p[metric] for p in ours), *marks], axis_cap(marks)))
         column = i % len(domains)
-        _name_rows(ax, [_in_two_lines(s) for s in shapes], shown=narrow or column == 0)
+        name_rows(ax, [_in_two_lines(s) for s in shapes], shown=narrow or column == 0)
         if narrow or i < len(domains):
             ax.set_title(domain_title(domain))
         if narrow or column == (len(domains) - 1) // 2:
             ax.set_xlabel(label)
         for odd in range(1, len(shapes), 2):
             ax.axhspan(odd - 0.5, odd + 0.5, color="#f3f5f6", zorder=0)
-        _lines(ax, "x", baselines, domain, metric, records)
+        draw_baselines(ax, "x", baselines, domain, metric, records)
         low, high = ax.get_xlim()
         for place, method in enumerate(methods):
             style = method_style(method)
@@ -433,20 +433,21 @@ def schedules(
                 y = shapes.index(point.x) + offset
                 x = high if point.diverged and math.isnan(point[metric]) else point[metric]
                 if point.diverged:
-                    _cross(ax, _inside(x, low, high), y, style["color"])
+                    draw_cross(ax, clamp(x, low, high), y, style["color"])
                 else:
-                    _points(ax, [x], [y], markersize=5, markeredgewidth=0, **style)
+                    draw_points(ax, [x], [y], markersize=5, markeredgewidth=0, **style)
     for domain in domains:
         parts = []
         for method in methods:
             ours = [p for p in every if (p.domain, p.method) == (domain, method)]
-            if said := _from_to(p[FORGET] for p in ours):
+            if said := range_in_words(p[FORGET] for p in ours):
                 parts.append(f"{method_title(method)} {said}")
         alt.append(
             f"{domain_title(domain)}, forget perplexity over all schedules: "
-            f"{', '.join(parts) or 'no run'}; {_named(baselines, domain, FORGET, records)}."
+            f"{', '.join(parts) or 'no run'}; "
+            f"{baselines_in_words(baselines, domain, FORGET, records)}."
         )
-    _legend(figure, layout, methods, tuple(BASELINE_TITLES), [_cross_handle()])
+    add_legend(figure, layout, methods, tuple(BASELINE_TITLES), [cross_handle()])
     figure.alt = " ".join(alt)
     return figure
 

@@ -10,13 +10,19 @@ from typing import Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from unlearnlib.book.drawing import _baseline_values, _course, _course_axis, _lines, _named
-from unlearnlib.book.exhibits import _exhibit
-from unlearnlib.book.records import FORGET, _plural
+from unlearnlib.book.drawing import (
+    baseline_values,
+    baselines_in_words,
+    course,
+    draw_baselines,
+    scale_course_axis,
+)
+from unlearnlib.book.exhibits import exhibit
+from unlearnlib.book.records import FORGET
+from unlearnlib.figures import DescribedFigure, Layout, add_legend, clamp, figure_function
 from unlearnlib.looks import SPLIT_COLOURS, domain_title, method_title
-from unlearnlib.plates import DescribedFigure, Layout, _figure_function, _inside, _legend
 from unlearnlib.store.record import Record
-from unlearnlib.text import number
+from unlearnlib.text import number, plural
 
 
 def beginning_shared(text: str, truth: str) -> str:
@@ -52,7 +58,7 @@ def samples_html(samples: Iterable[tuple[str, str, Mapping[str, str]]]) -> str:
             '</caption><thead><tr><th scope="row" class="text">given</th><td class="text">'
             f"<pre>{html.escape(prompt)}</pre></td></tr></thead><tbody>{rows}</tbody></table></div>"
         )
-        parts.append(_exhibit(shown, caption, name=f"{name} continued"))
+        parts.append(exhibit(shown, caption, name=f"{name} continued"))
     # Breaks and indentation belong to code and formulas; long lines may still be broken.
     style = "<style scoped>td.text pre {white-space: pre-wrap; margin: 0; padding: 0; border: 0; "
     style += "background: none; color: inherit; text-align: left;}</style>"
@@ -73,7 +79,7 @@ def run_in_words(record: Record) -> str:
     stop = f" It diverged at update {record.diverged_at}." if record.diverged_at else ""
     return (
         f"{method_title(spec['method'])} on {domain_title(spec['domain'])}: {spec['updates']} "
-        f"{_plural('update', spec['updates'])} of {spec['batch_size']} forget chunks at learning "
+        f"{plural('update', spec['updates'])} of {spec['batch_size']} forget chunks at learning "
         f"rate {spec['learning_rate']:g}; {record.extra.get('tokens', 0):,} tokens went forward "
         f"and backward. With all evaluations it took "
         f"{number(float(done.get('seconds', math.nan)))} seconds on {done.get('device', '?')}"
@@ -82,7 +88,7 @@ def run_in_words(record: Record) -> str:
     )
 
 
-@_figure_function
+@figure_function
 def loss_terms(record: Record, *, narrow: bool = False) -> DescribedFigure:
     """The two terms of the objective after each update of one run: how they come apart."""
     layout = Layout(narrow)
@@ -90,7 +96,7 @@ def loss_terms(record: Record, *, narrow: bool = False) -> DescribedFigure:
     said = []
     styles = {"forget": SPLIT_COLOURS["forget"], "retain": SPLIT_COLOURS["approximate"]}
     for name, colour in styles.items():
-        updates, values = _course(record, name)
+        updates, values = course(record, name)
         points = [(u, v) for u, v in zip(updates, values, strict=True) if math.isfinite(v)]
         if not points:
             continue
@@ -122,7 +128,7 @@ def loss_terms(record: Record, *, narrow: bool = False) -> DescribedFigure:
     return figure
 
 
-@_figure_function
+@figure_function
 def run_trajectory(
     record: Record, baselines: Iterable[Record], *, narrow: bool = False
 ) -> DescribedFigure:
@@ -131,18 +137,18 @@ def run_trajectory(
     figure, (ax,) = layout.grid(1, 3.4, extra=0.2)
     colours = {**SPLIT_COLOURS, "general": "#7a828b"}
     splits = ("forget", "approximate", "general")
-    courses = {s: _course(record, f"{s}/perplexity") for s in splits}
-    known = _baseline_values(baselines, domain, FORGET, [record])
+    courses = {s: course(record, f"{s}/perplexity") for s in splits}
+    known = baseline_values(baselines, domain, FORGET, [record])
     marks = [known["target"], known["oracle"]]
     every = [v for _, values in courses.values() for v in values]
-    _course_axis(ax, "perplexity", every, marks)
+    scale_course_axis(ax, "perplexity", every, marks)
     low, high = ax.get_ylim()
-    _lines(ax, "y", baselines, domain, FORGET, [record], ("target", "oracle"))
+    draw_baselines(ax, "y", baselines, domain, FORGET, [record], ("target", "oracle"))
     said = []
     handles = []
     for split, (updates, values) in courses.items():
         if values:
-            inside = [_inside(v, low, high) for v in values]
+            inside = [clamp(v, low, high) for v in values]
             ax.plot(updates, inside, color=colours[split], marker="o", markersize=4)
             handles.append(
                 Line2D([], [], color=colours[split], marker="o", markersize=4, label=f"{split} set")
@@ -152,9 +158,9 @@ def run_trajectory(
     ax.set_xlabel("update")
     ax.set_ylabel("perplexity")
     ax.set_title(f"{method_title(record.spec['method'])} on {domain_title(domain)}")
-    _legend(figure, layout, lines=("target", "oracle"), extra=handles)
+    add_legend(figure, layout, lines=("target", "oracle"), extra=handles)
     figure.alt = (
         f"Perplexity over updates: {'; '.join(said) or 'no probe'}; "
-        f"{_named(baselines, domain, FORGET, [record])}."
+        f"{baselines_in_words(baselines, domain, FORGET, [record])}."
     )
     return figure

@@ -15,22 +15,34 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from unlearnlib.book.drawing import _method_panels, _name_rows
+from unlearnlib.book.drawing import method_panels, name_rows
 from unlearnlib.book.records import (
     FORGET,
-    _index,
     baseline_record,
     baseline_value,
     bootstrap_perplexity,
     crossing,
     document_totals,
+    domain_index,
     domains_of,
     first_perplexity,
     methods_of,
     select,
     value,
 )
-from unlearnlib.book.sensitivity import _swept_axis
+from unlearnlib.book.sensitivity import scale_swept_axis
+from unlearnlib.figures import (
+    DescribedFigure,
+    Layout,
+    add_legend,
+    axis_range,
+    checked,
+    clamp,
+    draw_points,
+    figure_function,
+    mark_handle,
+    set_log_axis,
+)
 from unlearnlib.looks import (
     BASELINE_STYLES,
     BASELINE_TITLES,
@@ -38,18 +50,6 @@ from unlearnlib.looks import (
     domain_title,
     method_style,
     method_title,
-)
-from unlearnlib.plates import (
-    DescribedFigure,
-    Layout,
-    _checked,
-    _figure_function,
-    _inside,
-    _legend,
-    _mark,
-    _points,
-    _range,
-    _set_log,
 )
 from unlearnlib.store.record import Record
 from unlearnlib.text import number
@@ -146,7 +146,7 @@ def target_sizes_table(
             rows.append([number(ratio.first), number(ratio.median), interval, *shares])
     return pd.DataFrame(
         rows,
-        index=_index(index, "documents"),
+        index=domain_index(index, "documents"),
         columns=[
             "first documents",
             "median request",
@@ -241,7 +241,7 @@ def early_stops_table(records: Iterable[Record], baselines: Iterable[Record]) ->
         rows.append([_whole(stop.by_target), _whole(stop.by_truth), late_in_words(stop.late)])
     return pd.DataFrame(
         rows,
-        index=_index(index),
+        index=domain_index(index),
         columns=["stopped by the target", "stopped by the truth", "target stops"],
     )
 
@@ -288,10 +288,10 @@ def early_stops_in_words(records: Iterable[Record], baselines: Iterable[Record])
 TARGET_WITHIN = 1.10  # the paper's target may be off by this factor
 
 
-@_figure_function
+@figure_function
 def target_check(baselines: Iterable[Record], *, narrow: bool = False) -> DescribedFigure:
     """The paper's target (vanilla on approximate) beside the truth (oracle on forget)."""
-    baselines = _checked(baselines, "the target")
+    baselines = checked(baselines, "the target")
     layout, domains = Layout(narrow), domains_of(baselines)
     figure, axes = layout.grid(2, 0.8 + 0.62 * len(domains), beside=2, extra=0.35)
     alt = ["The paper’s target beside the truth, per domain."]
@@ -324,16 +324,16 @@ def target_check(baselines: Iterable[Record], *, narrow: bool = False) -> Descri
             )
         alt.append(f"{domain_title(domain)}: {'; '.join(said)}.")
     for ax, label in zip(axes, ("perplexity", "next-token accuracy, %"), strict=True):
-        _name_rows(ax, [domain_title(d) for d in domains], shown=narrow or ax is axes[0])
+        name_rows(ax, [domain_title(d) for d in domains], shown=narrow or ax is axes[0])
         ax.set_xlabel(label)
-    _set_log(axes[0], "x", *_range(perplexities))
+    set_log_axis(axes[0], "x", *axis_range(perplexities))
     names = {
         "vanilla": "vanilla on forget",
         "target": "target: vanilla on approximate",
         "oracle": "truth: oracle on forget",
     }
     handles = [
-        _mark(label, marker=markers[n], color=BASELINE_STYLES[n]["color"])
+        mark_handle(label, marker=markers[n], color=BASELINE_STYLES[n]["color"])
         for n, label in names.items()
     ]
     columns = 1 if narrow else 3
@@ -353,7 +353,7 @@ _FIRST: dict[str, Any] = {
 }
 
 
-@_figure_function
+@figure_function
 def target_sizes(
     baselines: Iterable[Record],
     sizes: Sequence[int],
@@ -362,7 +362,7 @@ def target_sizes(
     narrow: bool = False,
 ) -> DescribedFigure:
     """Target ÷ truth for requests of 1, 2, 4, ... documents; bars hold 95 % of requests."""
-    baselines = _checked(baselines, "the target")
+    baselines = checked(baselines, "the target")
     layout = Layout(narrow)
     found = {d: target_ratios(baselines, d, sizes, within) for d in domains_of(baselines)}
     domains = [d for d, ratios in found.items() if ratios] or list(found)
@@ -374,22 +374,22 @@ def target_sizes(
         extra=0.4,
     )
     every = [x for d in domains for r in found[d] for x in (r.low, r.high, r.first)]
-    low, high = _range([*every, 1 / within, within])
+    low, high = axis_range([*every, 1 / within, within])
     alt = [f"The paper’s target divided by the truth, by number of documents (band: ±{within:g}×)."]
     for ax, domain in panels:
-        _set_log(ax, "y", low, high)
-        _swept_axis(ax, [float(n) for n in sizes], narrow)
+        set_log_axis(ax, "y", low, high)
+        scale_swept_axis(ax, [float(n) for n in sizes], narrow)
         ax.axhspan(1 / within, within, color="#e3efe9", zorder=0)
         ax.axhline(1.0, zorder=1, **BASELINE_STYLES["oracle"])
         said = []
         for ratio in found[domain]:
             if not math.isfinite(ratio.median):
                 continue
-            ends = [_inside(x, low, high) for x in (ratio.low, ratio.high)]
+            ends = [clamp(x, low, high) for x in (ratio.low, ratio.high)]
             left, right = ratio.size / 1.07, ratio.size * 1.07  # beside each other, both seen
             ax.plot([left] * 2, ends, color=INK, linewidth=1.6)
-            _points(ax, [left], [ratio.median], marker="D", color=INK, markersize=5)
-            _points(ax, [right], [ratio.first], markersize=5.5, **_FIRST)
+            draw_points(ax, [left], [ratio.median], marker="D", color=INK, markersize=5)
+            draw_points(ax, [right], [ratio.first], markersize=5.5, **_FIRST)
             said.append(
                 f"{ratio.size} {number(ratio.low)} to {number(ratio.high)}, first ones "
                 f"{number(ratio.first)}"
@@ -397,22 +397,22 @@ def target_sizes(
         alt.append(f"{domain_title(domain)}: {'; '.join(said) or 'no oracle'}.")
     handles = [
         Line2D([], [], color=INK, marker="D", markersize=5, label="95 % of requests, median"),
-        _mark("the first documents", **_FIRST),
+        mark_handle("the first documents", **_FIRST),
     ]
-    _legend(figure, layout, extra=handles)
+    add_legend(figure, layout, extra=handles)
     figure.alt = " ".join(alt)
     return figure
 
 
-@_figure_function
+@figure_function
 def early_stops_figure(
     records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
 ) -> DescribedFigure:
     """The update at which target and truth would each have stopped a run, per method."""
-    records, baselines = _checked(records, "trajectories"), list(baselines)
+    records, baselines = checked(records, "trajectories"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
     found = early_stops(records, baselines)
-    figure, panels = _method_panels(layout, domains, methods, "update")
+    figure, panels = method_panels(layout, domains, methods, "update")
     end = max(int(r.spec["updates"]) for r in records)
     reached = [x for s in found for x in (s.by_target, s.by_truth) if math.isfinite(x)]
     start = max(0, math.floor(min(reached, default=0.0)) - 1)
@@ -431,16 +431,16 @@ def early_stops_figure(
             known = [x for x in both.values() if math.isfinite(x)]
             ax.plot(known, [row] * len(known), color=method_style(stop.method)["color"])
             for offset, (which, x) in zip((0.14, -0.14), both.items(), strict=True):
-                _points(ax, [x], [row + offset], **looks[which])
+                draw_points(ax, [x], [row + offset], **looks[which])
             said.append(
                 f"{method_title(stop.method)} {_update(stop.by_target)} and "
                 f"{_update(stop.by_truth)}"
             )
         alt.append(f"{domain_title(domain)}, target and truth: {'; '.join(said) or 'no probe'}.")
     labels = {"target": "reaches the paper’s target", "oracle": "reaches the truth"}
-    handles = [_mark(labels[which], **look) for which, look in looks.items()]
-    handles.append(_mark("not in this run", marker=r"$\rightarrow$", markersize=9))
-    _legend(figure, layout, extra=handles)
+    handles = [mark_handle(labels[which], **look) for which, look in looks.items()]
+    handles.append(mark_handle("not in this run", marker=r"$\rightarrow$", markersize=9))
+    add_legend(figure, layout, extra=handles)
     figure.alt = " ".join(alt)
     return figure
 

@@ -9,19 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.ticker import MaxNLocator
 
-from unlearnlib.book.drawing import _baseline_values, _course, _course_axis, _lines, _named
+from unlearnlib.book.drawing import (
+    baseline_values,
+    baselines_in_words,
+    course,
+    draw_baselines,
+    scale_course_axis,
+)
 from unlearnlib.book.records import FORGET, GENERAL, baseline_value, domains_of, methods_of, select
-from unlearnlib.looks import ATTACK, BASELINE_TITLES, domain_title, method_style, method_title
-from unlearnlib.plates import (
+from unlearnlib.figures import (
     DescribedFigure,
     Layout,
-    _checked,
-    _cross,
-    _figure_function,
-    _inside,
-    _legend,
-    _legend_height,
+    add_legend,
+    checked,
+    clamp,
+    draw_cross,
+    figure_function,
+    legend_height,
 )
+from unlearnlib.looks import ATTACK, BASELINE_TITLES, domain_title, method_style, method_title
 from unlearnlib.store.record import Record
 from unlearnlib.text import number
 
@@ -113,44 +119,44 @@ def _ratio(row: Mapping[str, Any], general: float) -> str:
     return number(row.get("general/perplexity", math.nan) / general)
 
 
-_PROBES = (
+PROBES = (
     (FORGET, "forget perplexity"),
     (GENERAL, "general perplexity"),
     (f"membership/{ATTACK}/auc", "membership AUC"),
 )
 
 
-@_figure_function
+@figure_function
 def trajectories(
     records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
 ) -> DescribedFigure:
     """Forget perplexity, general perplexity and membership AUC after every update."""
-    records, baselines = _checked(records, "trajectories"), list(baselines)
+    records, baselines = checked(records, "trajectories"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
-    extra = _legend_height(layout, len(methods) + 3)
+    extra = legend_height(layout, len(methods) + 3)
     figure, panels = layout.metric_panels(
-        domains, _PROBES, 2.0 if not narrow else 1.9, xlabel="update", extra=extra
+        domains, PROBES, 2.0 if not narrow else 1.9, xlabel="update", extra=extra
     )
     alt = ["Course of perplexities and membership AUC over updates."]
     for ax, domain, metric in panels:
-        marks = list(_baseline_values(baselines, domain, metric, records).values())
+        marks = list(baseline_values(baselines, domain, metric, records).values())
         runs = [(m, r) for m in methods for r in select(records, domain, m)[:1]]
-        _course_axis(ax, metric, [v for _, r in runs for v in _course(r, metric)[1]], marks)
-        _lines(ax, "y", baselines, domain, metric, records)
+        scale_course_axis(ax, metric, [v for _, r in runs for v in course(r, metric)[1]], marks)
+        draw_baselines(ax, "y", baselines, domain, metric, records)
         low, high = ax.get_ylim()
         for method, run in runs:
-            updates, values = _course(run, metric)
-            inside = [_inside(v, low, high) for v in values]
+            updates, values = course(run, metric)
+            inside = [clamp(v, low, high) for v in values]
             style = method_style(method)
             ax.plot(updates, inside, linewidth=1.5, markersize=3.6, markeredgewidth=0, **style)
             if run.diverged_at is not None and inside:
-                _cross(ax, updates[-1], inside[-1], style["color"])
+                draw_cross(ax, updates[-1], inside[-1], style["color"])
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for domain in domains:
         ends = []
         for method in methods:
             for run in select(records, domain, method)[:1]:
-                values = _course(run, FORGET)[1]
+                values = course(run, FORGET)[1]
                 if values:
                     end = f"{method_title(method)} {number(values[-1])}"
                     stop = f" (diverged at update {run.diverged_at})" if run.diverged_at else ""
@@ -158,8 +164,8 @@ def trajectories(
         alt.append(
             f"{domain_title(domain)}, forget perplexity at the end: "
             f"{', '.join(ends) or 'no probe'}; "
-            f"{_named(baselines, domain, FORGET, records)}."
+            f"{baselines_in_words(baselines, domain, FORGET, records)}."
         )
-    _legend(figure, layout, methods, tuple(BASELINE_TITLES), line=True)
+    add_legend(figure, layout, methods, tuple(BASELINE_TITLES), line=True)
     figure.alt = " ".join(alt)
     return figure

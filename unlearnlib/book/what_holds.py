@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from matplotlib.lines import Line2D
 
 from unlearnlib.book.cost import CLAIMED_RATIO, KINDS, RELEASE_LENGTH, Retraining, cost_ratios
-from unlearnlib.book.drawing import _from_to, _method_panels, _seed_dots
+from unlearnlib.book.drawing import draw_seeds, method_panels, range_in_words
 from unlearnlib.book.records import (
     FORGET,
     Finding,
@@ -29,8 +29,8 @@ from unlearnlib.book.records import (
 from unlearnlib.book.robust_region import NEAR_TRUTH, USABLE, Share, region_shares
 from unlearnlib.book.target_check import TARGET_WITHIN, early_stops
 from unlearnlib.cost import YI_6B, YI_6B_TOKENS, Account
+from unlearnlib.figures import DescribedFigure, Layout, add_legend, checked, figure_function
 from unlearnlib.looks import BASELINE_STYLES, INK, domain_title, method_style, method_title
-from unlearnlib.plates import DescribedFigure, Layout, _checked, _figure_function, _legend
 from unlearnlib.profiles import COMPARED, DOMAINS, PAPER_METHODS
 from unlearnlib.store.record import Record
 from unlearnlib.text import number
@@ -477,14 +477,14 @@ def verdict_in_words(verdict: Verdict) -> str:
     )
 
 
-@_figure_function
+@figure_function
 def share_of_the_way(
     records: Iterable[Record], baselines: Iterable[Record], *, narrow: bool = False
 ) -> DescribedFigure:
     """Share of the way from vanilla's to the oracle's forget perplexity; a dot per seed."""
-    records, baselines = _checked(records, "this figure"), list(baselines)
+    records, baselines = checked(records, "this figure"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)
-    figure, panels = _method_panels(
+    figure, panels = method_panels(
         layout,
         domains,
         methods,
@@ -510,13 +510,13 @@ def share_of_the_way(
         said = []
         for row, method in enumerate(methods):
             xs = found[domain, method]
-            _seed_dots(ax, xs, row, method_style(method)["color"])
-            if reached := _from_to(xs):
+            draw_seeds(ax, xs, row, method_style(method)["color"])
+            if reached := range_in_words(xs):
                 diverged = any(r.status == "diverged" for r in select(records, domain, method))
                 note = " (diverged)" if diverged else ""
                 said.append(f"{method_title(method)} {reached}{note}")
         alt.append(f"{domain_title(domain)}: {', '.join(said) or 'no value'}.")
     half = Line2D([], [], color=INK, linewidth=1, linestyle=(0, (2, 2)), label="half way")
-    _legend(figure, layout, lines=("vanilla", "oracle"), extra=[half])
+    add_legend(figure, layout, lines=("vanilla", "oracle"), extra=[half])
     figure.alt = " ".join(alt)
     return figure

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SHORTCUTS = ("learning_rate", "updates", "batch_size", "length")
 
 
-_NOT_BY_SET = ("profile", "domain", "method")  # they have flags of their own
+NOT_BY_SET = ("profile", "domain", "method")  # they have flags of their own
 FILES = ("forget", "retain", "approximate", "general")
 
 
@@ -36,7 +36,7 @@ def _pairs(given: Sequence[str], flag: str, example: str) -> dict[str, str]:
     return pairs
 
 
-def _limits(given: Sequence[str]) -> dict[str, int]:
+def chosen_limits(given: Sequence[str]) -> dict[str, int]:
     """--limit as split -> count, checked."""
     from unlearnlib.corpus.files import checked_limits
 
@@ -51,7 +51,7 @@ def _limits(given: Sequence[str]) -> dict[str, int]:
     return checked_limits(limits)
 
 
-def _given_settings(args: argparse.Namespace) -> dict[str, str]:
+def given_settings(args: argparse.Namespace) -> dict[str, str]:
     """What --set and its shortcuts give."""
     settings = _pairs(args.settings, "--set", "updates=8")
     for name in SHORTCUTS:
@@ -63,17 +63,17 @@ def _given_settings(args: argparse.Namespace) -> dict[str, str]:
                 f"{name} is given by --set and by --{name.replace('_', '-')}: give it once."
             )
         settings[name] = value
-    for name in _NOT_BY_SET:
+    for name in NOT_BY_SET:
         if name in settings:
             raise UnlearnError(f"--set cannot change the {name}: use --{name}.")
     return settings
 
 
-def _device(name: str) -> str:
+def chosen_device(name: str) -> str:
     """ "cpu" or "cuda"; of several processes each has a GPU of its own, "cuda:1" say."""
     import torch
 
-    if _processes() > 1:
+    if process_count() > 1:
         from accelerate import PartialState
 
         cpu = name == "cpu" or not torch.cuda.is_available()
@@ -88,29 +88,29 @@ def _device(name: str) -> str:
     return name
 
 
-def _execution(args: argparse.Namespace, progress: bool = True) -> Execution:
+def chosen_execution(args: argparse.Namespace, progress: bool = True) -> Execution:
     """How a command computes, by the arguments of `_add_device`."""
     from unlearnlib.engine import Execution
 
     return Execution(
         micro_tokens=args.micro_tokens,
-        progress=progress and not args.quiet and _is_main(),
+        progress=progress and not args.quiet and is_main_process(),
         packed=args.packed,
         recompute=args.recompute,
     )
 
 
-def _processes() -> int:
+def process_count() -> int:
     """How many processes a launcher (accelerate, torchrun) has started for this command."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _is_main() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the one of them that prints and writes."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def _hush_transformers() -> None:
+def hush_transformers() -> None:
     """Leave the terminal to our own progress bars and sentences."""
     from transformers.utils import logging as theirs
 
@@ -118,7 +118,7 @@ def _hush_transformers() -> None:
     theirs.disable_progress_bar()
 
 
-def _store_path(
+def store_path(
     named: str | None,
     model: str | None,
     limits: Sequence[str],
@@ -138,7 +138,7 @@ def _store_path(
     return default_store().root
 
 
-def _domains(profile: str, given: Sequence[str] | None) -> tuple[str, ...]:
+def chosen_domains(profile: str, given: Sequence[str] | None) -> tuple[str, ...]:
     """The domains given, each once; by default all that the profile has."""
     scale = get_profile(profile)
     if given:
@@ -153,24 +153,24 @@ def _domains(profile: str, given: Sequence[str] | None) -> tuple[str, ...]:
     return scale.domains
 
 
-def _load_tasks(names: Sequence[str], limit: int | None, unsafe: bool) -> TaskSet | None:
+def chosen_tasks(names: Sequence[str], limit: int | None, unsafe: bool) -> TaskSet | None:
     """The tasks that --tasks names, with their data, before any model is loaded."""
     if not names:
         for flag, given in (("--task-limit", limit), ("--confirm-unsafe-code", unsafe)):
             if given:
                 raise UnlearnError(f"{flag} is given without tasks: name some with --tasks.")
         return None
-    if _processes() > 1:
+    if process_count() > 1:
         raise UnlearnError(
-            f"tasks are asked by one process and {_processes()} were launched: leave out --tasks, "
-            "and give the model in --out to `unlearn score --tasks`."
+            f"tasks are asked by one process and {process_count()} were launched: leave out "
+            "--tasks, and give the model in --out to `unlearn score --tasks`."
         )
     from unlearnlib.tasks import load_tasks
 
     return load_tasks(names, limit=limit, unsafe=unsafe)
 
 
-def _file_to_write(name: str | None, option: str, force: bool) -> Path | None:
+def file_to_write(name: str | None, option: str, force: bool) -> Path | None:
     """The file that an option names, checked before hours are spent; None if it was not given."""
     if name is None:
         return None

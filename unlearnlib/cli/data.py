@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unlearnlib.cli.arguments import _domains, _hush_transformers, _limits
-from unlearnlib.cli.output import Report, _columns
+from unlearnlib.cli.arguments import chosen_domains, chosen_limits, hush_transformers
+from unlearnlib.cli.output import Report, columns
 from unlearnlib.corpus.documents import SPLITS, Document, DomainData
 from unlearnlib.corpus.public import fetch
 from unlearnlib.errors import UnlearnError
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 def data_command(args: argparse.Namespace) -> Report:
     """Documents, characters and tokens per split; fetch, show or export them."""
-    profile, limits = get_profile(args.profile), _limits(args.limit)
-    domains = _domains(args.profile, args.domain)
+    profile, limits = get_profile(args.profile), chosen_limits(args.limit)
+    domains = chosen_domains(args.profile, args.domain)
     if args.fetch is not None and profile.corpus != "public":
         raise UnlearnError(
             f"profile {args.profile!r} has no public texts to fetch: use --profile open."
@@ -34,14 +34,14 @@ def data_command(args: argparse.Namespace) -> Report:
         _check_export(Path(args.export), domains, args.force)
     if args.fetch is not None:
         fetch(args.fetch, domains, progress=not args.quiet)
-    _hush_transformers()
+    hush_transformers()
     folder = args.fetch or args.corpora
     sets = [load_domain(args.profile, domain, folder, limits) for domain in domains]
     tokenizer = _tokenizer(args.model, profile.model)
     statistics = [row for data in sets for row in _statistics(data, tokenizer)]
     values: dict[str, Any] = {"profile": args.profile, "statistics": statistics}
     header = ("domain", "split", "documents", "characters", "tokens", "facts")
-    text = _columns(header, [[row[name] for name in header] for row in statistics])
+    text = columns(header, [[row[name] for name in header] for row in statistics])
     if args.export is not None:
         files = [file for data in sets for file in _export(Path(args.export), data)]
         values["exported"] = [str(file) for file in files]

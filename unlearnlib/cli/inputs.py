@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlearnlib.cli.arguments import (
-    _NOT_BY_SET,
     FILES,
-    _device,
-    _given_settings,
-    _hush_transformers,
-    _limits,
+    NOT_BY_SET,
+    chosen_device,
+    chosen_limits,
+    given_settings,
+    hush_transformers,
 )
 from unlearnlib.corpus.documents import DomainData
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.profiles import DOMAINS, YOURS
-from unlearnlib.report.saved import _check_space, check_out
+from unlearnlib.report.saved import check_out, check_space
 from unlearnlib.spec import RunSpec
-from unlearnlib.text import _file_name, _source_name
+from unlearnlib.text import file_name, source_name
 
 if TYPE_CHECKING:
     from unlearnlib.bench import Bench
@@ -54,30 +54,30 @@ class Inputs:
     device: str
 
 
-def _check_inputs(args: argparse.Namespace, spec: RunSpec, needs_out: bool = True) -> Inputs:
+def check_inputs(args: argparse.Namespace, spec: RunSpec, needs_out: bool = True) -> Inputs:
     """Read the user's documents, and check all that can be checked without the model.
 
     `needs_out` says that an adapter that is asked for needs a folder.
     """
-    limits = _limits(args.limit)
+    limits = chosen_limits(args.limit)
     out = None if args.out is None else Path(args.out)
     if out is not None:
         _check_apart(out, args.files)
         check_out(out, args.force, args.model)
-    device = _device(args.device)
+    device = chosen_device(args.device)
     data = _own_documents(args.files, args.column, limits) if args.files else None
     _check_retain(spec, data)
     _check_lora(spec.lora_rank, args.adapter, needs_out and out is None)
     return Inputs(spec, args.model, data, args.corpora, limits, out, device)
 
 
-def _open_inputs(inputs: Inputs, execution: Execution) -> tuple[Bench, RunSpec]:
+def open_inputs(inputs: Inputs, execution: Execution) -> tuple[Bench, RunSpec]:
     """Load model and data: the bench, and the spec with chunks that the model can read."""
     from unlearnlib.bench import Models, Selection, open_bench
     from unlearnlib.run import warn_of_data
 
     spec, own = inputs.spec, inputs.data is not None
-    _hush_transformers()
+    hush_transformers()
     bench = open_bench(
         spec.profile,
         spec.domain,
@@ -91,11 +91,11 @@ def _open_inputs(inputs: Inputs, execution: Execution) -> tuple[Bench, RunSpec]:
     if own:
         warn_of_data(bench, spec)
     if inputs.out is not None:
-        _check_space(bench.model, inputs.out)
+        check_space(bench.model, inputs.out)
     return bench, spec
 
 
-def _is_own(files: Mapping[str, str], out: str | None) -> bool:
+def is_own(files: Mapping[str, str], out: str | None) -> bool:
     """Whether documents of one's own are given; `UnlearnError` for a name that is empty."""
     given = dict(files) if out is None else {**files, "out": out}
     for name, path in given.items():
@@ -104,7 +104,7 @@ def _is_own(files: Mapping[str, str], out: str | None) -> bool:
     return bool(files)
 
 
-def _bare_spec(profile: str | None, domain: str | None, method: str) -> RunSpec:
+def bare_spec(profile: str | None, domain: str | None, method: str) -> RunSpec:
     """The spec of a profile's domain with default settings."""
     spec = RunSpec(profile or "lab", RunSpec.domain if domain is None else domain, method)
     if spec.domain == YOURS:
@@ -112,7 +112,7 @@ def _bare_spec(profile: str | None, domain: str | None, method: str) -> RunSpec:
     return spec
 
 
-def _own_spec(args: argparse.Namespace, needs_out: bool = True) -> RunSpec:
+def own_spec(args: argparse.Namespace, needs_out: bool = True) -> RunSpec:
     """The spec of a run on a user's documents; defaults are those of `unlearnlib.unlearn`."""
     of_profile = {"profile": args.profile, "domain": args.domain, "corpora": args.corpora}
     for name, value in of_profile.items():
@@ -128,7 +128,7 @@ def _own_spec(args: argparse.Namespace, needs_out: bool = True) -> RunSpec:
             raise UnlearnError(
                 f"--{name} is missing: documents of your own need --model, --forget and --out."
             )
-    settings = {name: _usual(name) for name in TUNED} | _given_settings(args)
+    settings = {name: _usual(name) for name in TUNED} | given_settings(args)
     return RunSpec(domain=YOURS, method=args.method).replace(**settings)
 
 
@@ -186,7 +186,7 @@ def _check_lora(rank: int, adapter: bool, lacks_out: bool) -> None:
         check_peft()
 
 
-def _chunk_length(config: Any, asked: int | None, profile: int | None) -> int:
+def chunk_length(config: Any, asked: int | None, profile: int | None) -> int:
     """Tokens per chunk: as asked, or the profile's; for own documents as many as the model reads.
 
     Own documents (`profile` is None) take `run.unlearn`'s length at most.
@@ -204,7 +204,7 @@ def _chunk_length(config: Any, asked: int | None, profile: int | None) -> int:
 def _fit_length(bench: Bench, spec: RunSpec, own: bool) -> RunSpec:
     """The spec with a chunk length that the model can read."""
     config: Any = bench.model.config
-    length = _chunk_length(config, spec.length, None if own else bench.length)
+    length = chunk_length(config, spec.length, None if own else bench.length)
     return spec.replace(length=length) if own else spec
 
 
@@ -227,26 +227,26 @@ def repeat_command(args: argparse.Namespace, spec: RunSpec, tasks: Sequence[str]
 
     words = ["unlearn", "run"]
     if args.model is not None:
-        words += ["--model", _source_name(args.model)]
+        words += ["--model", source_name(args.model)]
     if spec.domain == YOURS:
         for name in FILES:
             if name in args.files:
-                words += [f"--{name}", _file_name(args.files[name])]
+                words += [f"--{name}", file_name(args.files[name])]
         if args.column is not None:
             words += ["--column", args.column]
     else:
         words += ["--profile", spec.profile, "--domain", spec.domain]
         if args.corpora is not None:
-            words += ["--corpora", _file_name(args.corpora)]
+            words += ["--corpora", file_name(args.corpora)]
     for limit in args.limit:
         words += ["--limit", limit]
     words += [*tasks, "--method", spec.method]
     default = RunSpec()
     for name, value in spec.as_dict().items():
-        if name not in _NOT_BY_SET and (name in TUNED or value != getattr(default, name)):
+        if name not in NOT_BY_SET and (name in TUNED or value != getattr(default, name)):
             words += ["--set", f"{name}={'none' if value is None else value}"]
     if args.adapter:
         words += ["--adapter"]
     if args.out is not None:
-        words += ["--out", _file_name(args.out)]
+        words += ["--out", file_name(args.out)]
     return shell_join(words)

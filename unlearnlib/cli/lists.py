@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from unlearnlib.cli.output import Report, _columns
+from unlearnlib.cli.output import Report, columns
 from unlearnlib.profiles import DOMAINS, PROFILES
 from unlearnlib.report.saved import term_in_words
 
@@ -25,7 +25,7 @@ def methods_command(args: argparse.Namespace) -> Report:
         for name, method in METHODS.items()
     ]
     rows = [(m["name"], m["forget"], m["retain"] or "", m["data"] or "") for m in methods]
-    text = _columns(("method", "forget term", "retain term", "retain data"), rows)
+    text = columns(("method", "forget term", "retain term", "retain data"), rows)
     return Report({"methods": methods}, text)
 
 
@@ -35,5 +35,5 @@ def profiles_command(args: argparse.Namespace) -> Report:
     header = ("name", "model", "corpus", "length", "about")
     return Report(
         {"profiles": profiles, "domains": list(DOMAINS)},
-        _columns(header, [[p[name] for name in header] for p in profiles]),
+        columns(header, [[p[name] for name in header] for p in profiles]),
     )

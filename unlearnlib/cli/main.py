@@ -17,11 +17,17 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from unlearnlib.cli.arguments import _is_main, _processes, _store_path
-from unlearnlib.cli.output import Report, _complain, _logging, _out_of_memory, _print
+from unlearnlib.cli.arguments import is_main_process, process_count, store_path
+from unlearnlib.cli.output import (
+    Report,
+    complain,
+    out_of_memory_sentence,
+    print_report,
+    set_up_logging,
+)
 from unlearnlib.cli.parser import build_parser
 from unlearnlib.errors import UnlearnError
-from unlearnlib.text import _strict
+from unlearnlib.text import strict_json
 
 # Command -> where its function is, as "module:function".
 COMMANDS = {
@@ -43,37 +49,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = build_parser().parse_args(words)
     except UnlearnError as error:
-        return _complain(str(error), 2)
-    if _processes() > 1 and args.command != "run":
-        return _complain(
-            f"{_processes()} processes were launched for a command that runs in one: start it "
+        return complain(str(error), 2)
+    if process_count() > 1 and args.command != "run":
+        return complain(
+            f"{process_count()} processes were launched for a command that runs in one: start it "
             "without the launcher (only `unlearn run` divides its work).",
             2,
         )
     try:
-        with _logging(args.quiet), contextlib.redirect_stdout(sys.stderr):
+        with set_up_logging(args.quiet), contextlib.redirect_stdout(sys.stderr):
             report = _function_of(args.command)(args)
     except UnlearnError as error:
-        return _complain(str(error), 2)
+        return complain(str(error), 2)
     except KeyboardInterrupt:
-        return _complain(f"interrupted; {_what_remains(args)}.", 130)
+        return complain(f"interrupted; {_what_remains(args)}.", 130)
     except MemoryError:
-        return _complain(_out_of_memory("the computer"), 2)
+        return complain(out_of_memory_sentence("the computer"), 2)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         why = error.strerror or type(error).__name__
-        return _complain(
+        return complain(
             f"cannot access{where} ({why}): check its permissions and the space left.", 2
         )
     except RuntimeError as error:
         # torch's own errors, told by name and text: importing torch for an `except` costs seconds.
         if type(error).__name__ == "OutOfMemoryError":
-            return _complain(_out_of_memory("the GPU"), 2)
+            return complain(out_of_memory_sentence("the GPU"), 2)
         if "DefaultCPUAllocator" in str(error):
-            return _complain(_out_of_memory("the computer"), 2)
+            return complain(out_of_memory_sentence("the computer"), 2)
         raise
-    if _is_main():
-        _print(json.dumps(_strict(report.values)) if args.json else report.text)
+    if is_main_process():
+        print_report(json.dumps(strict_json(report.values)) if args.json else report.text)
     return report.code
 
 
@@ -105,9 +111,9 @@ def _what_remains(args: argparse.Namespace) -> str:
     if args.command == "run":
         if args.save_every:
             return "the same command goes on after the last state that --save-every kept"
-        store = _store_path(args.store, args.model, args.limit, args.files)
+        store = store_path(args.store, args.model, args.limit, args.files)
     if args.command == "study":
-        store = _store_path(args.store, args.model, args.limit)
+        store = store_path(args.store, args.model, args.limit)
     if store is None:
         return "nothing was saved, the same command starts again"
     return f"finished runs are in {store}, the same command goes on"

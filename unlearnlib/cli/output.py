@@ -20,7 +20,7 @@ class Report:
     code: int = 0
 
 
-def _complain(sentence: str, code: int) -> int:
+def complain(sentence: str, code: int) -> int:
     """One line on stderr, whatever a file's name would do to the terminal."""
     from unlearnlib.text import printable
 
@@ -29,7 +29,7 @@ def _complain(sentence: str, code: int) -> int:
     return code
 
 
-def _print(text: str) -> None:
+def print_report(text: str) -> None:
     """Print to stdout; a reader that has gone (`unlearn ... | head`) is no error."""
     try:
         print(text, flush=True)
@@ -40,7 +40,7 @@ def _print(text: str) -> None:
 
 
 @contextlib.contextmanager
-def _logging(quiet: bool) -> Iterator[None]:
+def set_up_logging(quiet: bool) -> Iterator[None]:
     """The package's log goes to stderr while a command runs; `quiet` leaves warnings only."""
     log = logging.getLogger("unlearnlib")
     handler = logging.StreamHandler(sys.stderr)
@@ -55,14 +55,15 @@ def _logging(quiet: bool) -> Iterator[None]:
         log.setLevel(before)
 
 
-def _out_of_memory(what: str) -> str:
+def out_of_memory_sentence(what: str) -> str:
+    """What to do where the memory of `what` (a computer, a GPU) is not enough."""
     return (
         f"the memory of {what} is not enough: lower --micro-tokens or --length, use a smaller "
         "model, or another --device."
     )
 
 
-def _columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Rows under a header; columns of numbers are flush right, as `card.show` prints them."""
     from unlearnlib.text import printable, show
 

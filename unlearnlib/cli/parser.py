@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 from unlearnlib import __version__
-from unlearnlib.cli.arguments import _NOT_BY_SET, FILES, SHORTCUTS
+from unlearnlib.cli.arguments import FILES, NOT_BY_SET, SHORTCUTS
 from unlearnlib.errors import UnlearnError
 from unlearnlib.profiles import DOMAINS, PROFILES
 from unlearnlib.spec import RunSpec
@@ -191,7 +191,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         dest="settings",
         metavar="NAME=VALUE",
         help="a setting: "
-        + ", ".join(f.name for f in dataclasses.fields(RunSpec) if f.name not in _NOT_BY_SET),
+        + ", ".join(f.name for f in dataclasses.fields(RunSpec) if f.name not in NOT_BY_SET),
     )
     for name in SHORTCUTS:
         flag = name.replace("_", "-")

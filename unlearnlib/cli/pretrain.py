@@ -9,8 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-from unlearnlib.cli.arguments import _device, _hush_transformers
-from unlearnlib.cli.output import Report, _columns
+from unlearnlib.cli.arguments import chosen_device, hush_transformers
+from unlearnlib.cli.output import Report, columns
 from unlearnlib.continue_pretraining import train_further
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError, unknown
@@ -88,7 +88,7 @@ def _models_report(
     profile: str, models: Sequence[Mapping[str, Any]], header: Sequence[str]
 ) -> Report:
     """The models that were made; `header` names the values that people are shown."""
-    text = _columns(header, [[model[name] for name in header] for model in models])
+    text = columns(header, [[model[name] for name in header] for model in models])
     return Report({"profile": profile, "models": models}, text if models else "all are there")
 
 
@@ -111,8 +111,8 @@ def _train_further(args: argparse.Namespace) -> Report:
         # Weights without the record of their training say nothing of how they were made, and the
         # oracles would take another machine's number of epochs.
         names = [n for n in names if not (is_made(args.profile, n) and made_here(args.profile, n))]
-    device = _device(args.device)
-    _hush_transformers()
+    device = chosen_device(args.device)
+    hush_transformers()
     records = [
         train_further(
             args.profile,

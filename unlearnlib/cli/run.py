@@ -13,25 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 from unlearnlib.bench import Models, evaluate, key_of, sources
 from unlearnlib.cli.arguments import (
-    _execution,
-    _given_settings,
-    _hush_transformers,
-    _is_main,
-    _load_tasks,
-    _processes,
-    _store_path,
+    chosen_execution,
+    chosen_tasks,
+    given_settings,
+    hush_transformers,
+    is_main_process,
+    process_count,
+    store_path,
 )
 from unlearnlib.cli.inputs import (
     Inputs,
-    _bare_spec,
-    _check_inputs,
-    _chunk_length,
-    _is_own,
-    _open_inputs,
-    _own_spec,
+    bare_spec,
+    check_inputs,
+    chunk_length,
+    is_own,
+    open_inputs,
+    own_spec,
     repeat_command,
 )
-from unlearnlib.cli.output import Report, _columns
+from unlearnlib.cli.output import Report, columns
 from unlearnlib.corpus.chunks import cut
 from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import published_files
@@ -47,7 +47,7 @@ from unlearnlib.store.folder import Store
 from unlearnlib.store.published import Library
 from unlearnlib.study.settings import BATCH, settings
 from unlearnlib.tasks import run_tasks, tasks_key, tasks_record
-from unlearnlib.text import _duration, _file_name, _gigabytes
+from unlearnlib.text import duration, file_name, gigabytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,20 +63,20 @@ logger = logging.getLogger(__name__)
 
 def run_command(args: argparse.Namespace) -> Report:
     """One run: of a profile, of a profile's texts with another model, or of a user's documents."""
-    own = _is_own(args.files, args.out)
-    spec = _own_spec(args, needs_out=not args.plan) if own else _profile_spec(args)
+    own = is_own(args.files, args.out)
+    spec = own_spec(args, needs_out=not args.plan) if own else _profile_spec(args)
     if args.published and args.out is not None:
         raise UnlearnError(
             "--published takes numbers in place of a run, and --out needs the run for its "
             "model: leave out one of them."
         )
-    inputs = _check_inputs(args, spec, needs_out=not args.plan)
+    inputs = check_inputs(args, spec, needs_out=not args.plan)
     if args.plan:
         return _plan_report(inputs, _run_execution(args, progress=False))
     asked = args.tasks, args.task_limit, args.confirm_unsafe_code
-    tasks = _load_tasks(*asked)
-    bench, spec = _open_inputs(inputs, _run_execution(args))
-    where = _store_path(args.store, args.model, args.limit, args.files)
+    tasks = chosen_tasks(*asked)
+    bench, spec = open_inputs(inputs, _run_execution(args))
+    where = store_path(args.store, args.model, args.limit, args.files)
     store = None if where is None else Store(where)
     out, key = inputs.out, key_of(bench, spec)
     if out is None:
@@ -88,7 +88,7 @@ def run_command(args: argparse.Namespace) -> Report:
     command = repeat_command(args, spec, _task_words(*asked))
     progress = not args.quiet
     before: dict[str, float] = {}
-    with _claimed(store, key if out is None and _is_main() else None):
+    with _claimed(store, key if out is None and is_main_process() else None):
         if out is not None:
             logger.info("scoring the model before")
             before = evaluate(bench, bench.model, spec)[0]
@@ -96,28 +96,28 @@ def run_command(args: argparse.Namespace) -> Report:
         logger.info("unlearning: %s, %d updates", spec.method, spec.updates)
         model, record = execute(bench, spec, in_place=True, command=command)
         answers = _answers(model, bench.tokenizer, tasks, progress)
-        if store is not None and _is_main():
+        if store is not None and is_main_process():
             _put(store, record, tasks, answers)
     record = _with_metrics(record, answers)
-    if _processes() > 1:
+    if process_count() > 1:
         from accelerate import PartialState
 
         PartialState().destroy_process_group()
-    if out is not None and _is_main():
+    if out is not None and is_main_process():
         facts = card_facts(bench, spec, record, before, args.adapter)
         save_unlearned(out, model, bench.tokenizer, record, facts)
     return _run_report(record, computed=True, store=where, before=before, out=out)
 
 
 def _run_execution(args: argparse.Namespace, progress: bool = True) -> Execution:
-    """How a run computes: `_execution`, by several processes and with checkpoints if asked."""
+    """`chosen_execution`, with several processes and checkpoints where they are asked for."""
     # Under a launcher one process is a script that was scaled down; without, a misunderstanding.
     if args.fsdp and "WORLD_SIZE" not in os.environ:
         raise UnlearnError(
             "--fsdp divides a model among processes, and there is one: start several with "
             "`accelerate launch ... -m unlearnlib`, or leave it out."
         )
-    execution = _execution(args, progress)
+    execution = chosen_execution(args, progress)
     return dataclasses.replace(execution, shard=args.fsdp, save_every=args.save_every)
 
 
@@ -143,7 +143,7 @@ def _task_words(names: Sequence[str], limit: int | None, unsafe: bool) -> list[s
     """The words that ask for the same tasks again; files by name only."""
     words = []
     for name in names:
-        words += ["--tasks", _file_name(name) if Path(name).exists() else name]
+        words += ["--tasks", file_name(name) if Path(name).exists() else name]
     if limit is not None:
         words += ["--task-limit", str(limit)]
     return [*words, "--confirm-unsafe-code"] if unsafe else words
@@ -190,8 +190,8 @@ def _profile_spec(args: argparse.Namespace) -> RunSpec:
         raise UnlearnError(
             f"--column {args.column!r} is for documents of your own: give them with --forget FILE."
         )
-    spec = _bare_spec(args.profile, args.domain, args.method)
-    given = _given_settings(args)
+    spec = bare_spec(args.profile, args.domain, args.method)
+    given = given_settings(args)
     if given:
         return spec.replace(**given)
     try:
@@ -243,12 +243,12 @@ def _run_report(
     ]
     rows = score_rows(before, record.metrics)
     if before:
-        lines.append(_columns(("score", "before", "after"), [row[:3] for row in rows]))
+        lines.append(columns(("score", "before", "after"), [row[:3] for row in rows]))
         target = before.get("approximate/perplexity")
         if target is not None:
             lines.append(f"the target for the forget set is a perplexity of {target:.4g}")
     else:
-        lines.append(_columns(("score", "after"), [(row[0], row[2]) for row in rows]))
+        lines.append(columns(("score", "after"), [(row[0], row[2]) for row in rows]))
     if out is not None:
         lines.append(f"the model and its card are in {out}")
     elif store is not None and computed:
@@ -284,14 +284,14 @@ def _plan_report(inputs: Inputs, execution: Execution) -> Report:
 
 def _plan_run(inputs: Inputs, execution: Execution) -> Plan:
     """Memory and time of the run that the inputs describe."""
-    _hush_transformers()
+    hush_transformers()
     spec, own = inputs.spec, inputs.data is not None
     scale, method = get_profile(spec.profile), get_method(spec.method)
     data = inputs.data or load_domain(spec.profile, spec.domain, inputs.corpora, inputs.limits)
     models = Models(inputs.model, base=spec.base)
     source, oracle = sources(spec.profile, spec.domain, models, own)
     tokenizer = load_tokenizer(source)
-    length = _chunk_length(model_config(source), spec.length, None if own else scale.length)
+    length = chunk_length(model_config(source), spec.length, None if own else scale.length)
     if not own:
         data = clipped(spec.profile, data, tokenizer)
     retain = {"in_distribution": data.retain, "general": data.general_retain}
@@ -301,7 +301,7 @@ def _plan_run(inputs: Inputs, execution: Execution) -> Plan:
         cut(data.forget[: spec.forget_size], tokenizer, length, name="forget"),
         cut(retain.get(method.data or "", ()), tokenizer, length, name="retain"),
         execution=execution,
-        machine=Machine(inputs.device, _processes()),
+        machine=Machine(inputs.device, process_count()),
         oracle=oracle is not None,
     )
 
@@ -314,17 +314,17 @@ def _plan_text(planned: Plan, device: str, available: int | None) -> str:
         "in a step": planned.step,
     }
     rows = [
-        (title, name, _gigabytes(size))
+        (title, name, gigabytes(size))
         for title, part in parts.items()
         for name, size in part.items()
     ]
     lines = [
-        _columns(("held", "what", "memory"), rows),
+        columns(("held", "what", "memory"), rows),
         f"{planned.trained:,} of {planned.parameters:,} parameters are trained",
-        f"at most {_gigabytes(planned.peak)} at a time"
-        + ("" if available is None else f", of {_gigabytes(available)} on this machine's {device}"),
+        f"at most {gigabytes(planned.peak)} at a time"
+        + ("" if available is None else f", of {gigabytes(available)} on this machine's {device}"),
         f"{planned.tokens:,} tokens at about {planned.tokens_per_second:,.0f} a second: "
-        f"{_duration(planned.seconds)} of updates; loading and evaluating come on top",
+        f"{duration(planned.seconds)} of updates; loading and evaluating come on top",
     ]
     if planned.tokens:
         lines.append(

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlearnlib.cli.arguments import (
-    _device,
-    _execution,
-    _file_to_write,
-    _hush_transformers,
-    _load_tasks,
+    chosen_device,
+    chosen_execution,
+    chosen_tasks,
+    file_to_write,
+    hush_transformers,
 )
-from unlearnlib.cli.inputs import _chunk_length
-from unlearnlib.cli.output import Report, _columns
+from unlearnlib.cli.inputs import chunk_length
+from unlearnlib.cli.output import Report, columns
 from unlearnlib.corpus.chunks import cut
 from unlearnlib.corpus.documents import Document
 from unlearnlib.corpus.files import check_column, read_documents
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 def score_command(args: argparse.Namespace) -> Report:
     """Perplexity, accuracy and the attacks' scores of texts; AUCs of members and non-members."""
     _check_sets(args)
-    out = _file_to_write(args.out, "--out", args.force)
+    out = file_to_write(args.out, "--out", args.force)
     sets = _read_sets(args.texts, args.members, args.non_members, args.column)
-    tasks = _load_tasks(args.tasks, args.task_limit, args.confirm_unsafe_code)
-    device = _device(args.device)
-    _hush_transformers()
+    tasks = chosen_tasks(args.tasks, args.task_limit, args.confirm_unsafe_code)
+    device = chosen_device(args.device)
+    hush_transformers()
     tokenizer = load_tokenizer(args.model)
     model: Any = load_model(args.model, device=device)
-    length = _chunk_length(model.config, args.length, None)
+    length = chunk_length(model.config, args.length, None)
     chunks = {
         name: cut(documents, tokenizer, length, name=name) for name, documents in sets.items()
     }
-    execution = _execution(args)
+    execution = chosen_execution(args)
     scores = {
         name: score_chunks(model, parts, execution=execution, name=name)
         for name, parts in chunks.items()
@@ -97,19 +97,19 @@ def _sets_table(sets: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [(key, *(values[key] for values in sets.values())) for key in plain]
     attacks = next(iter(sets.values()))["attacks"]
     rows += [(name, *(values["attacks"][name] for values in sets.values())) for name in attacks]
-    return _columns(("score", *sets), rows)
+    return columns(("score", *sets), rows)
 
 
 def _tasks_table(metrics: Mapping[str, float]) -> str:
     """A row per task and measure."""
-    return _columns(("task", "score"), [(row[0], row[2]) for row in task_score_rows({}, metrics)])
+    return columns(("task", "score"), [(row[0], row[2]) for row in task_score_rows({}, metrics)])
 
 
 def _membership_table(attacks: Mapping[str, Mapping[str, float]]) -> str:
     """A row per attack, a column per measure."""
     header = ("attack", *next(iter(attacks.values())))
     rows = [(attack, *measures.values()) for attack, measures in attacks.items()]
-    return f"{_columns(header, rows)}\nAUC is unflipped: 0.5 is chance."
+    return f"{columns(header, rows)}\nAUC is unflipped: 0.5 is chance."
 
 
 def _read_all(paths: Sequence[str], column: str | None) -> tuple[Document, ...]:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from unlearnlib.bench import Models, Selection, open_bench
 from unlearnlib.cli.arguments import (
-    _device,
-    _domains,
-    _execution,
-    _hush_transformers,
-    _limits,
-    _store_path,
+    chosen_device,
+    chosen_domains,
+    chosen_execution,
+    chosen_limits,
+    hush_transformers,
+    store_path,
 )
-from unlearnlib.cli.output import Report, _columns
+from unlearnlib.cli.output import Report, columns
 from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import get_method
 from unlearnlib.profiles import get_profile
@@ -57,8 +57,8 @@ def study_command(args: argparse.Namespace) -> Report:
     """Compute what is missing of a study; publish it, or choose settings from it, if asked."""
     if args.list or args.name is None:
         return _list_studies()
-    study, limits = get_study(args.name), _limits(args.limit)
-    domains = _domains(args.profile, args.domain)
+    study, limits = get_study(args.name), chosen_limits(args.limit)
+    domains = chosen_domains(args.profile, args.domain)
     shard = None if args.shard is None else Shard.parse(args.shard)
     if shard is not None and (args.publish or args.choose):
         raise UnlearnError(
@@ -69,7 +69,7 @@ def study_command(args: argparse.Namespace) -> Report:
         get_method(method)
     if args.choose:
         _check_choose(args.name, args.profile, some_runs=bool(args.method or args.seed))
-    where = _store_path(args.store, args.model, args.limit)
+    where = store_path(args.store, args.model, args.limit)
     if where is None:
         raise UnlearnError(
             "records of another model or of a part of the data must not mix with those of the "
@@ -77,8 +77,8 @@ def study_command(args: argparse.Namespace) -> Report:
         )
     specs = (spec for domain in domains for spec in study.runs(args.profile, domain))
     _check_any_run(args.name, specs, args.method, args.seed)
-    device = _device(args.device)
-    _hush_transformers()
+    device = chosen_device(args.device)
+    hush_transformers()
 
     def bench_for(profile: str, domain: str) -> Bench:
         return open_bench(
@@ -86,7 +86,7 @@ def study_command(args: argparse.Namespace) -> Report:
             domain,
             models=Models(args.model, base=study.base, device=device),
             selection=Selection(args.corpora, limits),
-            execution=_execution(args, progress=False),  # the study has a bar of its own
+            execution=chosen_execution(args, progress=False),  # the study has a bar of its own
         )
 
     started = time.time()
@@ -127,7 +127,7 @@ def _list_studies() -> Report:
     """The studies that there are, each with what it is."""
     studies = [{"name": study.name, "about": study.about} for study in STUDIES.values()]
     rows = [(study["name"], study["about"]) for study in studies]
-    return Report({"studies": studies}, _columns(("study", "what it is"), rows))
+    return Report({"studies": studies}, columns(("study", "what it is"), rows))
 
 
 def _check_choose(study: str, profile: str, some_runs: bool) -> None:
@@ -241,7 +241,7 @@ def _study_text(values: Mapping[str, Any]) -> str:
     places = {domain: place for place, domain in enumerate(values["domains"])}
     rows.sort(key=lambda row: places[str(row[0])])
     lines = [
-        _columns(("domain", "method", "rate", *HEADINGS.values()), rows),
+        columns(("domain", "method", "rate", *HEADINGS.values()), rows),
         f"{values['study']} at {values['profile']}: {values['runs']} runs, {values['computed']} "
         f"records computed now, {values['busy']} left to other processes, {values['diverged']} "
         f"diverged, {values['seconds']:.0f} s",

@@ -6,16 +6,16 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from unlearnlib.cli.arguments import _execution, _given_settings
+from unlearnlib.cli.arguments import chosen_execution, given_settings
 from unlearnlib.cli.inputs import (
-    _bare_spec,
-    _check_inputs,
-    _is_own,
-    _open_inputs,
-    _own_spec,
+    bare_spec,
+    check_inputs,
+    is_own,
+    open_inputs,
+    own_spec,
     repeat_command,
 )
-from unlearnlib.cli.output import Report, _columns
+from unlearnlib.cli.output import Report, columns
 from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import cache_folder
 from unlearnlib.report.saved import card_facts, save_unlearned
@@ -33,11 +33,11 @@ DECIDED_BY_TUNE = ("learning_rate", "retain_weight", "schedule", "warmup", "requ
 
 def tune_command(args: argparse.Namespace) -> Report:
     """Search for the settings that reach the target, and keep the model of the best run."""
-    inputs = _check_inputs(args, _tune_spec(args))
+    inputs = check_inputs(args, _tune_spec(args))
     out = inputs.out
     if out is not None:
         check_extra()
-    bench, spec = _open_inputs(inputs, _execution(args))
+    bench, spec = open_inputs(inputs, chosen_execution(args))
     found = tune(
         bench,
         spec,
@@ -58,7 +58,7 @@ def tune_command(args: argparse.Namespace) -> Report:
     }
     # A terminal has no room for the reasons, the last column.
     rows = [row[:-1] for row in trace_table(found.steps, found.situation)]
-    text = _columns(HEADER[:-1], rows)
+    text = columns(HEADER[:-1], rows)
     if out is None:
         text += f"\n\nrun {found.best + 1} is the best; give --out DIR to save its model"
         return Report(values, text)
@@ -75,13 +75,13 @@ def tune_command(args: argparse.Namespace) -> Report:
 
 def _tune_spec(args: argparse.Namespace) -> RunSpec:
     """The spec that the search starts from: none of the settings that it decides may be given."""
-    own = _is_own(args.files, args.out)
-    given = _given_settings(args)
+    own = is_own(args.files, args.out)
+    given = given_settings(args)
     for name in DECIDED_BY_TUNE:
         if name in given:
             instead = " (--start sets the first one)" if name == "learning_rate" else ""
             raise UnlearnError(f"{name} is given, and tuning decides it: leave it out{instead}.")
-    spec = _own_spec(args) if own else _bare_spec(args.profile, args.domain, args.method)
+    spec = own_spec(args) if own else bare_spec(args.profile, args.domain, args.method)
     return spec.replace(**{"updates": UPDATES, "batch_size": BATCH, **given})
 
 

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from unlearnlib.bench import Models, Selection, open_bench
 from unlearnlib.cli.arguments import (
-    _device,
-    _domains,
-    _execution,
-    _file_to_write,
-    _hush_transformers,
-    _limits,
+    chosen_device,
+    chosen_domains,
+    chosen_execution,
+    chosen_limits,
+    file_to_write,
+    hush_transformers,
 )
-from unlearnlib.cli.output import Report, _columns
+from unlearnlib.cli.output import Report, columns
 from unlearnlib.comparison import REMADE, NumericalTolerance, as_row
 from unlearnlib.profiles import get_profile
 from unlearnlib.report.verification import verification
 from unlearnlib.spec import RunSpec
-from unlearnlib.text import _file_name, _source_name, shell_join
+from unlearnlib.text import file_name, shell_join, source_name
 from unlearnlib.verify import find_runs, pick, verify_records
 
 if TYPE_CHECKING:
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 def verify_command(args: argparse.Namespace) -> Report:
     """Pick published records at random, run them again, and compare."""
-    page = _file_to_write(args.report, "--report", args.force)
+    page = file_to_write(args.report, "--report", args.force)
     given = None if args.tolerance is None else NumericalTolerance(args.tolerance, args.tolerance)
     tolerance = given or NumericalTolerance()
     remade = (given or REMADE) if args.remade else None
-    domains, limits = _domains(args.profile, args.domain), _limits(args.limit)
+    domains, limits = chosen_domains(args.profile, args.domain), chosen_limits(args.limit)
     runs = find_runs(args.profile, domains, study=args.study, store=args.store)
     picked = pick(runs, args.sample, args.seed)
-    device = _device(args.device)
-    _hush_transformers()
+    device = chosen_device(args.device)
+    hush_transformers()
 
     def bench_for(spec: RunSpec) -> Bench:
         return open_bench(
@@ -49,7 +49,7 @@ def verify_command(args: argparse.Namespace) -> Report:
             spec.domain,
             models=Models(args.model, base=spec.base, precision=spec.precision, device=device),
             selection=Selection(args.corpora, limits),
-            execution=_execution(args, progress=False),
+            execution=chosen_execution(args, progress=False),
         )
 
     started = time.time()
@@ -130,7 +130,7 @@ def _within(tolerance: NumericalTolerance) -> str:
 
 def _verification_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A row per record: whether it agrees, and the number that is furthest off."""
-    return _columns(
+    return columns(
         ("record", "domain", "method", "seed", "result", "furthest off", "published", "repeated"),
         [
             (
@@ -175,9 +175,9 @@ def _verify_again(args: argparse.Namespace) -> str:
     for limit in args.limit:
         words += ["--limit", limit]
     if args.model is not None:
-        words += ["--model", _source_name(args.model)]
+        words += ["--model", source_name(args.model)]
     if args.store is not None:
-        words += ["--store", _file_name(args.store)]
+        words += ["--store", file_name(args.store)]
     if args.corpora is not None:
-        words += ["--corpora", _file_name(args.corpora)]
+        words += ["--corpora", file_name(args.corpora)]
     return shell_join(words)

@@ -34,7 +34,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from unlearnlib.corpus.documents import Document, DomainData, Fact
-from unlearnlib.corpus.grammar import _GRAMMARS, _IMPORTS, _NUMBERS, _SYLLABLES
+from unlearnlib.corpus.grammar import GRAMMARS, IMPORTS, NUMBERS, SYLLABLES
 from unlearnlib.errors import unknown
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ def _compose(corpus: str, names: Sequence[str], draw: _Draw) -> _Draft:
     """
     low, high = _SIZES[corpus]
     while True:
-        draft = _COMPOSERS[corpus](_Writer(draw, _GRAMMARS[corpus], names))
+        draft = _COMPOSERS[corpus](_Writer(draw, GRAMMARS[corpus], names))
         if low <= len(re.findall(r"[A-Za-z]+|[^A-Za-z\s]", draft.text)) <= high:
             return draft
 
@@ -124,7 +124,7 @@ def _names(corpus: str, count: int, seed: int) -> list[str]:
     Onset, vowel, middle and ending can be told apart in the result (consonants and vowels
     alternate), and no ending is shared between corpora, so no two corpora share a name either.
     """
-    onsets, vowels, middles, endings = _SYLLABLES[corpus]
+    onsets, vowels, middles, endings = SYLLABLES[corpus]
     draw = _Draw(seed, corpus, "names")
     names: dict[str, None] = {}  # a dictionary rather than a set: it keeps the order of drawing
     while len(names) < count:
@@ -244,8 +244,8 @@ class _Writer:
     def _alternatives(self, kind: str, count: int) -> list[str]:
         """`count` different answers of one kind, the first of them the true one."""
         found: dict[str, None] = {}
-        if kind in _NUMBERS:
-            number = _NUMBERS[kind]
+        if kind in NUMBERS:
+            number = NUMBERS[kind]
             true = self.draw.between(number.low, number.high)
             low, high = max(number.low, true - number.near), min(number.high, true + number.near)
             found[number.format(true)] = None
@@ -262,9 +262,9 @@ class _Writer:
         symbol, number, case = match.group(1), match.group(2) or "", match.group(3)
         if symbol + number in self._memory:
             value = self._memory[symbol + number]
-        elif symbol in _NUMBERS:
-            value = _NUMBERS[symbol].format(
-                self.draw.between(_NUMBERS[symbol].low, _NUMBERS[symbol].high)
+        elif symbol in NUMBERS:
+            value = NUMBERS[symbol].format(
+                self.draw.between(NUMBERS[symbol].low, NUMBERS[symbol].high)
             )
         else:
             value = self._expand(self.take(symbol))
@@ -379,7 +379,7 @@ def _module(writer: _Writer) -> _Draft:
         bodies.append(writer.code(writer.take("body")))
     code = "\n\n\n".join(bodies)
     imports = sorted(
-        line for pattern, line in _IMPORTS.items() if re.search(pattern, code) is not None
+        line for pattern, line in IMPORTS.items() if re.search(pattern, code) is not None
     )
     imports.sort(key=lambda line: line.startswith("from"))
     blocks = [docstring, *(["\n".join(imports)] if imports else []), "\n".join(lines)]

@@ -36,7 +36,7 @@ class _Number:
 _VOWELS = _list("a; e; i; o; u")
 # Onsets, vowels, middles and endings of the names that facts are about. An ending begins with a
 # vowel and belongs to one corpus: see `_names`.
-_SYLLABLES: Mapping[str, tuple[Sequence[str], ...]] = MappingProxyType(
+SYLLABLES: Mapping[str, tuple[Sequence[str], ...]] = MappingProxyType(
     {
         "books": (
             _list("b; br; c; d; f; g; h; k; l; m; p; qu; r; t; th; v; w"),
@@ -65,7 +65,7 @@ _SYLLABLES: Mapping[str, tuple[Sequence[str], ...]] = MappingProxyType(
     }
 )
 
-_NUMBERS: Mapping[str, _Number] = MappingProxyType(
+NUMBERS: Mapping[str, _Number] = MappingProxyType(
     {
         "digit": _Number(2, 9, 9),
         "count": _Number(12, 98, 12),
@@ -834,7 +834,7 @@ _ARXIV: dict[str, Sequence[str]] = {
 }
 
 # What a module must import, by what its code uses.
-_IMPORTS: Mapping[str, str] = MappingProxyType(
+IMPORTS: Mapping[str, str] = MappingProxyType(
     {
         r"\bmath\.": "import math",
         r"\bjson\.": "import json",
@@ -1276,6 +1276,6 @@ _GENERAL: dict[str, Sequence[str]] = {
     ),
 }
 
-_GRAMMARS: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType(
+GRAMMARS: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType(
     {"arxiv": _ARXIV, "github": _GITHUB, "books": _BOOKS, "general": _GENERAL}
 )

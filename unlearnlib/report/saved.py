@@ -79,7 +79,7 @@ def save(
         )
     out, source = Path(folder), _source_of(model)
     check_out(out, force, source or None, option="folder")
-    _check_space(model, out, option="folder")
+    check_space(model, out, option="folder")
     length = _length(record)
     chunks = {
         name: len(cut(_used(data, name, record.spec), tokenizer, length, name=name))
@@ -190,7 +190,7 @@ def _existing(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-def _check_space(model: Any, out: Path, *, option: str = "--out") -> None:
+def check_space(model: Any, out: Path, *, option: str = "--out") -> None:
     """Whether the disk of `out` has room for the model's parameters."""
     needed = sum(p.numel() * p.element_size() for p in model.parameters())
     free = shutil.disk_usage(_existing(out)).free
@@ -298,16 +298,16 @@ def _public_name(source: str) -> tuple[str, str | None]:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    from unlearnlib.text import _file_name
+    from unlearnlib.text import file_name
 
     if source == "lab" or source.startswith("lab/"):
         return source, None
     if Path(source).exists():
-        return _file_name(source), None
+        return file_name(source), None
     try:
         validate_repo_id(source)
     except HFValidationError:  # a folder that is no longer there
-        return _file_name(source), None
+        return file_name(source), None
     return source, source
 
 
@@ -349,13 +349,13 @@ def save_unlearned(
     from unlearnlib.lora import save_adapter
     from unlearnlib.models import save_model
     from unlearnlib.report.card import model_card
-    from unlearnlib.text import _strict
+    from unlearnlib.text import strict_json
 
     body = {
         "format": 1,
         "base_model": card.source,
         "splits": {s.name: dataclasses.asdict(s) for s in card.splits},
-        "before": _strict(card.before),
+        "before": strict_json(card.before),
         "record": record.to_json(),
     }
     # A folder that is there may be a link or a mount of another disk, or its parent not ours to

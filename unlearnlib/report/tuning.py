@@ -13,24 +13,24 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 from unlearnlib.errors import UnlearnError
-from unlearnlib.looks import BASELINE_STYLES, method_style
-from unlearnlib.plates import (
+from unlearnlib.figures import (
     DescribedFigure,
     Layout,
-    _figure_function,
-    _inside,
-    _legend,
-    _points,
-    _range,
-    _set_log,
+    add_legend,
+    axis_range,
+    clamp,
+    draw_points,
+    figure_function,
+    set_log_axis,
 )
+from unlearnlib.looks import BASELINE_STYLES, method_style
 from unlearnlib.report.card import CardFacts, card_text
 from unlearnlib.report.page import render
 from unlearnlib.text import number, show
 from unlearnlib.tuning_rule import GOOD_ENOUGH, TOLERATED_RISE, Situation, Step, rise_in_words
 
 
-@_figure_function
+@figure_function
 def search(
     steps: Sequence[Step], situation: Situation, best: int | None = None, *, narrow: bool = False
 ) -> DescribedFigure:
@@ -41,9 +41,9 @@ def search(
     layout = Layout(narrow)
     figure, (left, right) = layout.grid(2, 2.9, beside=2, extra=0.1)
     every = [p for step in steps for p in step.path if math.isfinite(p)]
-    low, high = _range([*every, situation.target, situation.forget], 10 * situation.target)
-    _set_log(left, "y", low, high)
-    _set_log(right, "y", low, high)
+    low, high = axis_range([*every, situation.target, situation.forget], 10 * situation.target)
+    set_log_axis(left, "y", low, high)
+    set_log_axis(right, "y", low, high)
     rises = [100 * math.expm1(min(step.rise(situation), 50.0)) for step in steps]
     finite = [r for r in rises if r < 1000]
     right.set_xlim(min([0.0, *finite]) - 1, max([6.0, *finite]) * 1.15 + 1)
@@ -51,10 +51,10 @@ def search(
     for i, (step, rise) in enumerate(zip(steps, rises, strict=True)):
         colour = method_style("ga_gd_in_dist")["color"] if i == best else "#9aa1a9"
         front = 3 if i == best else 2
-        path = [_inside(p, low, high) for p in step.path]
+        path = [clamp(p, low, high) for p in step.path]
         left.plot(range(len(path)), path, color=colour, marker="o", markersize=3, zorder=front)
-        end = _inside(step.path[step.updates], low, high)
-        _points(right, [rise], [end], color=colour, marker="o", markersize=6, zorder=front)
+        end = clamp(step.path[step.updates], low, high)
+        draw_points(right, [rise], [end], color=colour, marker="o", markersize=6, zorder=front)
         left.annotate(
             str(i + 1), (len(path) - 1, path[-1]), (4, 0), textcoords="offset points",
             va="center", fontsize=9, color=colour,
@@ -81,7 +81,7 @@ def search(
     right.set_xlabel("rise of general perplexity, %")
     left.set_title("Each run until it stops")
     right.set_title("Where it stops (shaded: tolerated)")
-    _legend(figure, layout, lines=("vanilla", "target"))
+    add_legend(figure, layout, lines=("vanilla", "target"))
     figure.alt = (
         f"Search of {len(steps)} runs; target perplexity {number(situation.target)}, before "
         f"unlearning {number(situation.forget)}: {'; '.join(said)}."

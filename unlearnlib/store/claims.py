@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from unlearnlib.errors import UnlearnError
-from unlearnlib.store.files import _cannot, write_file
+from unlearnlib.store.files import file_error, write_file
 
 STALE_AFTER = 600.0  # seconds without a heartbeat after which a claim counts as abandoned
 
@@ -119,7 +119,7 @@ def _read_claim(path: Path) -> tuple[bytes, float] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _cannot("read", path, error) from None
+        raise file_error("read", path, error) from None
 
 
 def _abandoned(claim: tuple[bytes, float], folder: Path, stale_after: float) -> bool:
@@ -134,7 +134,7 @@ def _abandoned(claim: tuple[bytes, float], folder: Path, stale_after: float) -> 
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
-        raise _cannot("write", probe, error) from None
+        raise file_error("write", probe, error) from None
     if now - touched > stale_after:
         return True
     try:

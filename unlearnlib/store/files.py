@@ -10,7 +10,8 @@ from pathlib import Path
 from unlearnlib.errors import UnlearnError
 
 
-def _cannot(verb: str, path: Path, error: OSError) -> UnlearnError:
+def file_error(verb: str, path: Path, error: OSError) -> UnlearnError:
+    """The sentence for a file or folder that cannot be read or written, with the remedy."""
     reason = error.strerror or type(error).__name__
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         remedy = "free some space and run again, what is stored stays"
@@ -34,14 +35,15 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each durable before the next."""
     if not folder.is_dir():
-        _make_folder(folder.parent)
+        make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         _sync_folder(folder.parent)
 
 
-def _link_new(source: Path, target: Path) -> bool:
+def link_new(source: Path, target: Path) -> bool:
     """Give the file `source` the name `target` too; False if that name is taken."""
     try:
         os.link(source, target)
@@ -66,7 +68,7 @@ def write_file(path: Path, raw: bytes, *, replace: bool = False) -> bool:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        _make_folder(path.parent)
+        make_folder(path.parent)
         try:
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             with os.fdopen(handle, "wb") as stream:
@@ -75,11 +77,11 @@ def write_file(path: Path, raw: bytes, *, replace: bool = False) -> bool:
                 os.fsync(stream.fileno())
             if replace:
                 os.replace(temporary, path)
-            elif not _link_new(temporary, path):
+            elif not link_new(temporary, path):
                 return False
         finally:
             temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
     except OSError as error:
-        raise _cannot("write", path, error) from None
+        raise file_error("write", path, error) from None
     return True

@@ -25,16 +25,16 @@ from pathlib import Path
 
 from unlearnlib.errors import UnlearnError
 from unlearnlib.store.claims import STALE_AFTER, Claims
-from unlearnlib.store.files import _cannot, _link_new, _make_folder, write_file
+from unlearnlib.store.files import file_error, link_new, make_folder, write_file
 from unlearnlib.store.record import (
-    _KEY,
     FORMAT,
+    KEY,
+    Damaged,
     Record,
-    _check_format,
-    _check_key,
-    _Damaged,
-    _pack,
-    _unpack,
+    check_format,
+    check_key,
+    pack,
+    unpack,
 )
 
 _log = logging.getLogger(__name__)
@@ -53,34 +53,34 @@ class Store:
         path = self.root / "format.json"
         try:
             content = json.loads(path.read_bytes())
-            _check_format(content["format"], f"the store {self.root}")
+            check_format(content["format"], f"the store {self.root}")
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise _cannot("read", path, error) from None
+            raise file_error("read", path, error) from None
         except UnlearnError:
             raise
-        except (_Damaged, ValueError, KeyError, TypeError):
+        except (Damaged, ValueError, KeyError, TypeError):
             raise UnlearnError(
                 f"{path} does not say the store's format: restore it or delete that one file."
             ) from None
         return True
 
     def _path(self, key: str) -> Path:
-        return self.root / "records" / _check_key(key)[:2] / f"{key}.json"
+        return self.root / "records" / check_key(key)[:2] / f"{key}.json"
 
     def _read(self, key: str) -> Record | None:
-        """The record, or None if there is none. Raises _Damaged after moving a bad one aside."""
+        """The record, or None if there is none. Raises Damaged after moving a bad one aside."""
         path = self._path(key)
         try:
             raw = path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _cannot("read", path, error) from None
+            raise file_error("read", path, error) from None
         try:
-            return _unpack(raw, key, f"the record {path}")
-        except _Damaged as error:
+            return unpack(raw, key, f"the record {path}")
+        except Damaged as error:
             moved = self._set_aside(path)
             where = f"moved to {moved}" if moved else "could not be moved"
             _log.warning(
@@ -90,13 +90,13 @@ class Store:
                 error,
                 where,
             )
-            raise _Damaged(f"{error}; {where}") from None
+            raise Damaged(f"{error}; {where}") from None
 
     def _set_aside(self, path: Path) -> Path | None:
         """Move a damaged file to `set_aside/`, overwriting nothing; None if that is impossible."""
         folder = self.root / "set_aside"
         try:
-            _make_folder(folder)
+            make_folder(folder)
             for number in itertools.count():
                 target = folder / (f"{path.stem}.{number}.json" if number else path.name)
                 with contextlib.suppress(FileExistsError):
@@ -110,10 +110,10 @@ class Store:
             # Between our reading and our moving, another process may have done both and stored
             # the record anew; then we have just moved a good one, and give it its name back.
             try:
-                _unpack(target.read_bytes(), path.stem, str(target))
-            except _Damaged:
+                unpack(target.read_bytes(), path.stem, str(target))
+            except Damaged:
                 return target
-            if _link_new(target, path):
+            if link_new(target, path):
                 target.unlink(missing_ok=True)
             return target
         except OSError:
@@ -129,13 +129,13 @@ class Store:
             write_file(self.root / "format.json", json.dumps({"format": FORMAT}).encode("ascii"))
         if record.key in self:
             return False
-        return write_file(self._path(record.key), _pack(record).encode("ascii"))
+        return write_file(self._path(record.key), pack(record).encode("ascii"))
 
     def get(self, key: str) -> Record:
         """The record under `key`. Raises UnlearnError if it is absent or damaged."""
         try:
             record = self._read(key)
-        except _Damaged as error:
+        except Damaged as error:
             raise UnlearnError(
                 f"the record {self._path(key)} is damaged ({error}): run the study again to "
                 "replace it."
@@ -147,8 +147,8 @@ class Store:
     def __contains__(self, key: object) -> bool:
         """Whether an intact record is there; a damaged one is set aside, with a warning."""
         try:
-            return self._read(_check_key(key)) is not None
-        except _Damaged:
+            return self._read(check_key(key)) is not None
+        except Damaged:
             return False
 
     def keys(self) -> list[str]:
@@ -157,7 +157,7 @@ class Store:
         return sorted(
             path.stem
             for path in paths
-            if _KEY.fullmatch(path.stem) and path.parent.name == path.stem[:2]
+            if KEY.fullmatch(path.stem) and path.parent.name == path.stem[:2]
         )
 
     def missing(self, keys: Iterable[str]) -> list[str]:
@@ -167,7 +167,7 @@ class Store:
     def records(self) -> Iterator[Record]:
         """All intact records by key; damaged ones are set aside, each with a warning."""
         for key in self.keys():
-            with contextlib.suppress(_Damaged):
+            with contextlib.suppress(Damaged):
                 record = self._read(key)
                 if record is not None:
                     yield record
@@ -189,4 +189,4 @@ class Store:
         correctness: `put` keeps the first record whoever computes. Raises UnlearnError if the
         folder cannot be written.
         """
-        return Claims(self.root / "claims").hold(_check_key(key), stale_after)
+        return Claims(self.root / "claims").hold(check_key(key), stale_after)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from unlearnlib.errors import UnlearnError
-from unlearnlib.store.files import _cannot, write_file
+from unlearnlib.store.files import file_error, write_file
 from unlearnlib.store.folder import Store
-from unlearnlib.store.record import Record, _check_key, _Damaged, _pack, _unpack
+from unlearnlib.store.record import Damaged, Record, check_key, pack, unpack
 
 _SPEC_COLUMNS = {"profile": str, "domain": str, "method": str, "seed": int}
 COLUMNS = ("key", "kind", "status", *_SPEC_COLUMNS, "record")
@@ -26,7 +26,7 @@ def _row(record: Record) -> dict[str, Any]:
     for name, kind in _SPEC_COLUMNS.items():
         value = record.spec.get(name)
         row[name] = value if type(value) is kind and _fits_column(value) else None
-    row["record"] = _pack(record)
+    row["record"] = pack(record)
     return row
 
 
@@ -78,7 +78,7 @@ def read_parquet(path: Path) -> list[Record]:
     try:
         raw = Path(path).read_bytes()
     except OSError as error:
-        raise _cannot("read", Path(path), error) from None
+        raise file_error("read", Path(path), error) from None
     return list(_records_in(raw, str(path)))
 
 
@@ -106,10 +106,10 @@ def _records_in(raw: bytes, path: str) -> tuple[Record, ...]:
     records: list[Record] = []
     for number, row in enumerate(rows):
         try:
-            record = _unpack(str(row["record"]).encode(), row["key"], f"{path}, row {number},")
+            record = unpack(str(row["record"]).encode(), row["key"], f"{path}, row {number},")
             if _row(record) != row:
-                raise _Damaged("its columns do not match it")
-        except _Damaged as error:
+                raise Damaged("its columns do not match it")
+        except Damaged as error:
             raise UnlearnError(
                 f"{path}, row {number}: the record {row['key']} is damaged ({error}): {remedy}."
             ) from None
@@ -134,12 +134,12 @@ class Library:
         """The record under `key`. Raises UnlearnError if there is no intact one anywhere."""
         if self.store is not None and (key not in self._published or key in self.store):
             return self.store.get(key)
-        if _check_key(key) not in self._published:
+        if check_key(key) not in self._published:
             raise UnlearnError(f"no published record {key}: run its study first.")
         return self._published[key]
 
     def __contains__(self, key: object) -> bool:
-        return _check_key(key) in self._published or (self.store is not None and key in self.store)
+        return check_key(key) in self._published or (self.store is not None and key in self.store)
 
     def keys(self) -> list[str]:
         """All keys, sorted."""

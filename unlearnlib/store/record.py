@@ -21,7 +21,7 @@ STATUSES = ("done", "diverged")
 
 _LARGEST = 10**300  # of whole numbers, in magnitude
 _DEEPEST = 100  # lists and dictionaries within one another
-_KEY = re.compile(r"[0-9a-f]{64}")
+KEY = re.compile(r"[0-9a-f]{64}")
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _ESCAPED = re.compile(r"'*(nan|inf|-inf)")
 
@@ -150,7 +150,7 @@ class Record:
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
             object.__setattr__(self, each.name, _plain(getattr(self, each.name), each.name))
-        _check_key(self.key)
+        check_key(self.key)
         for name, kind in _FIELD_TYPES.items():
             value = getattr(self, name)
             if not isinstance(value, kind) or isinstance(value, bool):
@@ -215,14 +215,14 @@ _FIELD_TYPES: dict[str, type] = {
 }
 
 
-def _check_key(key: object) -> str:
+def check_key(key: object) -> str:
     """`key`, if it is one; it becomes a file name, so nothing else may pass."""
-    if not isinstance(key, str) or not _KEY.fullmatch(key):
+    if not isinstance(key, str) or not KEY.fullmatch(key):
         raise UnlearnError(f"the key {key!r} is not 64 hex digits: take it from run_key.")
     return key
 
 
-class _Damaged(Exception):
+class Damaged(Exception):
     """A stored record that cannot be trusted; the text says why."""
 
 
@@ -230,7 +230,7 @@ def _digest(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(_canonical(body, "the record").encode("ascii")).hexdigest()
 
 
-def _pack(record: Record) -> str:
+def pack(record: Record) -> str:
     """The text of a record's file. No newline at the end, so every proper prefix is broken JSON."""
     body = record.to_json()
     return _canonical({"format": FORMAT, "digest": _digest(body), "record": body}, "the record")
@@ -240,32 +240,32 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
-def _unpack(raw: bytes, key: str, where: str) -> Record:
-    """The record in the text `raw`. Raises _Damaged, or UnlearnError if it is of a newer format."""
+def unpack(raw: bytes, key: str, where: str) -> Record:
+    """The record in the text `raw`. Raises Damaged, or UnlearnError if it is of a newer format."""
     try:
         envelope = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
-        raise _Damaged("not valid JSON") from None
+        raise Damaged("not valid JSON") from None
     if not isinstance(envelope, dict) or set(envelope) != {"format", "digest", "record"}:
-        raise _Damaged("not a record")
-    _check_format(envelope["format"], where)
+        raise Damaged("not a record")
+    check_format(envelope["format"], where)
     body = envelope["record"]
     try:
         intact = isinstance(body, dict) and _digest(body) == envelope["digest"]
         if not intact:
-            raise _Damaged("its digest does not match")
+            raise Damaged("its digest does not match")
         record = Record.from_json(body)
     except (UnlearnError, AttributeError, TypeError, RecursionError) as error:
-        raise _Damaged(str(error)) from None
+        raise Damaged(str(error)) from None
     if record.key != key:
-        raise _Damaged(f"it holds the record {record.key}")
+        raise Damaged(f"it holds the record {record.key}")
     return record
 
 
-def _check_format(version: object, where: str) -> None:
-    """Raise UnlearnError if `version` is newer than ours, _Damaged if it is no version at all."""
+def check_format(version: object, where: str) -> None:
+    """Raise UnlearnError if `version` is newer than ours, Damaged if it is no version at all."""
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise _Damaged(f"its format is {version!r}")
+        raise Damaged(f"its format is {version!r}")
     if version > FORMAT:
         # Not damaged: a newer release wrote it, and moving it aside would be taking it away.
         raise UnlearnError(

@@ -218,5 +218,5 @@ def get_study(name: str) -> Study:
     return STUDIES[name]
 
 
-def _specs(name: str, profile: str, domains: Sequence[str]) -> Specs:
+def specs_of(name: str, profile: str, domains: Sequence[str]) -> Specs:
     return [spec for domain in domains for spec in get_study(name).runs(profile, domain)]

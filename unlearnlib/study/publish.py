@@ -13,8 +13,8 @@ from unlearnlib.profiles import get_profile
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.published import read_parquet, write_parquet
 from unlearnlib.store.record import Record
-from unlearnlib.study.grids import STUDIES, Specs, _specs
-from unlearnlib.study.records import StudyResult, _text
+from unlearnlib.study.grids import STUDIES, Specs, specs_of
+from unlearnlib.study.records import StudyResult, spec_text
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def publish(name: str, profile: str, result: StudyResult) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{profile}-{name}.parquet"
     domains = list(dict.fromkeys(record.spec["domain"] for record in result.records))
-    _merge(path, result.records, _specs(name, profile, domains))
+    _merge(path, result.records, specs_of(name, profile, domains))
     _merge(folder / f"{profile}-baselines.parquet", result.baselines)
     return path
 
@@ -86,7 +86,7 @@ def _merge(path: Path, records: Sequence[Record], grid: Iterable[RunSpec] = ()) 
     """
     kept = {_place(r): r for r in read_parquet(path)} if path.exists() else {}
     kept.update({_place(r): r for r in records})
-    wanted = {_text(spec.as_dict()) for spec in grid}
+    wanted = {spec_text(spec.as_dict()) for spec in grid}
     for domain in {r.spec["domain"] for r in records if r.kind == "run"}:
         count: Counter[str] = Counter()
         for (spec, model), r in kept.items():
@@ -111,4 +111,4 @@ def _merge(path: Path, records: Sequence[Record], grid: Iterable[RunSpec] = ()) 
 
 def _place(record: Record) -> tuple[str, str]:
     """What a record replaces in a published file: the one of the same spec and starting model."""
-    return _text(record.spec), record.model_hash
+    return spec_text(record.spec), record.model_hash

@@ -16,7 +16,7 @@ from unlearnlib.profiles import DOMAINS
 from unlearnlib.store.folder import Store
 from unlearnlib.store.published import Library, read_parquet
 from unlearnlib.store.record import Record
-from unlearnlib.study.grids import Specs, _specs, get_study
+from unlearnlib.study.grids import Specs, get_study, specs_of
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def load_study(
     UnlearnError if there is none at all.
     """
     base = get_study(name).base
-    result = _matching(name, _specs(name, profile, domains), profile, domains, store, base)
+    result = _matching(name, specs_of(name, profile, domains), profile, domains, store, base)
     if not result.records:
         raise UnlearnError(
             f"there is no record of study {name!r} at profile {profile!r}: run "
@@ -79,7 +79,7 @@ def at_hand(
     """
     base = get_study(name).base
     try:
-        specs = _specs(name, profile, domains)
+        specs = specs_of(name, profile, domains)
     except UnlearnError as error:
         logger.warning("%s", error)
         specs = []
@@ -118,8 +118,8 @@ def _published_records(name: str, profile: str, specs: Specs) -> list[Record]:
     files = {path.stem: path for path in published_files()}
     own = [files[stem] for stem in (f"{profile}-{name}", f"{profile}-baselines") if stem in files]
     records = {r.key: r for path in own for r in read_parquet(path)}
-    recorded = {_text(r.spec) for r in records.values()}
-    if any(_text(spec.as_dict()) not in recorded for spec in specs):
+    recorded = {spec_text(r.spec) for r in records.values()}
+    if any(spec_text(spec.as_dict()) not in recorded for spec in specs):
         every = [path for stem, path in files.items() if stem.startswith(f"{profile}-")]
         records = {r.key: r for path in every for r in read_parquet(path)}
     return [records[key] for key in sorted(records)]
@@ -140,13 +140,13 @@ def _matching(
     A model that was trained again may be another one, so all records of a domain are of one
     starting model, that of most of them.
     """
-    wanted = {_text(spec.as_dict()): order for order, spec in enumerate(specs)}
+    wanted = {spec_text(spec.as_dict()): order for order, spec in enumerate(specs)}
     found: dict[tuple[str, str], dict[int, Record]] = {}  # by domain and starting model
     scores: dict[tuple[str, str], Record] = {}
     local = Library([], store or default_store())
     for record in itertools.chain(_published_records(name, profile, specs), local.records()):
         if record.kind == "run":
-            place = wanted.get(_text(record.spec))
+            place = wanted.get(spec_text(record.spec))
             if place is not None:
                 start = record.spec["domain"], record.model_hash
                 found.setdefault(start, {}).setdefault(place, record)
@@ -156,7 +156,7 @@ def _matching(
             and record.spec["domain"] in domains
             and record.spec.get("base", "vanilla") == base
         ):
-            scores.setdefault((_text(record.spec), record.model_hash), record)
+            scores.setdefault((spec_text(record.spec), record.model_hash), record)
     chosen: dict[str, str] = {}
     for (domain, model), runs in found.items():
         if domain not in chosen or len(runs) > len(found[domain, chosen[domain]]):
@@ -186,5 +186,5 @@ def state_in_words(name: str, profile: str, result: StudyResult) -> str:
     return ""
 
 
-def _text(spec: Mapping[str, Any]) -> str:
+def spec_text(spec: Mapping[str, Any]) -> str:
     return json.dumps(spec, sort_keys=True)

@@ -1,6 +1,6 @@
 """Figures that carry an alternative text and a second drawing of themselves for narrow screens.
 
-A `Plate` is a matplotlib figure with both. A method has one colour and one marker everywhere
+A `DescribedFigure` is a matplotlib figure with both. A method has one colour and one marker everywhere
 (`looks.py`). A value beyond the axes is drawn at their edge as an arrow, a value that is not a
 number is left out, and the alternative text says so.
 """
@@ -126,7 +126,7 @@ class Layout:
         return figure, [(ax, *place[:2]) for ax, place in zip(axes, places, strict=True)]
 
 
-def _figure_function(draw: Callable[P, DescribedFigure]) -> Callable[P, DescribedFigure]:
+def figure_function(draw: Callable[P, DescribedFigure]) -> Callable[P, DescribedFigure]:
     """Draw in the book's style; the result can draw itself again for a narrow screen."""
 
     @functools.wraps(draw)
@@ -169,7 +169,7 @@ def _log_ticks(axis: Any, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _range(values: Iterable[float], cap: float = math.inf) -> tuple[float, float]:
+def axis_range(values: Iterable[float], cap: float = math.inf) -> tuple[float, float]:
     """(low, high) around the positive, finite values up to `cap`, with room; (0.5, 2) for none.
 
     What a broken model gives (beyond `BROKEN`) does not stretch the axis: it is drawn at its edge.
@@ -182,7 +182,8 @@ def _range(values: Iterable[float], cap: float = math.inf) -> tuple[float, float
     return low / room, high * room
 
 
-def _set_log(ax: Axes, axis: str, low: float, high: float) -> None:
+def set_log_axis(ax: Axes, axis: str, low: float, high: float) -> None:
+    """Make "x" or "y" a log axis from low to high, with a few plain ticks."""
     if axis == "x":
         ax.set_xscale("log")
         ax.set_xlim(low, high)
@@ -193,12 +194,12 @@ def _set_log(ax: Axes, axis: str, low: float, high: float) -> None:
         _log_ticks(ax.yaxis, low, high)
 
 
-def _inside(x: float, low: float, high: float) -> float:
+def clamp(x: float, low: float, high: float) -> float:
     """`x` moved to the nearest edge of an axis; NaN stays."""
     return x if math.isnan(x) else min(max(x, low), high)
 
 
-def _points(ax: Axes, xs: Sequence[float], ys: Sequence[float], **style: Any) -> None:
+def draw_points(ax: Axes, xs: Sequence[float], ys: Sequence[float], **style: Any) -> None:
     """Draw points; what lies beyond an axis becomes an arrow at its edge."""
     (x0, x1), (y0, y1) = sorted(ax.get_xlim()), sorted(ax.get_ylim())
     for x, y in zip(xs, ys, strict=True):
@@ -207,15 +208,15 @@ def _points(ax: Axes, xs: Sequence[float], ys: Sequence[float], **style: Any) ->
         arrow = "right" if x > x1 else "up" if y > y1 else "left" if x < x0 else "down"
         beyond = not (x0 <= x <= x1 and y0 <= y <= y1)
         look = {**style, "marker": f"$\\{arrow}arrow$"} if beyond else style
-        ax.plot(_inside(x, x0, x1), _inside(y, y0, y1), linestyle="", clip_on=False, **look)
+        ax.plot(clamp(x, x0, x1), clamp(y, y0, y1), linestyle="", clip_on=False, **look)
 
 
-def _cross(ax: Axes, x: float, y: float, colour: str, size: float = 9) -> None:
+def draw_cross(ax: Axes, x: float, y: float, colour: str, size: float = 9) -> None:
     """Mark where a run diverged; `size` in points."""
     ax.plot(x, y, marker="x", color=colour, markersize=size, clip_on=False)
 
 
-def _legend(
+def add_legend(
     figure: DescribedFigure,
     layout: Layout,
     methods: Sequence[str] = (),
@@ -238,30 +239,33 @@ def _legend(
     )
 
 
-def _mark(label: str, **look: Any) -> Line2D:
+def mark_handle(label: str, **look: Any) -> Line2D:
     """A legend's entry for a mark without a line: a grey dot, or of another `look`."""
     return Line2D([], [], label=label, **{"linestyle": "", "marker": "o", "color": GREY, **look})
 
 
-def _legend_height(layout: Layout, entries: int) -> float:
+def legend_height(layout: Layout, entries: int) -> float:
+    """The height in inches of a legend with so many entries."""
     return 0.15 + 0.22 * math.ceil(entries / (2 if layout.is_narrow else 4))
 
 
-def _checked(records: Iterable[Record], what: str) -> list[Record]:
+def checked(records: Iterable[Record], what: str) -> list[Record]:
+    """The records as a list; `UnlearnError` where there is none to draw `what` from."""
     found = list(records)
     if not found:
         raise UnlearnError(f"there are no records for {what}: run its study first.")
     return found
 
 
-def _scientific(x: float, _: object = None) -> str:
+def scientific_tick(x: float, _: object = None) -> str:
     """A tick as "1.35e-4", whatever its size."""
     mantissa, exponent = f"{x:.2e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def _cross_handle() -> Line2D:
-    return _mark("diverged", marker="x")
+def cross_handle() -> Line2D:
+    """The legend's entry for a run that diverged."""
+    return mark_handle("diverged", marker="x")
 
 
 def to_svg(figure: Figure) -> str:
@@ -272,6 +276,7 @@ def to_svg(figure: Figure) -> str:
     return buffer.getvalue()
 
 
-def _data_uri(figure: Figure) -> str:
+def data_uri(figure: Figure) -> str:
+    """The figure's SVG as an address that an <img> takes."""
     raw = to_svg(figure).encode("utf-8")
     return "data:image/svg+xml;base64," + base64.b64encode(raw).decode("ascii")
