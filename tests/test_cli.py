@@ -638,7 +638,7 @@ def test_what_the_machine_does_is_told_in_a_sentence(
     def stop(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("unlearnlib.run.execute", stop)
+    monkeypatch.setattr("unlearnlib.cli.run.execute", stop)
     found, out, err = unlearn(*lab_run())
     assert (found, out) == (code, "")
     assert err.startswith("unlearn: ") and err.count("\n") == 1
@@ -664,7 +664,7 @@ def test_an_interrupted_command_says_what_is_left(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unlearnlib.run.open_bench", stop)
+    monkeypatch.setattr("unlearnlib.cli.inputs.open_bench", stop)
     command, *more = words
     code, out, err = unlearn(command, *own(model)[1:], *more)
     assert (code, out) == (130, "") and said in err
@@ -676,7 +676,7 @@ def test_a_bug_of_ours_keeps_its_traceback(
     def stop(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("unlearnlib.run.execute", stop)
+    monkeypatch.setattr("unlearnlib.cli.run.execute", stop)
     with pytest.raises(RuntimeError, match="a bug"):
         unlearn(*lab_run())
 
@@ -689,7 +689,7 @@ def test_a_run_in_the_store_is_reported_and_not_computed_again(
 ) -> None:
     first = values(unlearn(*lab_run()))
     assert first["computed"] and first["key"] in Store(Path(first["store"]))
-    monkeypatch.setattr("unlearnlib.run.execute", None)  # would fail if it were called
+    monkeypatch.setattr("unlearnlib.cli.run.execute", None)  # would fail if it were called
     second = values(unlearn(*lab_run()))
     assert not second["computed"]
     assert second["metrics"] == first["metrics"]

@@ -359,7 +359,7 @@ def test_what_the_report_needs_is_asked_for_before_the_search(
         pytest.fail("the search began")
 
     monkeypatch.setitem(sys.modules, "markdown_it", None)  # as where it is not installed
-    monkeypatch.setattr("unlearnlib.tune.tune", searched)
+    monkeypatch.setattr("unlearnlib.cli.tune.tune", searched)
     assert main([*own, "--out", "out"]) == 2
     assert "the report needs markdown_it" in capsys.readouterr().err
 

@@ -1,8 +1,8 @@
 """Figures that carry an alternative text and a second drawing of themselves for narrow screens.
 
-A `DescribedFigure` is a matplotlib figure with both. A method has one colour and one marker everywhere
-(`looks.py`). A value beyond the axes is drawn at their edge as an arrow, a value that is not a
-number is left out, and the alternative text says so.
+A `DescribedFigure` is a matplotlib figure with both. A method has one colour and one marker in
+all figures (`looks.py`). A value beyond the axes is drawn at their edge as an arrow, a value that
+is not a number is left out, and the alternative text says so.
 """
 
 from __future__ import annotations
