@@ -11,9 +11,12 @@ import json
 import math
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from unlearnlib.book.records import FORGET, GENERAL, baseline_value
+from unlearnlib.figures import DescribedFigure, to_svg
 from unlearnlib.spec import COMPARED, DOMAINS, PAPER_METHODS, RunSpec
 from unlearnlib.store import Record, write_parquet
 from unlearnlib.study import (
@@ -263,3 +266,48 @@ def write_results(folder: Path) -> Path:
         record = {"tokens": 5_000_000, "parameters": 1_200_000, "provenance": {"seconds": 600.0}}
         (oracle / "record.json").write_text(json.dumps(record))
     return folder
+
+
+def changed(record: Record, **metrics: float) -> Record:
+    """The record with some metrics replaced; "__" stands for "/"."""
+    new = {name.replace("__", "/"): x for name, x in metrics.items()}
+    return replace(record, metrics={**record.metrics, **new})
+
+
+def base(which: str, metric: str = FORGET) -> float:
+    return baseline_value(baselines(), "books", which, metric)
+
+
+def probed(*perplexities: float, general: float = 1.0, step: int = 1, **more: object) -> Record:
+    """A run on books whose forget perplexity went through these values, from update 0."""
+    probed_run = run(
+        "books", "ga_gd_in_dist", updates=step * (len(perplexities) - 1), probe_every=step
+    )
+    vanilla = base("vanilla", GENERAL)
+    rows = [
+        {"update": step * i, FORGET: x, GENERAL: general * vanilla}
+        for i, x in enumerate(perplexities)
+    ]
+    return replace(probed_run, trajectory=rows, **more)
+
+
+def drawn(figure: DescribedFigure) -> str:
+    """The SVG of a figure and of its narrow twin, which makes matplotlib lay both out."""
+    assert figure.narrow is not None
+    return to_svg(figure) + to_svg(figure.narrow())
+
+
+def spoilt(record: Record, x: float) -> Record:
+    """The record with every metric, probe and document score replaced by `x`."""
+    documents = {
+        split: {
+            name: [x] * len(values) if name not in ("id", "tokens") else values
+            for name, values in columns.items()
+        }
+        for split, columns in record.documents.items()
+    }
+    trajectory = [
+        {name: v if name == "update" else x for name, v in row.items()} for row in record.trajectory
+    ]
+    metrics = dict.fromkeys(record.metrics, x)
+    return replace(record, metrics=metrics, documents=documents, trajectory=trajectory)

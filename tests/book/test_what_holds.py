@@ -19,6 +19,7 @@ from unlearnlib.study import MAIN_SEEDS, STUDIES
 from unlearnlib.tuning_rule import TOLERATED_RISE
 
 BASELINES = synthetic.baselines()
+
 MAIN = synthetic.main_study()
 
 
@@ -77,9 +78,6 @@ def test_every_claim_gets_a_verdict_even_without_records() -> None:
         assert one.claim.test in words and f"Verdict: {one.verdict}." in words
 
 
-# --- C1
-
-
 @pytest.mark.parametrize(
     ("short", "expected"),
     [
@@ -120,9 +118,6 @@ def test_the_framework_is_undecided_while_a_seed_or_an_oracle_is_missing() -> No
     assert verdict("C1", baselines=vanilla).verdict == what_holds.UNDECIDED
 
 
-# --- C2
-
-
 def test_the_account_of_one_pass_can_be_checked_by_hand() -> None:
     ratios = what_holds.one_pass()
     assert ratios["arxiv", "forget alone"] == pytest.approx(3e12 / (500 * 4096))
@@ -144,9 +139,6 @@ def test_what_the_lab_measured_stands_beside_the_account() -> None:
     found = verdict("C2", retraining=again)
     assert "are counted" in found.sentence and "measured_least" in found.numbers
     assert "measured_least" not in verdict("C2").numbers
-
-
-# --- C3
 
 
 @pytest.mark.parametrize(
@@ -200,9 +192,6 @@ def test_settings_lost_to_divergence_count_as_tried() -> None:
     assert verdict("C3", region=broken).verdict == what_holds.HOLDS
 
 
-# --- C4
-
-
 @pytest.mark.parametrize(
     ("tuning", "expected"),
     [
@@ -216,9 +205,6 @@ def test_tuning_must_end_near_the_best_in_few_runs(
     tuning: dict[tuple[str, int], tuple[float, int]], expected: str
 ) -> None:
     assert verdict("C4", tuning=tuning).verdict == expected
-
-
-# --- C5
 
 
 def test_the_target_must_be_near_in_perplexity_and_in_accuracy() -> None:

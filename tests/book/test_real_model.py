@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import synthetic
 
 from unlearnlib import study
 from unlearnlib.book import guidelines, real_model, what_holds
-from unlearnlib.book.records import FORGET, GENERAL, baseline_value, domains_of, select
+from unlearnlib.book.real_model import two_models
+from unlearnlib.book.records import (
+    FORGET,
+    GENERAL,
+    KL,
+    auc_with_interval,
+    baseline_value,
+    domains_of,
+    methods_of,
+    select,
+)
 from unlearnlib.cost import SMOLLM2_135M, SMOLLM2_135M_TOKENS
 from unlearnlib.errors import UnlearnError
-from unlearnlib.looks import method_title
+from unlearnlib.looks import domain_title, method_title
+from unlearnlib.metrics.membership import auc, bootstrap_auc
 from unlearnlib.spec import COMPARED, DOMAINS, PAPER_METHODS, get_profile
 from unlearnlib.store import Record
 from unlearnlib.study import STUDIES, StudyResult
@@ -21,7 +37,9 @@ from unlearnlib.text import number
 from unlearnlib.tuning_rule import Situation, Step
 
 BASELINES = [r for r in synthetic.baselines() if r.spec["domain"] == "books"]
+
 MAIN = [synthetic.run("books", method) for method in PAPER_METHODS]
+
 GRID = get_profile("open_cpu").region
 
 
@@ -261,3 +279,143 @@ def test_methods_are_compared_where_they_have_forgotten_alike() -> None:
     broken = [dataclasses.replace(r, status="diverged", diverged_at=1) for r in records]
     assert real_model.matched_rates(result(broken), "books") == {}
     assert real_model.matched_rates_in_words(result(broken), "books") == ""
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_two_models_are_compared_method_by_method() -> None:
+    runs, base = synthetic.main_study(), synthetic.baselines()
+    table = real_model.compared(runs, base, runs, base, ("github", "books"))
+    assert list(table.index) == [
+        (domain_title(domain), method_title(m))
+        for domain in ("github", "books")
+        for m in methods_of(runs)
+    ]
+    for metric in ("forget perplexity", "general perplexity", "KL to the oracle"):
+        assert (table[metric, "lab"] == table[metric, "SmolLM2"]).all()
+    words = real_model.compared_in_words(runs, base, runs, base, "books")
+    assert "ρ = 1.0" in words and "times the truth" in words
+    sides = {"in the lab": (runs, base), "on SmolLM2": (runs, base)}
+    plate = two_models(sides, ("github", "books"))
+    assert len(plate.axes) == 4  # two metrics to a domain
+    assert all(f"{domain_title(d)}, general perplexity" in plate.alt for d in ("github", "books"))
+    sides["on SmolLM2"] = (select(runs, "books"), base)
+    assert len(two_models(sides, ("github", "books")).axes) == 2
+
+
+def test_the_nearest_run_is_found_and_measured_against_vanilla() -> None:
+    runs, base = synthetic.main_study(), synthetic.baselines()
+    of = [r for r in runs if r.spec["domain"] == "books"]
+    best = min(of, key=lambda r: r.metrics[KL])
+    words = real_model.nearest_in_words(runs, base, "books")
+    assert f"Of all {len(of)} runs" in words and number(best.metrics[KL]) in words
+    assert (
+        real_model.nearest_in_words(runs, [], "books")
+        == ""
+        == real_model.nearest_in_words([], base, "books")
+    )
+
+
+def test_opposite_rankings_correlate_negatively() -> None:
+    one = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 9.0}
+    # Of the 6 orders of three, one runs along and one runs against.
+    assert real_model.rank_correlation(one, {"a": 3.0, "b": 2.0, "c": 1.0}) == pytest.approx(
+        (-1, 2 / 6)
+    )
+    assert all(map(math.isnan, real_model.rank_correlation(one, {"a": 1.0, "b": 2.0})))
+
+
+def test_chance_is_the_share_of_orders_that_correlate_as_much() -> None:
+    one = {name: float(place) for place, name in enumerate("abcde")}
+    other = {"a": 1.0, "b": 0.0, "c": 2.0, "d": 3.0, "e": 4.0}
+    rho, chance = real_model.rank_correlation(one, other)
+    assert rho == pytest.approx(0.9)
+    assert chance == pytest.approx(2 * (1 + 4) / 120)  # itself, four neighbours, and the reverses
+    assert all(map(math.isnan, real_model.rank_correlation(one, dict.fromkeys(one, 1.0))))
+
+
+def test_chance_is_what_it_was_before_scipy_computed_it() -> None:
+    """With ties, for which the orders are not symmetric: the numbers of this book's own code."""
+    one = {name: float(place) for place, name in enumerate("abcdefg")}
+    for values, rho, chance in (
+        ((3.0, 1.0, 2.0, 7.0, 5.0, 6.0, 4.0), 0.5714285714285714, 1008 / 5040),
+        ((1.0, 1.0, 1.0, 2.0, 2.0, 0.0, 3.0), 0.39295262399668784, 1992 / 5040),
+        ((0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0), 0.6123724356957945, 1440 / 5040),
+        ((2.0, 9.0, 4.0, 4.0, 1.0, 8.0, 3.0), -0.0900937462695559, 4328 / 5040),
+    ):
+        found = real_model.rank_correlation(one, dict(zip(one, values, strict=True)))
+        assert found == pytest.approx((rho, chance), abs=1e-12)
+
+
+def test_of_many_methods_chance_is_estimated_and_comes_out_alike_each_time() -> None:
+    one = {str(place): float(place) for place in range(12)}
+    other = {name: -x for name, x in one.items()}
+    rho, chance = real_model.rank_correlation(one, other)
+    assert rho == pytest.approx(-1) and 0 < chance < 1e-3
+    assert real_model.rank_correlation(one, other) == (rho, chance)
+
+
+def test_the_history_of_training_further_is_told_from_its_record() -> None:
+    record = json.loads((ROOT / "data" / "continued" / "open_cpu-vanilla.json").read_text())
+    table = real_model.history_table({"vanilla": record, "oracle-books": record})
+    assert len(table) == 1 + 2 * record["epochs"]
+    words = real_model.history_in_words(record)
+    assert f"After {record['epochs']} epoch" in words and "0.820" in words
+
+
+def scored(method: str | None, forget: list[float], approximate: list[float]) -> Record:
+    """A record of the published model with so many documents of two chunks, of equal loss."""
+    spec: dict[str, Any] = {"profile": "open_cpu", "domain": "books", "seed": 0}
+    spec |= {"base": "published"}
+    spec |= {"baseline": "vanilla"} if method is None else {"method": method}
+    documents = {
+        split: {
+            "id": [f"{split}-{i}#{half}" for i in range(len(values)) for half in (0, 1)],
+            "loss": [v + shift for v in values for shift in (-0.5, 0.5)],
+        }
+        for split, values in (("forget", forget), ("approximate", approximate))
+    }
+    metrics = {f"{s}/perplexity": 20.0 for s in ("forget", "approximate", "general")}
+    metrics["forget/perplexity"] *= 1 if method is None else 3
+    return Record(
+        key=hashlib.sha256(str(method).encode()).hexdigest(),
+        kind="score" if method is None else "run",
+        status="done",
+        spec=spec,
+        data_hash="d",
+        model_hash="m",
+        metrics=metrics,
+        documents=documents,
+    )
+
+
+def test_the_interval_of_the_auc_counts_documents_and_not_their_chunks() -> None:
+    forget, others = [0.1, 0.2, 0.9, 1.4], [0.0, 0.3, 0.8, 1.0]
+    members, rest = np.array(forget), np.array(others)
+    found = auc_with_interval(scored("ga", forget, others), "loss")
+    assert found == pytest.approx((auc(members, rest), *bootstrap_auc(members, rest)))
+    assert all(map(math.isnan, auc_with_interval(scored("ga", [math.nan], others), "loss")))
+    assert all(map(math.isnan, auc_with_interval(scored("ga", forget, []), "loss")))
+
+
+def test_what_the_protocol_says_of_a_published_model() -> None:
+    some = [i / 30 for i in range(30)]
+    before, kept = scored(None, some, some), scored("ga_gd_in_dist", some, some)
+    over = scored("ga", [x - 2 for x in some], some)
+    words = real_model.published_in_words([over, kept], [before], "books")
+    assert "does not tell the forget set from texts held out" in words
+    assert "Over-unlearning shows even so" in words and "after GA (0)" in words
+    assert "there is none" in words and "off the target by more than a quarter" in words
+    assert "After no method" in real_model.published_in_words([kept], [before], "books")
+    seen = scored(None, [x + 2 for x in some], some)
+    assert "nothing here can say which" in real_model.published_in_words([], [seen], "books")
+    assert real_model.published_in_words([over], [], "books") == ""
+    main = (synthetic.main_study(), synthetic.baselines())
+    table = real_model.published_table([over, kept], [before], "books", main)
+    assert table.index[0] == "as published" and len(table) == 3
+    assert table.loc["GA", "forget perplexity, times"] == 3
+    assert table.loc["GA", "the same on vanilla"] > 0
+    assert math.isnan(table.loc["as published", "the same on vanilla"])
+    assert table["AUC of the loss"].iloc[0].startswith("0.500 [")
+    assert table["AUC of Min-40%"].iloc[0] == "–"

@@ -17,10 +17,12 @@ from unlearnlib.errors import UnlearnError
 from unlearnlib.tuning_rule import TOLERATED_RISE, Situation, Step, shortfall
 
 SITUATION = Situation(forget=1.7, target=3.7, general=5.0, updates=12)
+
 STEPS = (
     Step(1e-4, 1.0, (1.7, 1.9), 1, 5.0, "first"),
     Step(2e-4, 1.0, (1.7, 3.6), 1, 5.1, "higher"),
 )
+
 SEARCH = guidelines.Search(
     "books", 200, "ga_gd_in_dist", False, SITUATION, STEPS, 1, "it is near",
     {"forget/perplexity": 1.7, "general/perplexity": 5.0},

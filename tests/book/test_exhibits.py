@@ -17,12 +17,42 @@ from books import extension, small_book
 
 from unlearnlib.book import exhibits
 from unlearnlib.book.exhibits import table_html
-from unlearnlib.book.step_by_step import samples_html
 from unlearnlib.book.target_check import target_check
+from unlearnlib.errors import UnlearnError
+from unlearnlib.figures import DescribedFigure
 from unlearnlib.spec import PROFILES
 
-ROOT = Path(__file__).resolve().parent.parent
+
+def test_html_escapes_what_the_records_hold() -> None:
+    table = pd.DataFrame({"<b>": ["a & b"]}, index=pd.Index(["<i>"], name="x"))
+    page = table_html(table)
+    assert "a &amp; b" in page and "<i>" not in page and "<b>" not in page
+
+
+def test_words_are_left_and_numbers_right_aligned() -> None:
+    table = pd.DataFrame(
+        {"word": ["in words", "more of them"], "number": ["1.0 ± 0.1", "3.2 × 10⁵"]}
+    )
+    page = table_html(table)
+    assert page.count('<td class="text">') == 2 and page.count('<td class="number">') == 2
+
+
+def test_lists_are_words_and_sentences_ask_for_room() -> None:
+    sentence = "This sentence has more than sixty characters, so it wants a wide column."
+    table = pd.DataFrame({"list": ["1, 2, 3", "4.5, 6, 7"], "long": [sentence, "a short one"]})
+    page = table_html(table)
+    assert page.count('<td class="text">') == 3 and page.count('<td class="text long">') == 1
+
+
+def test_a_figure_without_alternative_text_is_refused() -> None:
+    with pytest.raises(UnlearnError, match="alternative text"):
+        exhibits.figure_html(DescribedFigure(), "caption")
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
 TABLE = pd.DataFrame({"a": ["1", "2"]}, index=pd.Index(["x", "y"], name="n"))
+
 EXHIBIT = re.compile(r'<(figure|div) class="exhibit" id="([^"]+)" data-title="([^"]*)"')
 
 
@@ -90,12 +120,6 @@ def test_the_book_adds_the_notebook_the_command_and_a_link_to_each(command: str)
     assert not any(Open(done).wrong.values())
 
 
-def test_the_continuations_of_a_text_are_tables_with_anchors() -> None:
-    page = samples_html([("books-1", "Once", {"truth": "upon", "vanilla": "upon"})])
-    assert [anchor for _, anchor, _ in EXHIBIT.findall(page)] == ["table-books-1-continued"]
-    assert not any(Open(page).wrong.values())
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -116,9 +140,6 @@ def test_the_title_is_the_first_sentence_of_the_caption() -> None:
     )
     assert exhibits.first_sentence("Before: both. ") == "Before: both"
     assert exhibits.first_sentence("No stop") == "No stop"
-
-
-# --- the parameters of a notebook
 
 
 def notebook(*cells: tuple[str, str]) -> dict[str, Any]:
@@ -142,9 +163,6 @@ def test_the_command_has_what_the_notebook_was_run_with() -> None:
 def test_the_parameters_of_every_template_can_be_read(path: Path) -> None:
     given = BOOK.parameters(json.loads(path.read_text(encoding="utf-8")))
     assert given["profile"] in PROFILES
-
-
-# --- the index
 
 
 def test_two_exhibits_with_one_anchor_are_found() -> None:
@@ -175,9 +193,6 @@ def test_the_index_lists_every_exhibit_and_its_links_lead_to_them(tmp_path: Path
         == 2
     )
     assert chapter.count("papermill notebooks/chapter.ipynb out.ipynb -p profile lab") == 2
-
-
-# --- how to cite
 
 
 def test_the_citation_is_made_of_the_citation_file() -> None:

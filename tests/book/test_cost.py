@@ -1,0 +1,135 @@
+"""The chapter *cost*: its tables, sentences and figures, from records made by hand."""
+
+from __future__ import annotations
+
+import hashlib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import synthetic
+
+from unlearnlib.book.cost import (
+    KINDS,
+    RELEASE_BATCH,
+    Retraining,
+    account_table,
+    cost_in_words,
+    cost_ratios,
+    cost_table,
+    release_accounts,
+    throughput_in_words,
+    throughput_table,
+    throughputs,
+)
+from unlearnlib.book.exhibits import table_html
+from unlearnlib.book.main_table import main_table, settings_table
+from unlearnlib.book.membership import membership_table
+from unlearnlib.book.release import averages_table
+from unlearnlib.book.trajectories import trajectory_table
+from unlearnlib.store import Record
+from unlearnlib.text import number
+
+BASELINES = synthetic.baselines()
+
+MAIN = synthetic.main_study()
+
+
+def test_the_measured_ratio_is_one_of_tokens() -> None:
+    run = synthetic.run("books", "ga")
+    again = {"books": Retraining(10 * run.extra["tokens"], 100.0, 1.2e6)}
+    ratios = cost_ratios([run], again)["ga"]
+    assert ratios.flops == [10.0]
+    assert ratios.seconds == [pytest.approx(100.0 / run.provenance["seconds_training"])]
+
+
+def test_domains_without_a_retrained_model_have_no_measured_ratio() -> None:
+    assert cost_ratios(MAIN, {}) == {}
+    assert "nothing is measured" in cost_in_words(MAIN, {})
+
+
+def test_the_accounted_ratio_halves_when_as_much_is_retained() -> None:
+    accounts = release_accounts()
+    for domain in RELEASE_BATCH:
+        alone, both, kl = (accounts[domain, kind].ratio for kind in KINDS)
+        assert alone == pytest.approx(2 * both) == pytest.approx(kl * 7 / 3)
+
+
+def test_words_say_how_far_apart_the_times_of_equal_retrainings_are() -> None:
+    again = {
+        "books": Retraining(1e6, 300.0, 1.2e6),
+        "arxiv": Retraining(1.01e6, 900.0, 1.2e6),
+    }
+    words = cost_in_words(MAIN, again)
+    assert "2 retrainings took 300 to 900 of them" in words and "by 1.0 %" in words
+    assert "coarse" not in cost_in_words(MAIN, {"books": again["books"]})
+
+
+class Cells(HTMLParser):
+    """Counts the columns of every row, and collects classes and text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widths: list[int] = []
+        self.classes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "tr":
+            self.widths.append(0)
+        elif tag in ("th", "td"):
+            self.widths[-1] += int(given.get("colspan") or 1)
+        elif tag == "table":
+            self.classes.add(given.get("class") or "")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        main_table(MAIN, BASELINES),
+        settings_table(MAIN),
+        account_table(),
+        trajectory_table(synthetic.trajectory_study(), BASELINES),
+        membership_table(MAIN, BASELINES),
+        averages_table(MAIN, BASELINES),
+        cost_table(MAIN, {"books": Retraining(1e6, 10.0, 1e6)}),
+    ],
+    ids=lambda table: str(table.columns[0]),
+)
+def test_every_row_of_the_html_is_equally_wide(table: pd.DataFrame) -> None:
+    cells = Cells()
+    cells.feed(table_html(table, "A caption"))
+    assert set(cells.widths) == {1 + table.shape[1]}
+    assert cells.classes == {"dataframe sortable"}
+
+
+def timing(recipe: str = "ours", rate: float = 10_000.0) -> Record:
+    spec = {"shape": "yi-6b", "method": "ga_gd_in_dist", "length": 4096, "batch": 8}
+    told = {
+        "tokens_per_second": rate,
+        "flops_per_second": 3e14,
+        "product_flops_per_second": 6e14,
+        "peak_memory_bytes": 9.05e10,
+        "accelerator": "a GPU",
+        "device": "cuda",
+    }
+    key = hashlib.sha256(recipe.encode()).hexdigest()
+    return Record(key, "throughput", "done", spec | {"recipe": recipe}, "r", "r", provenance=told)
+
+
+def test_timings_on_a_gpu_say_what_the_papers_updates_and_retraining_take() -> None:
+    words = throughput_in_words([timing("plain"), timing()])
+    assert "10,000 tokens a second" in words and "50% of a plain" in words
+    assert f"{number(2 * 480 * 4096 / 10_000 / 60)} minutes on arXiv" in words
+    assert f"{number(3e12 / 10_000 / 86400 / 365.25)} years" in words
+    table = throughput_table([timing("plain"), timing()])
+    assert list(table["peak memory"]) == ["90.5 GB"] * 2 and len(table.index.unique()) == 2
+
+
+def test_without_timings_the_command_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLEARN_DATA", str(tmp_path))
+    assert throughputs() == []
+    assert "benchmarks/gpu_queue.py --only 'throughput*'" in throughput_in_words([])
