@@ -200,6 +200,34 @@ def searches_table(rows: Iterable[Judged]) -> pd.DataFrame:
     return pd.DataFrame(values, index=index, columns=names)
 
 
+def trace(search: Search) -> pd.DataFrame:
+    """Every run of a search: its setting, where it ended, and why it was made."""
+    import pandas as pd
+
+    from unlearnlib.tuning_rule import rise_in_words
+
+    rows = [
+        [
+            f"{step.learning_rate:.3g}",
+            f"{step.retain_weight:g}",
+            str(step.updates),
+            step.path[step.updates],
+            rise_in_words(step, search.situation),
+            step.shortfall(search.situation),
+            step.reason,
+        ]
+        for step in search.steps
+    ]
+    names = ["rate", "retain weight", "updates", "forget", "general", "shortfall", "why"]
+    index = pd.Index([str(n) for n in range(1, len(rows) + 1)], name="run")
+    return pd.DataFrame(rows, index=index, columns=names)
+
+
+def search_title(search: Search) -> str:
+    """ "GA + GD, in-dist. on Books, seed 200"."""
+    return f"{method_title(search.method)} on {domain_title(search.domain)}, seed {search.seed}"
+
+
 def searches_in_words(rows: Iterable[Judged]) -> str:
     """What the searches came to, in a Markdown paragraph."""
     rows = [row for row in rows if not row.search.design]
@@ -228,31 +256,3 @@ def _rise(search: Search) -> float:
     """The factor by which the chosen run raised general perplexity; 1 if no run was made."""
     name = "general/perplexity"
     return search.after[name] / search.before[name] if search.after else 1.0
-
-
-def trace(search: Search) -> pd.DataFrame:
-    """Every run of a search: its setting, where it ended, and why it was made."""
-    import pandas as pd
-
-    from unlearnlib.tuning_rule import rise_in_words
-
-    rows = [
-        [
-            f"{step.learning_rate:.3g}",
-            f"{step.retain_weight:g}",
-            str(step.updates),
-            step.path[step.updates],
-            rise_in_words(step, search.situation),
-            step.shortfall(search.situation),
-            step.reason,
-        ]
-        for step in search.steps
-    ]
-    names = ["rate", "retain weight", "updates", "forget", "general", "shortfall", "why"]
-    index = pd.Index([str(n) for n in range(1, len(rows) + 1)], name="run")
-    return pd.DataFrame(rows, index=index, columns=names)
-
-
-def search_title(search: Search) -> str:
-    """ "GA + GD, in-dist. on Books, seed 200"."""
-    return f"{method_title(search.method)} on {domain_title(search.domain)}, seed {search.seed}"

@@ -75,6 +75,15 @@ class UsableWithin:
         )
 
 
+# A setting is usable if forget perplexity is within this factor of the oracle's, and general
+# perplexity rises by at most `TOLERATED_RISE`.
+NEAR_TRUTH = 1.25
+
+USABLE = UsableWithin(NEAR_TRUTH, TOLERATED_RISE)
+
+TOLERANCES = tuple(float(x) for x in np.geomspace(1.05, 4.0, 30))  # factors from the yardstick
+
+
 @dataclass(frozen=True)
 class Cell:
     """One setting of the grid: learning rate x updates. NaN where a value was not measured.
@@ -198,6 +207,33 @@ def region_shares(
     return out
 
 
+def tolerance_curves(
+    records: Iterable[Record],
+    baselines: Iterable[Record],
+    harmless: float,
+    factors: Sequence[float] = TOLERANCES,
+) -> dict[tuple[str, str], np.ndarray]:
+    """(domain, method) -> (seeds, factors): usable share of the grid by how near is near enough.
+
+    Where a single tolerance leaves a handful of settings, the curve tells a method that misses
+    narrowly from one that misses by far. Seeds in rising order; the truth is the yardstick.
+    """
+    records, baselines = list(records), list(baselines)
+    by_seed: dict[int, list[Record]] = {}
+    for record in records:
+        by_seed.setdefault(int(record.spec["seed"]), []).append(record)
+    found: dict[tuple[str, str], list[list[float]]] = {}
+    for _, ours in sorted(by_seed.items()):
+        rows: dict[tuple[str, str], list[float]] = {}
+        for near in factors:
+            shares = region_shares(ours, baselines, UsableWithin(near, harmless))
+            for place, share in shares.items():
+                rows.setdefault(place, []).append(share.share)
+        for place, row in rows.items():
+            found.setdefault(place, []).append(row)
+    return {place: np.array(rows) for place, rows in found.items()}
+
+
 def region_table(
     records: Iterable[Record], baselines: Iterable[Record], tolerance: UsableWithin
 ) -> pd.DataFrame:
@@ -233,59 +269,6 @@ def region_table(
         index=domain_index(index),
         columns=["usable by the truth", "usable by the target", "both agree", "diverged"],
     )
-
-
-def region_in_words(
-    records: Iterable[Record], baselines: Iterable[Record], tolerance: UsableWithin
-) -> str:
-    """Per domain the methods by usable settings, and what the choice of yardstick changes."""
-    records, baselines = list(records), list(baselines)
-    shares = {y: region_shares(records, baselines, tolerance, y) for y in YARDSTICKS}
-    lines = []
-    for domain in domains_of(records):
-        ours = {m: s for (d, m), s in shares["oracle"].items() if d == domain}
-        if not ours:
-            lines.append(f"- **{domain_title(domain)}.** There is no oracle to compare with.")
-            continue
-        ranked = sorted(ours.items(), key=lambda item: -item[1].share)
-        parts = [f"{method_title(m)} {s.usable} of {s.settings}" for m, s in ranked]
-        by_target = sum(s.usable for (d, _), s in shares["target"].items() if d == domain)
-        by_truth = sum(s.usable for s in ours.values())
-        lines.append(
-            f"- **{domain_title(domain)}.** Usable settings: {'; '.join(parts)}. By the paper’s "
-            f"target {by_target} settings of all methods would be usable, by the truth {by_truth}."
-        )
-    return "\n".join([f"Usable: {tolerance.in_words()}.\n", *lines])
-
-
-TOLERANCES = tuple(float(x) for x in np.geomspace(1.05, 4.0, 30))  # factors from the yardstick
-
-
-def tolerance_curves(
-    records: Iterable[Record],
-    baselines: Iterable[Record],
-    harmless: float,
-    factors: Sequence[float] = TOLERANCES,
-) -> dict[tuple[str, str], np.ndarray]:
-    """(domain, method) -> (seeds, factors): usable share of the grid by how near is near enough.
-
-    Where a single tolerance leaves a handful of settings, the curve tells a method that misses
-    narrowly from one that misses by far. Seeds in rising order; the truth is the yardstick.
-    """
-    records, baselines = list(records), list(baselines)
-    by_seed: dict[int, list[Record]] = {}
-    for record in records:
-        by_seed.setdefault(int(record.spec["seed"]), []).append(record)
-    found: dict[tuple[str, str], list[list[float]]] = {}
-    for _, ours in sorted(by_seed.items()):
-        rows: dict[tuple[str, str], list[float]] = {}
-        for near in factors:
-            shares = region_shares(ours, baselines, UsableWithin(near, harmless))
-            for place, share in shares.items():
-                rows.setdefault(place, []).append(share.share)
-        for place, row in rows.items():
-            found.setdefault(place, []).append(row)
-    return {place: np.array(rows) for place, rows in found.items()}
 
 
 def seeds_table(
@@ -325,6 +308,29 @@ def seeds_table(
     return pd.DataFrame(rows, index=domain_index(index), columns=columns)
 
 
+def region_in_words(
+    records: Iterable[Record], baselines: Iterable[Record], tolerance: UsableWithin
+) -> str:
+    """Per domain the methods by usable settings, and what the choice of yardstick changes."""
+    records, baselines = list(records), list(baselines)
+    shares = {y: region_shares(records, baselines, tolerance, y) for y in YARDSTICKS}
+    lines = []
+    for domain in domains_of(records):
+        ours = {m: s for (d, m), s in shares["oracle"].items() if d == domain}
+        if not ours:
+            lines.append(f"- **{domain_title(domain)}.** There is no oracle to compare with.")
+            continue
+        ranked = sorted(ours.items(), key=lambda item: -item[1].share)
+        parts = [f"{method_title(m)} {s.usable} of {s.settings}" for m, s in ranked]
+        by_target = sum(s.usable for (d, _), s in shares["target"].items() if d == domain)
+        by_truth = sum(s.usable for s in ours.values())
+        lines.append(
+            f"- **{domain_title(domain)}.** Usable settings: {'; '.join(parts)}. By the paper’s "
+            f"target {by_target} settings of all methods would be usable, by the truth {by_truth}."
+        )
+    return "\n".join([f"Usable: {tolerance.in_words()}.\n", *lines])
+
+
 def seeds_in_words(
     records: Iterable[Record],
     baselines: Iterable[Record],
@@ -360,16 +366,19 @@ def seeds_in_words(
     )
 
 
-# A setting is usable if forget perplexity is within this factor of the oracle's, and general
-# perplexity rises by at most `TOLERATED_RISE`.
-NEAR_TRUTH = 1.25
-
-
-USABLE = UsableWithin(NEAR_TRUTH, TOLERATED_RISE)
-
-
 _CLIP = 2.0  # the colours of the heat maps end at a factor 2 ** 2 from the yardstick
 _MISSING = "#eceff1"
+
+_REGION_MARKS: dict[str, dict[str, Any]] = {
+    "usable": {"marker": "o", "color": "#111418", "markeredgewidth": 0},
+    "near": {
+        "marker": "o",
+        "markerfacecolor": "none",
+        "markeredgecolor": "#111418",
+        "markeredgewidth": 0.9,
+    },
+    "broken": {"marker": "x", "color": GREY, "markeredgewidth": 1.1},
+}
 
 
 @figure_function
@@ -522,18 +531,6 @@ def _region_ticks(ax: Axes, rates: Sequence[float], steps: Sequence[int]) -> Non
         if math.isclose(math.log10(rate), round(math.log10(rate)), abs_tol=1e-6)
     ] or list(range(len(rates)))
     ax.set_yticks([i + 0.5 for i in decades], [_power(rates[i]) for i in decades])
-
-
-_REGION_MARKS: dict[str, dict[str, Any]] = {
-    "usable": {"marker": "o", "color": "#111418", "markeredgewidth": 0},
-    "near": {
-        "marker": "o",
-        "markerfacecolor": "none",
-        "markeredgecolor": "#111418",
-        "markeredgewidth": 0.9,
-    },
-    "broken": {"marker": "x", "color": GREY, "markeredgewidth": 1.1},
-}
 
 
 def _power(x: float) -> str:

@@ -29,6 +29,28 @@ from unlearnlib.report.page import render
 from unlearnlib.text import number, show
 from unlearnlib.tuning_rule import GOOD_ENOUGH, TOLERATED_RISE, Situation, Step, rise_in_words
 
+HEADER = (
+    "run", "learning rate", "retain weight", "updates", "forget perplexity", "general perplexity",
+    "shortfall", "why this run",
+)  # fmt: skip
+
+
+def trace_table(steps: Sequence[Step], situation: Situation) -> list[tuple[str, ...]]:
+    """(run, rate, retain weight, updates, forget perplexity, rise of general, shortfall, why)."""
+    return [
+        (
+            str(number),
+            f"{step.learning_rate:.3g}",
+            f"{step.retain_weight:g}",
+            str(step.updates),
+            show(step.path[step.updates]),
+            rise_in_words(step, situation),
+            show(step.shortfall(situation)),
+            step.reason,
+        )
+        for number, step in enumerate(steps, 1)
+    ]
+
 
 @figure_function
 def search(
@@ -87,29 +109,6 @@ def search(
         f"unlearning {number(situation.forget)}: {'; '.join(said)}."
     )
     return figure
-
-
-def trace_table(steps: Sequence[Step], situation: Situation) -> list[tuple[str, ...]]:
-    """(run, rate, retain weight, updates, forget perplexity, rise of general, shortfall, why)."""
-    return [
-        (
-            str(number),
-            f"{step.learning_rate:.3g}",
-            f"{step.retain_weight:g}",
-            str(step.updates),
-            show(step.path[step.updates]),
-            rise_in_words(step, situation),
-            show(step.shortfall(situation)),
-            step.reason,
-        )
-        for number, step in enumerate(steps, 1)
-    ]
-
-
-HEADER = (
-    "run", "learning rate", "retain weight", "updates", "forget perplexity", "general perplexity",
-    "shortfall", "why this run",
-)  # fmt: skip
 
 
 def check_extra() -> None:
