@@ -1,4 +1,8 @@
-"""Profiles: the scales at which everything runs, and the data of each."""
+"""Profiles: the scales at which everything runs, and how the texts of each are loaded.
+
+A profile names a model, a source of documents (`CORPORA`) and the grid of its studies; a new one is
+a row in `PROFILES`. `load_domain` gives the five splits of one of its domains.
+"""
 
 from __future__ import annotations
 
@@ -58,11 +62,11 @@ class Profile:
     """A scale at which everything runs.
 
     model       where the vanilla model comes from: "lab", a hub id or a folder
-    corpus      "fictitious", "public", "hub" or another name in `run.CORPORA`
+    corpus      "fictitious", "public", "hub" or another name in `CORPORA`
     length      tokens per chunk
     prefix      target tokens given before verbatim extraction is measured
     continued   vanilla is not `model` itself but `model` trained further on forget and retain
-                sets, and so there are oracles (see `continued.py`)
+                sets, and so there are oracles (see `continue_pretraining.py`)
     domains     those that its corpus has: the paper's, some of them, or others
     limits      documents per split, (split, count) pairs; a split that is not named is whole
     clipped     of each document only the first `length` tokens are taken

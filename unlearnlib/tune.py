@@ -1,4 +1,4 @@
-"""Carry out the search of `search.py`: each run stops where the target is reached."""
+"""Carry out the search of `tuning_rule.py`: each run stops where the target is reached."""
 
 from __future__ import annotations
 

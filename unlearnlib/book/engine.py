@@ -1,4 +1,4 @@
-"""What the benchmarks measured, as tables and sentences for the chapter on the engine.
+"""The chapter on the engine: what the benchmarks measured.
 
 The measurements are the JSON files that the scripts in `benchmarks/` write; nothing here runs a
 model. A file that is not there is named with the command that makes it.
@@ -150,7 +150,7 @@ def invariance_table(found: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def kill_table(found: Mapping[str, Any]) -> pd.DataFrame:
-    """What was counted, and what it should be."""
+    """Per count of the test of killed processes: what was counted, and what it should be."""
     chance, steps = found["at_random"], found["at_every_step"]
     expected = chance["records_expected"]
     rows = [
@@ -227,7 +227,7 @@ def invariance_in_words(found: Mapping[str, Any]) -> str:
 
 
 def kill_in_words(found: Mapping[str, Any]) -> str:
-    """Whether anything was lost or done twice, as Markdown."""
+    """Whether killed processes lost a record or computed one twice, as Markdown."""
     chance = found["at_random"]
     clean = (
         chance["records_equal"] == chance["records_expected"] == chance["records_after"]

@@ -1,9 +1,9 @@
 """Figures and tables as HTML with an anchor, a title, and how to repeat them.
 
-Only the book knows which notebook a figure or table is from, where that notebook can be read, and
-what it was run with. So a notebook leaves a mark, an HTML comment that nobody sees, and the
-extension `book/_ext/exhibits.py` puts the link and the papermill command there while the book is
-built. In a plain notebook the mark stays a comment and nothing is broken.
+Only the build of the book knows which notebook a figure or table is from, where that notebook can
+be read, and with which parameters it was run. So a notebook leaves a mark, an HTML comment, and the
+extension `book/_ext/exhibits.py` replaces it by the link and the papermill command. In a notebook
+that is opened by itself the mark stays a comment and shows nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["figure", "table"]
 
-# The mark inside what there is to say already, and the one that stands for all of it.
+# The mark after a command that is already there, and the marks that stand alone.
 MARK = "<!-- repeat -->"
 MARKS: dict[Kind, str] = {"figure": "<!-- repeat figure -->", "table": "<!-- repeat table -->"}
 
@@ -83,8 +83,8 @@ def table_html(table: pd.DataFrame, caption: str = "", command: str = "", name: 
 
     A two-level header spans its groups; of a two-level index, the first level becomes a line
     above its rows. It scrolls by itself where the page is narrower, and the book's script
-    `sort_tables.js` sorts it. With a name, which is the caption's words if none is given, it can
-    be linked to and repeated (`exhibits`); `command` makes its records again.
+    `sort_tables.js` sorts it. With a name, which is the caption's words if none is given, it has an
+    anchor and says how to repeat it; `command` makes its records again.
     """
     nested = table.index.nlevels == 2
     names = [str(n) if n else "" for n in table.index.names]
@@ -162,7 +162,7 @@ def styled(table: pd.DataFrame, caption: str = "", command: str = "", name: str 
 def figure_html(figure: DescribedFigure, caption: str, command: str = "", name: str = "") -> str:
     """An HTML figure: both drawings as images, the alternative text, the caption, the command.
 
-    With a name it can be linked to and repeated: the book adds its notebook (`exhibits`).
+    With a name it has an anchor and says how to repeat it.
     """
     if not figure.alt:
         raise UnlearnError("the figure has no alternative text: set its `alt`.")

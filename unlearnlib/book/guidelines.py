@@ -1,8 +1,8 @@
-"""How well the search of `unlearn tune` does: beside a full grid, and random search at equal cost.
+"""The chapter on the guidelines: `unlearn tune` beside a full grid and a random search.
 
 The searches are those that `benchmarks/tuning.py` made, the grid is the study robust_region. Both
-are judged by the search's own yardstick, `search.shortfall`, because that is what a practitioner
-without an oracle can measure.
+are judged by the search's own yardstick, `tuning_rule.shortfall`, because that is what a
+practitioner without an oracle can measure.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Search:
     """One search and its end.
 
-    design         whether the procedure was designed on it; the others are held out
+    design         whether the rule was designed on this search; the others are held out
     before, after  metrics of vanilla and of the chosen model; `after` is empty if no run was made
     """
 
@@ -46,7 +46,7 @@ class Search:
 
     @property
     def shortfall(self) -> float:
-        """Of the chosen run; of doing nothing if none was made."""
+        """The shortfall of the chosen run; of vanilla if no run was made."""
         if self.best is None:
             return abs(self.situation.distance)
         return self.steps[self.best].shortfall(self.situation)
@@ -151,7 +151,7 @@ def judged(searches: Iterable[Search], region: Iterable[Record]) -> list[Judged]
 
 
 def held_out(rows: Iterable[Judged]) -> dict[tuple[str, int], tuple[float, int]]:
-    """(domain, seed) -> (excess, runs) of what the design did not see: for the claim's verdict."""
+    """(domain, seed) -> (excess, runs) of the searches that the rule was not designed on."""
     return {
         (row.search.domain, row.search.seed): (row.excess, row.runs)
         for row in rows
@@ -229,7 +229,7 @@ def search_title(search: Search) -> str:
 
 
 def searches_in_words(rows: Iterable[Judged]) -> str:
-    """What the searches came to, in a Markdown paragraph."""
+    """How near the searches came to the best grid point, in a Markdown paragraph."""
     rows = [row for row in rows if not row.search.design]
     if not rows:
         return "No search on held-out domains and seeds is published."

@@ -1,4 +1,7 @@
-"""The main table: seven methods, three domains, and the comparison at equal forgetting."""
+"""The main table: seven methods, three domains, and the comparison at equal forgetting.
+
+`findings` are the numbers that the prose of several chapters quotes.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +105,7 @@ def findings(records: Iterable[Record], baselines: Iterable[Record]) -> dict[str
     D.oracle_auc_low, _high           the latter's 95 % interval, by bootstrap over documents
     D.kl.vanilla, D.kl.METHOD         mean KL to the oracle on forget, nats per token
     D.kl.floor                        vanilla's on approximate, which neither model was trained on:
-                                      what training twice differs by
+                                      how far two separately trained models differ
     D.closest, D.closest_kl           the method with the least of these, and its value
     D.nearer                          number of methods with less than vanilla
     D.nearest_target                  the method whose forget perplexity is nearest the target
@@ -265,9 +268,10 @@ def at_equal_forgetting(
 ) -> list[EqualForgetting]:
     """Every probed run at the truth, in the book's order; those that never reach it are left out.
 
-    A run that has gone less far is nearer to vanilla in everything, so ends can only be compared
-    as doses. Here all have forgotten alike. Between probes the logarithms of the perplexities and
-    the divergence are interpolated over the update, as in `crossing`.
+    At their ends runs have forgotten different amounts, and a run that has forgotten less is nearer
+    to vanilla in every measure. Here every run is taken at the same forget perplexity. Between
+    probes the logarithms of the perplexities and the divergence are interpolated over the update,
+    as in `crossing`.
     """
     records, baselines = list(records), list(baselines)
     out = []

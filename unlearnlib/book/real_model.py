@@ -1,6 +1,6 @@
-"""A real model beside the lab's: tables and sentences for the chapter on SmolLM2.
+"""The chapter on a real model: SmolLM2, trained further, beside the lab's model.
 
-And the published model alone, where nobody outside knows what it was trained on.
+And the published SmolLM2 itself, whose training data is not known.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Agreement:
 
 
 def agreements(sides: Sides, domains: Sequence[str]) -> list[Agreement]:
-    """Of all pairs of domains of one model, and of two models on one domain.
+    """How far the orders agree: of each two domains of one model, and two models on one domain.
 
     `sides` are the models: title -> (records, baselines). Pairs that cannot be ranked are left out.
     """
@@ -185,7 +185,8 @@ def matched_rates(region: StudyResult, domain: str) -> dict[str, MatchedRate]:
     """Method -> the rate at which it forgets as much as the oracle.
 
     Methods that no two neighbouring rates bring past the oracle are left out. Runs that end at
-    different points compare their rates as much as their methods; here all have forgotten alike.
+    different forget perplexities differ by their rates as much as by their methods; at the matched
+    rates all have forgotten alike.
     Between two rates the logarithms of rate and perplexities, and the divergence, are interpolated
     over the logarithm of forget perplexity.
     """
@@ -229,12 +230,12 @@ def claims_here(
     searches: Iterable[Judged],
     profiles: Sequence[str] = SMALL,
 ) -> dict[str, what_holds.Verdict]:
-    """The tests of `claims.py` on the domains of some profiles: fewer seeds, settings and domains.
+    """The tests of `what_holds.py` on the domains of some profiles.
 
     C1 and C5 are tested on every domain, C3 on those whose whole grid was run (its first runs may
-    belong to the study main) and C4 where there was a search. Where a profile has less than the
-    tests were written for, passing one is an observation. C2 is held against the model's own
-    pre-training.
+    belong to the study main) and C4 where there was a search. C2 is held against the model's own
+    pre-training. A profile has fewer seeds, settings and domains than the tests were written for:
+    to pass one here is weaker evidence than in the lab.
     """
     scales = [get_profile(profile) for profile in profiles]
     domains = [domain for scale in scales for domain in scale.domains]
@@ -350,7 +351,7 @@ def compared(
 
 
 def agreement_table(found: Iterable[Agreement]) -> pd.DataFrame:
-    """Per pair, and metric: ρ, and the share of all orders that are as far from 0."""
+    """Per pair and metric: ρ, and the share of all orders whose ρ is at least as far from 0."""
     cells: dict[str, dict[str, str]] = {}
     for agreement in found:
         cells.setdefault(_pair(agreement), {})[RANKED[agreement.metric]] = (
@@ -396,8 +397,8 @@ def published_table(
 ) -> pd.DataFrame:
     """The published model before and after each method, with intervals of the AUC.
 
-    `vanilla` are the records and baselines of the study `main`: the same doses on the model that
-    was shown the forget set; what they did to forget perplexity stands beside.
+    `vanilla` are the records and baselines of the study `main`: the same settings on the model that
+    was trained on the forget set. Their rise of forget perplexity is a column of the table.
     """
     before = baseline_record(baselines, domain, "vanilla", records)
     shown = [r for r in records if r.spec["domain"] == domain]
@@ -503,7 +504,7 @@ def compared_in_words(
 
 
 def agreement_in_words(found: Sequence[Agreement]) -> str:
-    """Whether the order of the methods is the model's, the domain's, or neither's, as Markdown."""
+    """Whether orders agree between domains of one model and between models, as Markdown."""
     kinds: dict[str, list[Agreement]] = {}
     for agreement in found:
         same = agreement.one[0] == agreement.other[0]
@@ -570,8 +571,8 @@ def cost_in_words(records: Iterable[Record]) -> str:
 def region_in_words(region: StudyResult, earlier: StudyResult, domain: str) -> str:
     """Which learning rates are usable, per method, as Markdown.
 
-    And, where vanilla was trained again for this study, that it was, and how far its scores and
-    the settings that were run before (`earlier`) came out from where they were.
+    Where vanilla was trained again for this study, a sentence says so, and how far its scores and
+    those of settings that had been run before (`earlier`) differ from the earlier ones.
     """
     truth = baseline_value(region.baselines, domain, "oracle", FORGET, region.records)
     vanilla = baseline_value(region.baselines, domain, "vanilla", GENERAL, region.records)
@@ -592,7 +593,7 @@ def region_in_words(region: StudyResult, earlier: StudyResult, domain: str) -> s
 
 
 def _anew(region: StudyResult, earlier: StudyResult, domain: str) -> str:
-    """That a study has a vanilla of its own, if it has, and what difference that made."""
+    """A sentence on a vanilla that was trained again for a study; empty if it was not."""
     if {r.model_hash for r in region.records} <= {r.model_hash for r in earlier.records}:
         return ""
     if not earlier.records:
@@ -625,7 +626,7 @@ def _anew(region: StudyResult, earlier: StudyResult, domain: str) -> str:
 
 
 def matched_rates_in_words(region: StudyResult, domain: str) -> str:
-    """What each method costs where it has forgotten as much as the oracle, as Markdown."""
+    """General perplexity and distance to the oracle at the matched rates, as Markdown."""
     found = matched_rates(region, domain)
     if not found:
         return ""

@@ -1,8 +1,7 @@
-"""What the chapters share: records by domain and method, baselines, and the common axes.
+"""Reading records for the chapters: by domain, method and seed, along a run, by document.
 
-From records alone: nothing under `book/` touches a model. Numbers are means over seeds with the
-sample standard deviation behind a ±; what a run that diverged left behind are the metrics of its
-last finite parameters.
+Nothing under `book/` touches a model. Numbers are means over seeds with the sample standard
+deviation behind a ±. A run that diverged counts with the metrics of its last finite parameters.
 """
 
 from __future__ import annotations
@@ -213,8 +212,8 @@ def bootstrap_perplexity(
 def auc_with_interval(record: Record, attack: str = ATTACK) -> tuple[float, float, float]:
     """(AUC, low, high): forget against approximate documents, 95 % by bootstrap over documents.
 
-    The scores of a document's chunks are averaged first: they are alike. NaN where the record has
-    no such scores, or some that are no numbers.
+    The scores of a document's chunks are averaged first, since they are not independent. NaN where
+    the record has no such scores, or some that are no numbers.
     """
     from unlearnlib.metrics.membership import auc, bootstrap_auc
 

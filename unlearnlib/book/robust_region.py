@@ -1,7 +1,7 @@
-"""The robust region: which settings (learning rate x updates) of a method are usable.
+"""The chapter on the robust region: which settings (learning rate x updates) are usable.
 
-With a constant schedule the first u updates of a run *are* the run of u updates, so one probed
-run per learning rate gives a whole column of the grid (`region_cells`).
+With a constant schedule the first u updates of a run are the run of u updates, so one probed run
+gives all settings of its learning rate (`region_cells`).
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ def is_usable(cell: Cell, tolerance: UsableWithin, yardstick: float, vanilla: fl
 class Share:
     """So many of so many settings, with Wilson's 95 % interval.
 
-    The interval takes the settings for independent draws. Cells of one run are not, so it is
-    narrower than it should be; it says how coarse the grid is, and no more.
+    The interval treats settings as independent draws. Settings of one run are not independent, so
+    the true uncertainty is larger.
     """
 
     usable: int
@@ -213,10 +213,10 @@ def tolerance_curves(
     harmless: float,
     factors: Sequence[float] = TOLERANCES,
 ) -> dict[tuple[str, str], np.ndarray]:
-    """(domain, method) -> (seeds, factors): usable share of the grid by how near is near enough.
+    """(domain, method) -> (seeds, factors): usable share of the grid, for each factor `near`.
 
-    Where a single tolerance leaves a handful of settings, the curve tells a method that misses
-    narrowly from one that misses by far. Seeds in rising order; the truth is the yardstick.
+    Where a method has few usable settings at one tolerance, the curve shows whether the others miss
+    it narrowly or by far. Seeds in rising order; the truth is the yardstick.
     """
     records, baselines = list(records), list(baselines)
     by_seed: dict[int, list[Record]] = {}
@@ -606,10 +606,10 @@ def region_tolerance(
     *,
     narrow: bool = False,
 ) -> DescribedFigure:
-    """Usable share of the grid against how near to the truth is near enough; a line per method.
+    """Usable share of the grid against the allowed factor from the truth; a line per method.
 
-    Lines are means over seeds, bands their range. The dotted line is the tolerance of the test.
-    From the shaded part on vanilla itself is near enough, so that settings count which do nothing.
+    Lines are means over seeds, bands their range. The dotted line is the tolerance of the test. In
+    the shaded part vanilla itself is within the factor, so settings that change nothing count.
     """
     records, baselines = checked(records, "the robust region"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)

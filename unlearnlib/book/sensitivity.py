@@ -1,7 +1,7 @@
-"""Sensitivity: one field of the chosen setting swept, everything else left as it is.
+"""The chapter on sensitivity: one field of the chosen setting swept, everything else left as it is.
 
 A sweep is a list of `Point`s, whatever was swept: a field of the spec, or the updates of a probed
-run (`points`).
+run (`points`). The chapter on the forget size shows two more sweeps with the same functions.
 """
 
 from __future__ import annotations
@@ -293,7 +293,7 @@ def swept(
     """Forget and general perplexity and KL to the oracle against one numeric setting.
 
     Where documents to forget are swept, the lines of vanilla and of the oracle follow the
-    documents forgotten (`sweeps.yardstick_at`).
+    documents forgotten (`yardstick_at`).
     """
     title = FIELD_TITLES.get(field, field)
     records, baselines = checked(records, f"a sweep of {title}"), list(baselines)

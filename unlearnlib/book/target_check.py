@@ -1,7 +1,7 @@
-"""The paper's target held against the retrained model's perplexity.
+"""The chapter on the target: the paper's target beside the retrained model's perplexity.
 
-For requests of any size, from the scores of single documents (`target_ratios`), and along a run:
-when would either have stopped it (`stops`).
+For requests of any size, from the scores of single documents (`target_ratios`); and along a run, at
+which update either of the two would have stopped it (`early_stops`).
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class EarlyStop:
 
 
 def early_stops(records: Iterable[Record], baselines: Iterable[Record]) -> list[EarlyStop]:
-    """Where target and truth would have stopped each probed run, in the book's order."""
+    """At which updates target and truth would have stopped each probed run, in the book's order."""
     records, baselines = list(records), list(baselines)
     out = []
     for domain in domains_of(records):
@@ -236,7 +236,7 @@ def _whole(update: float) -> str:
 def target_sizes_in_words(
     baselines: Iterable[Record], sizes: Sequence[int], within: float = 1.1
 ) -> str:
-    """What the target is worth for one document and for the whole set, as a Markdown list."""
+    """How accurate the target is for one document and for the whole set, as a Markdown list."""
     baselines = list(baselines)
     lines = []
     for domain in domains_of(baselines):

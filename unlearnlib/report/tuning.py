@@ -1,7 +1,8 @@
-"""The report of a tuned unlearning: the model card, rendered, with the search before it.
+"""The report of `unlearn tune`: the search, run by run, and the model card as HTML.
 
-What was removed, by what evidence, how the settings were found, what it cost the model, and what
-the evidence does not show. It holds no text of any document, and what came from outside is escaped.
+It says what was removed, by what evidence, how the settings were found, what it cost the model, and
+what the evidence does not show. It holds no text of any document, and what came from outside is
+escaped.
 """
 
 from __future__ import annotations

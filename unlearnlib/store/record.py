@@ -1,4 +1,7 @@
-"""Records and their keys: canonical JSON, digests, and a record as text and back."""
+"""What a record of a run is, how its key is made, and how it becomes text and back.
+
+The text is canonical JSON with a digest, so that a damaged record is noticed.
+"""
 
 from __future__ import annotations
 
