@@ -2,8 +2,8 @@
 
 The notebooks leave marks (`unlearnlib/book/exhibits.py`). Here each becomes a link to the template
 of the notebook in the repository of `_config.yml`, the papermill command with the parameters that
-the notebook was run with, and a link to the figure or table itself. The directive `{exhibits}` lists
-them by chapter, in the order of the book. An anchor that two of them share fails the build.
+the notebook was run with, and a link to the figure or table itself. The directive `{exhibits}`
+lists them by chapter, in the order of the book. An anchor that two of them share fails the build.
 """
 
 from __future__ import annotations
