@@ -123,7 +123,7 @@ def check_head(model: Any) -> Any:
     theirs = model(input_ids=ids, use_cache=False).logits.float()
     model.train(training)
     rounding = 1e-2 if head.weight.dtype in (torch.bfloat16, torch.float16) else 1e-3
-    # NaN passes: weights that are no numbers are another fault.
+    # The comparison is false for NaN: weights that are NaN are reported elsewhere.
     if bool((head.logits(hidden) - theirs).abs().max() > rounding * theirs.abs().max()):
         raise UnlearnError(
             f"the logits of {type(model).__name__} are not its output layer's of its last hidden "

@@ -402,7 +402,7 @@ def robust_region(
         raise UnlearnError("no record is of any update: run the study robust_region first.")
     rates = sorted({c.learning_rate for c in cells})
     steps = sorted({c.updates for c in cells})
-    # Small multiples stay beside each other on a phone too: a column of 21 maps compares nothing.
+    # The maps stand beside each other on a phone too: in one column of 21 none can be compared.
     row_height, rest = (0.98, 1.35) if not narrow else (0.92, 1.9)
     figure = DescribedFigure(figsize=(layout.width, row_height * len(methods) + rest))
     axes = figure.subplots(len(methods), len(domains), sharex=True, sharey=True, squeeze=False)
@@ -483,7 +483,8 @@ def _draw_region(
     ax: Axes, grid: np.ndarray, marks: Mapping[str, Sequence[tuple[int, int]]], size: float
 ) -> Any:
     """Draw a map and the marks on its cells, `size` points each; returns the coloured mesh."""
-    # Without its ends: most settings are far off, and a page of nearly black cells hides the rest.
+    # Without the nearly black ends of the colour map: most settings are far off, and would hide
+    # the others.
     ends = matplotlib.colormaps["RdBu_r"](np.linspace(0.12, 0.88, 256))
     mesh = ax.pcolormesh(
         np.ma.masked_invalid(grid),
