@@ -483,25 +483,30 @@ def _draw_region(
     ax: Axes, grid: np.ndarray, marks: Mapping[str, Sequence[tuple[int, int]]], size: float
 ) -> Any:
     """Draw a map and the marks on its cells, `size` points each; returns the coloured mesh."""
+    import seaborn as sns  # here: it takes a second to load, and this figure alone needs it
+
     # Without the nearly black ends of the colour map: most settings are far off, and would hide
     # the others.
     ends = matplotlib.colormaps["RdBu_r"](np.linspace(0.12, 0.88, 256))
-    mesh = ax.pcolormesh(
-        np.ma.masked_invalid(grid),
-        cmap=ListedColormap(ends).with_extremes(bad=_MISSING),
+    ax.set_facecolor(_MISSING)  # shows where a cell has no value
+    sns.heatmap(
+        grid,
+        ax=ax,
+        cmap=ListedColormap(ends),
         vmin=-_CLIP,
         vmax=_CLIP,
-        edgecolors="white",
-        linewidth=0.5,
+        linewidths=0.5,
+        linecolor="white",
+        cbar=False,
+        xticklabels=False,
+        yticklabels=False,
     )
+    ax.set_ylim(0, len(grid))  # the lowest rate at the bottom
+    ax.tick_params(length=0)
     for kind, look in _REGION_MARKS.items():
         xs, ys = ([place[i] + 0.5 for place in marks[kind]] for i in (0, 1))
         ax.plot(xs, ys, linestyle="", markersize=size, **look)
-    ax.grid(False)
-    ax.tick_params(length=0)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    return mesh
+    return ax.collections[0]
 
 
 def _name_maps(axes: Any, domains: Sequence[str], methods: Sequence[str], is_narrow: bool) -> None:
