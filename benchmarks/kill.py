@@ -47,6 +47,7 @@ from unlearnlib.corpus.fictitious import generate
 from unlearnlib.engine import Execution
 from unlearnlib.spec import RunSpec
 from unlearnlib.store import Record, Store, provenance, run_key
+from unlearnlib.study import compute
 
 RESULTS = ROOT / "benchmarks" / "results" / "kill.json"
 KILLS = 20
@@ -107,7 +108,7 @@ def work(bench: Bench, root: Path, log: Path) -> study.StudyResult:
     """
     name = "kill"
     study.STUDIES[name] = study.Study(name, "many short runs", grid)
-    execute, baseline = study.execute, study.baseline
+    execute, baseline = compute.execute, compute.baseline
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
 
     def note(key: str) -> None:
@@ -115,14 +116,14 @@ def work(bench: Bench, root: Path, log: Path) -> study.StudyResult:
         os.write(handle, f"{key} {int(there)}\n".encode("ascii"))  # one write: lines stay whole
 
     def logged_execute(bench: Bench, spec: Any) -> Any:
-        note(study.key_of(bench, spec))
+        note(compute.key_of(bench, spec))
         return execute(bench, spec)
 
     def logged_baseline(bench: Bench, profile: str, which: str, base: str) -> Record:
         note(study.baseline_key(bench, profile, which, base))
         return baseline(bench, profile, which, base)
 
-    study.execute, study.baseline = logged_execute, logged_baseline  # type: ignore[assignment]
+    compute.execute, compute.baseline = logged_execute, logged_baseline  # type: ignore[assignment]
     try:
         return study.run_study(
             name,
@@ -133,7 +134,7 @@ def work(bench: Bench, root: Path, log: Path) -> study.StudyResult:
             progress=False,
         )
     finally:
-        study.execute, study.baseline = execute, baseline
+        compute.execute, compute.baseline = execute, baseline
         del study.STUDIES[name]
         os.close(handle)
 

@@ -36,7 +36,7 @@ from unlearnlib.models import load_model, model_hash, save_model
 from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
 from unlearnlib.store import FORMAT, Store
-from unlearnlib.study import Shard, Study, StudyResult, run_study
+from unlearnlib.study import Portion, Shard, Study, StudyResult, run_study
 
 PROJECT = Path(__file__).resolve().parent.parent
 KILL = PROJECT / "benchmarks" / "kill.py"
@@ -180,7 +180,7 @@ def test_shards_together_are_the_whole_study(
     assert (whole.computed, whole.wanted) == (14, 12)  # and vanilla's scores on each domain
     left, computed = [], []
     for number in range(1, count + 1):
-        part = small(tmp_path / "shards", domains, shard=Shard(number, count))
+        part = small(tmp_path / "shards", domains, portion=Portion(shard=Shard(number, count)))
         assert part.busy == 0 and part.wanted == 12
         assert len(part.records) + len(part.baselines) == part.computed
         computed.append(part.computed)
@@ -196,9 +196,11 @@ def test_shards_together_are_the_whole_study(
 def test_a_shard_that_starts_again_has_the_same_runs(
     small: Callable[..., StudyResult], tmp_path: Path
 ) -> None:
-    first = small(tmp_path, shard=Shard(2, 3))
-    small(tmp_path, methods=["ga"])  # what somebody else records meanwhile changes nothing
-    again = small(tmp_path, shard=Shard(2, 3))
+    first = small(tmp_path, portion=Portion(shard=Shard(2, 3)))
+    small(
+        tmp_path, portion=Portion(methods=["ga"])
+    )  # what somebody else records meanwhile changes nothing
+    again = small(tmp_path, portion=Portion(shard=Shard(2, 3)))
     assert [r.key for r in again.records] == [r.key for r in first.records]
     assert (first.computed > 0, again.computed) == (True, 0)
 
@@ -206,7 +208,7 @@ def test_a_shard_that_starts_again_has_the_same_runs(
 def test_more_shards_than_runs_leave_some_without_work(
     small: Callable[..., StudyResult], tmp_path: Path
 ) -> None:
-    part = small(tmp_path, shard=Shard(50, 99))
+    part = small(tmp_path, portion=Portion(shard=Shard(50, 99)))
     assert (part.records, part.baselines, part.computed, part.left) == ([], [], 0, 6)
 
 
@@ -283,7 +285,7 @@ def test_a_study_whose_disk_fills_at_any_moment_keeps_what_it_has(
     filled, synced = 0, []
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: synced.append(handle) or real(handle))
-        small(tmp_path / "counted", methods=["ga"])
+        small(tmp_path / "counted", portion=Portion(methods=["ga"]))
     assert len(synced) > 5
     for allowed in range(0, len(synced), max(1, len(synced) // 6)):
         calls = iter(range(allowed))
@@ -297,12 +299,12 @@ def test_a_study_whose_disk_fills_at_any_moment_keeps_what_it_has(
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", full)
             with pytest.raises(UnlearnError) as error:
-                small(root, methods=["ga"])
+                small(root, portion=Portion(methods=["ga"]))
         assert "free some space" in one_sentence(error)
         before = files_of(root)
         filled += len(before)
         assert records_of(root).items() <= whole.items()
-        small(root, methods=["ga"])
+        small(root, portion=Portion(methods=["ga"]))
         assert files_of(root).items() >= before.items() and len(files_of(root)) == 3
     assert filled > 0
 
@@ -311,9 +313,9 @@ def test_a_read_only_store_is_read_and_a_missing_run_in_it_is_one_sentence(
     small: Callable[..., StudyResult], tmp_path: Path
 ) -> None:
     with disk(tmp_path / "disk", "16m") as folder:
-        small(folder / "runs", methods=["ga"])
+        small(folder / "runs", portion=Portion(methods=["ga"]))
         remount(folder, "ro")
-        read = small(folder / "runs", methods=["ga"])
+        read = small(folder / "runs", portion=Portion(methods=["ga"]))
         assert (read.computed, len(read.records)) == (0, 2)
         with pytest.raises(UnlearnError) as error:
             small(folder / "runs")
@@ -350,7 +352,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_sentence_and_the_store_is_as_it_w
 def test_a_study_leaves_a_store_of_a_newer_version_alone(
     small: Callable[..., StudyResult], tmp_path: Path
 ) -> None:
-    small(tmp_path, methods=["ga"])
+    small(tmp_path, portion=Portion(methods=["ga"]))
     (tmp_path / "format.json").write_text(json.dumps({"format": FORMAT + 1}))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(UnlearnError) as error:
@@ -362,7 +364,7 @@ def test_a_study_leaves_a_store_of_a_newer_version_alone(
 def test_a_store_that_a_newer_version_takes_over_while_a_study_runs_gets_no_more_records(
     small: Callable[..., StudyResult], tmp_path: Path
 ) -> None:
-    small(tmp_path, methods=["ga"])
+    small(tmp_path, portion=Portion(methods=["ga"]))
     opened = Store(tmp_path)
     (tmp_path / "format.json").write_text(json.dumps({"format": FORMAT + 1}))
     before = files_of(tmp_path)

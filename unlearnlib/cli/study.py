@@ -23,7 +23,7 @@ from unlearnlib.profiles import get_profile
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
 from unlearnlib.study.chosen import average, choose, write_settings
-from unlearnlib.study.compute import Shard, run_study
+from unlearnlib.study.compute import Portion, Shard, run_study
 from unlearnlib.study.grids import STUDIES, get_study
 from unlearnlib.study.publishing import publish
 
@@ -94,13 +94,11 @@ def study_command(args: argparse.Namespace) -> Report:
         args.name,
         args.profile,
         domains,
+        portion=Portion(args.method, args.seed, shard),
         store=Store(where),
         fresh=args.fresh,
-        methods=args.method,
-        seeds=args.seed,
         benches=bench_for,
         progress=not args.quiet,
-        shard=shard,
     )
     if result.busy and (args.publish or args.choose):
         raise UnlearnError(

@@ -16,6 +16,7 @@ _PUBLIC = {
     ),
     "unlearnlib.study.compute": (
         "BASELINES",
+        "Portion",
         "Shard",
         "baseline",
         "baseline_key",
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from unlearnlib.study.chosen import settings as settings
     from unlearnlib.study.chosen import write_settings as write_settings
     from unlearnlib.study.compute import BASELINES as BASELINES
+    from unlearnlib.study.compute import Portion as Portion
     from unlearnlib.study.compute import Shard as Shard
     from unlearnlib.study.compute import baseline as baseline
     from unlearnlib.study.compute import baseline_key as baseline_key

@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -103,29 +103,52 @@ class Shard:
         return f"{self.number}/{self.count}"
 
 
+@dataclass(frozen=True)
+class Portion:
+    """Which runs of a study are computed: those of some methods, some seeds, one shard.
+
+    None stands for all. A shard counts places among the runs of these methods and seeds.
+    """
+
+    methods: Sequence[str] | None = None
+    seeds: Sequence[int] | None = None
+    shard: Shard | None = None
+
+    def specs(self, grid: Iterable[RunSpec]) -> list[RunSpec]:
+        """The runs of a grid that have the methods and seeds."""
+        return [
+            spec
+            for spec in grid
+            if (self.methods is None or spec.method in self.methods)
+            and (self.seeds is None or spec.seed in self.seeds)
+        ]
+
+    def takes(self, place: int) -> bool:
+        """Whether the run at a place (from 0) is this worker's."""
+        return self.shard is None or self.shard.takes(place)
+
+
 def run_study(
     name: str,
     profile: str = "lab",
     domains: Sequence[str] = DOMAINS,
     *,
+    portion: Portion | None = None,
     store: Store | None = None,
     fresh: bool = False,
-    methods: Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
     benches: Callable[[str, str], Bench] | None = None,
     progress: bool = True,
-    shard: Shard | None = None,
 ) -> StudyResult:
     """Compute what is missing of a study and return all of it, in the grid's order.
 
     Records that are published or in `store` are not computed again (`fresh`: published ones do
     not count). A run that another process has claimed is left to it and counted as busy.
 
-    With a `shard` only its part is computed and returned. Which part that is follows from the
-    grid alone (the same arguments give the same parts, whatever is recorded already and whichever
-    domains have an oracle), so a worker that starts again goes on with what was its own.
+    Of a `portion` with a shard, which runs it has follows from the grid alone (the same arguments
+    give the same parts, whatever is recorded already and whichever domains have an oracle), so a
+    worker that starts again goes on with what was its own.
     """
-    study = get_study(name)
+    study, portion = get_study(name), portion or Portion()
     store = store or default_store()
     library = open_library(store, fresh)
     open_one = benches or (lambda p, d: open_bench(p, d, models=Models(base=study.base)))
@@ -135,44 +158,44 @@ def run_study(
     computed = busy = 0
     places = itertools.count()
     for domain in domains:
-        specs = [
-            spec
-            for spec in study.runs(profile, domain)
-            if (methods is None or spec.method in methods) and (seeds is None or spec.seed in seeds)
-        ]
+        specs = portion.specs(study.runs(profile, domain))
         # An oracle keeps its place where there is none: no shard depends on what is at hand.
         whole = [(next(places), wanted) for wanted in (*BASELINES, *specs)]
-        mine = [wanted for place, wanted in whole if shard is None or shard.takes(place)]
+        mine = [wanted for place, wanted in whole if portion.takes(place)]
         if not mine:  # spare the loading
             grid += [(spec, None) for spec in specs]
             continue
         bench = open_one(profile, domain)
         grid += [(spec, key_of(bench, spec)) for spec in specs]
-        bar = tqdm(mine, desc=f"{name} {domain}", disable=not progress)
-        for wanted in bar:
+        for wanted in tqdm(mine, desc=f"{name} {domain}", disable=not progress):
             if wanted == "oracle" and bench.oracle is None:
                 continue
-            is_run = isinstance(wanted, RunSpec)
-            key = (
-                key_of(bench, wanted)
-                if is_run
-                else baseline_key(bench, profile, wanted, study.base)
-            )
+            key = _key_of_wanted(bench, profile, wanted, study.base)
             if key not in library:
                 with store.claim(key) as ours:
                     if not ours:
                         busy += 1
                         continue
                     if key not in store:
-                        store.put(
-                            execute(bench, wanted)[1]
-                            if is_run
-                            else baseline(bench, profile, wanted, study.base)
-                        )
+                        store.put(_compute(bench, profile, wanted, study.base))
                         computed += 1
-            (records if is_run else baselines).append(library.get(key))
-    left = 0 if shard is None else _left(grid, library)
+            (records if isinstance(wanted, RunSpec) else baselines).append(library.get(key))
+    left = 0 if portion.shard is None else _left(grid, library)
     return StudyResult(records, baselines, computed, busy, len(grid), left)
+
+
+def _key_of_wanted(bench: Bench, profile: str, wanted: RunSpec | str, base: str) -> str:
+    """The key of a run, or of one of `BASELINES`."""
+    if isinstance(wanted, RunSpec):
+        return key_of(bench, wanted)
+    return baseline_key(bench, profile, wanted, base)
+
+
+def _compute(bench: Bench, profile: str, wanted: RunSpec | str, base: str) -> Record:
+    """The record of a run, or of one of `BASELINES`."""
+    if isinstance(wanted, RunSpec):
+        return execute(bench, wanted)[1]
+    return baseline(bench, profile, wanted, base)
 
 
 def _left(grid: Sequence[tuple[RunSpec, str | None]], library: Library) -> int:
