@@ -401,10 +401,10 @@ for name in REFUSED:
         continue
     sys.exit(f"{name} was not refused")
 
-from unlearnlib.card import CardFacts, model_card, split_facts
+from unlearnlib.report.card import CardFacts, model_card, split_facts
 from unlearnlib.corpus.documents import Document
-from unlearnlib.report import report
-from unlearnlib.search import Situation, Step
+from unlearnlib.report.tuning import report
+from unlearnlib.tuning_rule import Situation, Step
 from unlearnlib.spec import RunSpec
 
 facts = CardFacts(

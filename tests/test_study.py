@@ -16,12 +16,14 @@ import pytest
 import synthetic
 
 from unlearnlib import study
+from unlearnlib.book.records import domains_of
 from unlearnlib.errors import UnlearnError
+from unlearnlib.profiles import PAPER_METHODS
 from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record, Store, read_parquet, write_parquet
 
 HERE, THERE = "a" * 64, "b" * 64  # hashes of two starting models
-METHODS = tuple(study.PAPER_METHODS)
+METHODS = tuple(PAPER_METHODS)
 
 
 def of(model: str, record: Record) -> Record:
@@ -211,3 +213,14 @@ def test_records_from_elsewhere_are_published_of_one_model_and_lose_nothing_eith
         path.unlink()
     study.publish_records("lab", [*part, *whole])
     assert starts(read_parquet(data / "lab-main.parquet")) == {THERE}
+
+
+def test_a_domain_is_not_shown_with_two_vanillas() -> None:
+    one = study.StudyResult([synthetic.run("books", "ga")], baselines(HERE), 0)
+    github = [synthetic.run("github", "ga")], [synthetic.baseline("github", "vanilla")]
+    apart = [one, study.StudyResult(*github, 0)]
+    both = study.joined(apart)
+    assert domains_of(both.records) == ["github", "books"]
+    assert len(both.baselines) == len(one.baselines) + 1
+    with pytest.raises(UnlearnError, match="'books' is in two of the profiles"):
+        study.joined([one, study.StudyResult([], one.baselines, 0)])
