@@ -420,7 +420,7 @@ def timed_record(
     reaches on this machine, which is recorded beside it.
     """
     from unlearnlib.engine import peak_memory_bytes
-    from unlearnlib.plan import product_rate
+    from unlearnlib.planning import product_rate
 
     tokens = 2 * batch * length
     spec = throughput_spec(recipe, shape, method, length, batch)
@@ -611,14 +611,14 @@ def tune_job(domain: str, method: str, seed: int = 200) -> Job:
         from tuning import line_of
 
         from unlearnlib.study import BATCH
-        from unlearnlib.tune import tune
+        from unlearnlib.tuning import search
 
         scale = get_profile(desk.profile)
         spec = RunSpec(
             desk.profile, domain, method, updates=scale.updates, batch_size=BATCH, seed=seed,
             precision=scale.precision,
         )  # fmt: skip
-        found = tune(desk.bench(domain), spec, start=scale.rates[0])
+        found = search(desk.bench(domain), spec, start=scale.rates[0])
         line = json.loads(json.dumps(line_of(found, domain, seed, method, design=False)))
         desk.state.setdefault("tuning", []).append(line)
         return {"ending": found.ending, "steps": len(found.steps)}
@@ -637,7 +637,7 @@ def verify_job(domain: str, sample: int = 2) -> Job:
     def run(desk: Desk) -> dict[str, Any]:
         from unlearnlib.comparison import as_row
         from unlearnlib.study import get_study
-        from unlearnlib.verify import pick, verify_records
+        from unlearnlib.verification import pick, verify_records
 
         specs = [s.as_dict() for s in get_study("main").runs(desk.profile, domain)]
         bench = desk.bench(domain)

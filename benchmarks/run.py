@@ -140,7 +140,7 @@ def memory_bytes() -> int:
 def serve(arguments: argparse.Namespace) -> None:
     """A side: read a piece of work from standard input, do it, write what it took."""
     from unlearnlib.engine import Execution
-    from unlearnlib.plan import product_rate
+    from unlearnlib.planning import product_rate
 
     model = make_model(arguments.shape, arguments.length)
     size = model.config.vocab_size

@@ -24,7 +24,7 @@ from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
 from unlearnlib.spec import RunSpec, get_profile
 from unlearnlib.study import BATCH
-from unlearnlib.tune import Tuned, tune
+from unlearnlib.tuning import Tuned, search
 
 DESIGN = ("lab", "arxiv", 100)
 HELD_OUT = (200, 201, 202)  # seeds; of other profiles the first alone
@@ -91,7 +91,7 @@ def main() -> None:
                 profile, domain, METHOD, updates=scale.updates, batch_size=BATCH, seed=seed,
                 precision=scale.precision,
             )  # fmt: skip
-            found = tune(
+            found = search(
                 bench,
                 spec,
                 trace=arguments.trace,

@@ -43,7 +43,7 @@ from unlearnlib.report.verification import verification
 from unlearnlib.spec import PROFILES, RunSpec
 from unlearnlib.store import Record, Store, read_parquet, run_key, write_parquet
 from unlearnlib.text import printable, shell_join, show, strict_json
-from unlearnlib.verify import find_runs, pick, runs_to_verify, verify_records
+from unlearnlib.verification import find_runs, pick, runs_to_verify, verify_records
 
 COMMANDS = ("run", "study", "pretrain", "score", "verify", "data", "methods", "profiles")
 LIMITS = [

@@ -30,7 +30,7 @@ from unlearnlib.trained import (
     read_record,
     record_path,
 )
-from unlearnlib.verify import verify_records, why_not_remade
+from unlearnlib.verification import verify_records, why_not_remade
 
 PROFILE = "open_cpu"
 RECIPE = Continuation(batch_size=4, learning_rate=3e-3, most_epochs=3, auc=0.55)

@@ -43,10 +43,10 @@ from unlearnlib.engine import (
 from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import METHODS, Descent, KLToOriginal
 from unlearnlib.models import load_model, save_model
-from unlearnlib.plan import Machine, plan
+from unlearnlib.planning import Machine, plan_run
 from unlearnlib.run import _recompute_reference, command_of, execute
 from unlearnlib.spec import RunSpec
-from unlearnlib.tune import tune
+from unlearnlib.tuning import search
 
 pytest.importorskip("peft")
 
@@ -345,7 +345,7 @@ def test_unlearn_and_tune_take_a_rank() -> None:
         t.numel() for t in model.lora_adapter.tensors.values()
     )
     assert "peft" in record.provenance["versions"]
-    found = tune(tiny_bench(dtype=torch.float32), RunSpec(updates=2, batch_size=3, lora_rank=2),
+    found = search(tiny_bench(dtype=torch.float32), RunSpec(updates=2, batch_size=3, lora_rank=2),
                  start=1e-2, runs=1)  # fmt: skip
     assert found.record is not None and found.record.spec["lora_rank"] == 2
     assert found.model.lora_adapter.tensors
@@ -449,7 +449,7 @@ def test_the_plan_counts_what_is_trained_alone() -> None:
     thin = full.replace(lora_rank=RANK)
 
     def planned(spec: RunSpec) -> Any:
-        return plan(config, spec, data, chunks_of("retain"), machine=Machine(rate=1e9))
+        return plan_run(config, spec, data, chunks_of("retain"), machine=Machine(rate=1e9))
 
     model = tiny_llama()
     lora.attach(model, RANK, ALPHA, 0)

@@ -17,12 +17,13 @@ import unlearnlib
 from unlearnlib import objectives
 from unlearnlib.corpus.chunks import Chunk, cut
 from unlearnlib.corpus.documents import Document, Fact
+from unlearnlib.corpus.texts import as_documents
 from unlearnlib.engine import Execution, Part, Training, optimise
 from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import Descent
 from unlearnlib.metrics.scores import TokenScores
 from unlearnlib.metrics.utility import cloze
-from unlearnlib.scoring import Reference, _moments, as_documents, cloze_chunks, score_chunks
+from unlearnlib.scoring import Reference, _moments, cloze_chunks, score_chunks
 
 
 @pytest.fixture(scope="module")

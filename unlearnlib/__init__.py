@@ -16,30 +16,38 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "METHODS": "unlearnlib.methods",
     "Document": "unlearnlib.corpus.documents",
+    "Execution": "unlearnlib.engine",
     "RunSpec": "unlearnlib.spec",
     "TokenScores": "unlearnlib.metrics.scores",
     "UnlearnError": "unlearnlib.errors",
     "load_domain": "unlearnlib.profiles",
     "load_model": "unlearnlib.models",
     "load_tokenizer": "unlearnlib.models",
+    "plan": "unlearnlib.planning",
     "save": "unlearnlib.report.saved",
     "score": "unlearnlib.scoring",
+    "tune": "unlearnlib.tuning",
     "unlearn": "unlearnlib.run",
+    "verify": "unlearnlib.verification",
 }
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
     from unlearnlib.corpus.documents import Document as Document
+    from unlearnlib.engine import Execution as Execution
     from unlearnlib.errors import UnlearnError as UnlearnError
     from unlearnlib.methods import METHODS as METHODS
     from unlearnlib.metrics.scores import TokenScores as TokenScores
     from unlearnlib.models import load_model as load_model
     from unlearnlib.models import load_tokenizer as load_tokenizer
+    from unlearnlib.planning import plan as plan
     from unlearnlib.profiles import load_domain as load_domain
     from unlearnlib.report.saved import save as save
     from unlearnlib.run import unlearn as unlearn
     from unlearnlib.scoring import score as score
     from unlearnlib.spec import RunSpec as RunSpec
+    from unlearnlib.tuning import tune as tune
+    from unlearnlib.verification import verify as verify
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import html
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -280,3 +281,27 @@ def data_uri(figure: Figure) -> str:
     """The figure's SVG as an address that an <img> takes."""
     raw = to_svg(figure).encode("utf-8")
     return "data:image/svg+xml;base64," + base64.b64encode(raw).decode("ascii")
+
+
+def image_html(figure: DescribedFigure, caption: str, *, around: str = "", below: str = "") -> str:
+    """An HTML figure: both drawings as images, the alternative text and the caption.
+
+    around  attributes of the <figure> element, as HTML
+    below   HTML that follows the caption
+
+    `UnlearnError` for a figure without an alternative text.
+    """
+    if not figure.alt:
+        raise UnlearnError("the figure has no alternative text: set its `alt`.")
+    sources = ""
+    if figure.narrow is not None:
+        sources = f'<source media="{NARROW_SCREEN}" srcset="{data_uri(figure.narrow())}">'
+    width = round(figure.get_figwidth() * 96)
+    image = (
+        f'<img src="{data_uri(figure)}" alt="{html.escape(figure.alt, quote=True)}" '
+        f'width="{width}">'
+    )
+    return (
+        f"<figure{around}><picture>{sources}{image}</picture>"
+        f"<figcaption>{html.escape(caption)}{below}</figcaption></figure>"
+    )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from unlearnlib.corpus.documents import DomainData, clip
 from unlearnlib.corpus.files import checked_limits
+from unlearnlib.corpus.texts import YOURS as YOURS
 from unlearnlib.errors import UnlearnError, unknown
 
 
@@ -100,7 +101,6 @@ Precision = Literal["float32", "float64", "bfloat16"]
 
 
 DOMAINS = ("arxiv", "github", "books")  # the paper's; a profile may have others
-YOURS = "yours"  # the domain of a user's own documents
 # The paper's seven methods, in its order: what studies run and the book compares. A method that
 # comes to `methods.METHODS` later changes neither.
 PAPER_METHODS = (
@@ -112,6 +112,8 @@ PAPER_METHODS = (
     "ga_kl_general",
     "ga_kl_in_dist",
 )
+# Those of them that have a retain term: known here, so that naming a grid needs no torch.
+WITH_RETAIN_TERM = ("ga_gd_general", "ga_gd_in_dist", "ga_kl_general", "ga_kl_in_dist")
 COMPARED = ("ga", "ga_gd_in_dist")  # by the paper's claim of robustness: without, with retain term
 
 

@@ -23,8 +23,8 @@ from unlearnlib.bench import Bench as Bench
 from unlearnlib.bench import evaluate, has_nan, key_of, probe_metrics
 from unlearnlib.bench import open_bench as open_bench
 from unlearnlib.corpus.chunks import Chunk
-from unlearnlib.corpus.documents import Document, DomainData, overlaps
-from unlearnlib.corpus.files import split_general
+from unlearnlib.corpus.documents import Document, overlaps
+from unlearnlib.corpus.texts import own_data
 from unlearnlib.decoder import check_head, check_loaded, check_reach, disable_dropout
 from unlearnlib.engine import (
     Checkpoint,
@@ -43,7 +43,6 @@ from unlearnlib.folders import cache_folder
 from unlearnlib.methods import Method, Term, get_method
 from unlearnlib.models import DTYPES
 from unlearnlib.profiles import YOURS
-from unlearnlib.scoring import as_documents
 from unlearnlib.sharding import gather, shard
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.provenance import provenance
@@ -460,26 +459,55 @@ def unlearn(
 
     Raises `UnlearnError` for bad input, before anything is changed.
     """
-    _check_arguments(model, tokenizer, length, oracle, execution, settings)
-    data = _own_data(forget, retain, approximate, general)
-    if "precision" not in settings:
-        settings["precision"] = _precision_of(model)
-    spec = RunSpec().replace(
-        domain=YOURS,
-        method=method,
-        learning_rate=learning_rate,
-        updates=updates,
-        batch_size=batch_size,
-        retain_weight=retain_weight,
-        seed=seed,
-        length=length,
-        **settings,
+    texts = {"forget": forget, "retain": retain, "approximate": approximate, "general": general}
+    settings |= {
+        "method": method,
+        "learning_rate": learning_rate,
+        "updates": updates,
+        "batch_size": batch_size,
+        "retain_weight": retain_weight,
+        "seed": seed,
+        "length": length,
+    }
+    bench, spec = open_own(
+        model, tokenizer, texts, settings, oracle=oracle, execution=execution, in_place=in_place
     )
+    return execute(bench, spec, in_place=True, command="unlearnlib.unlearn(...)")
+
+
+def open_own(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Mapping[str, Iterable[str | Document]],
+    settings: Mapping[str, Any],
+    *,
+    oracle: nn.Module | None = None,
+    execution: Execution | None = None,
+    in_place: bool = True,
+) -> tuple[Bench, RunSpec]:
+    """A bench of a model and texts of one's own, and the spec of a run on it.
+
+    texts     "forget" and, as far as there are some, "retain", "approximate" and "general"
+    settings  fields of `RunSpec`; `precision` is by default the model's own
+
+    Warns of what in the texts works against the run. Raises `UnlearnError` for whatever cannot be
+    unlearned, before the model is changed; without `in_place` the bench holds a copy of it.
+    """
+    _check_arguments(model, tokenizer, oracle, execution, settings)
+    data = own_data(texts)
+    if "precision" not in settings:
+        settings = {**settings, "precision": _precision_of(model)}
+    spec = RunSpec().replace(domain=YOURS, **settings)
     check_head(model)
     if not in_place:
         model = copy.deepcopy(model)
     bench = Bench(
-        disable_dropout(model), tokenizer, data, length, 32, oracle, execution or Execution()
+        disable_dropout(model),
+        tokenizer,
+        data,
+        settings["length"],
+        oracle=oracle,
+        execution=execution or Execution(),
     )
     used = [*bench.evaluated(spec).values(), _retain(bench, spec, get_method(spec.method))]
     check_reach(model, [chunk.tokens for chunks in used for chunk in chunks])
@@ -489,18 +517,17 @@ def unlearn(
             "trained, as with model.requires_grad_(True)."
         )
     warn_of_data(bench, spec)
-    return execute(bench, spec, in_place=True, command="unlearnlib.unlearn(...)")
+    return bench, spec
 
 
 def _check_arguments(
     model: Any,
     tokenizer: Any,
-    length: Any,
     oracle: Any,
     execution: Any,
     settings: Mapping[str, Any],
 ) -> None:
-    """`UnlearnError` for arguments of `unlearn` that are not what they should be."""
+    """`UnlearnError` for arguments that are not what they should be."""
     check_loaded(model, tokenizer)
     for name, value, kind in (("oracle", oracle, nn.Module), ("execution", execution, Execution)):
         if value is not None and not isinstance(value, kind):
@@ -509,27 +536,8 @@ def _check_arguments(
     for name in ("profile", "domain"):
         if name in settings:
             raise UnlearnError(f"{name} is given with texts of your own: leave it out.")
-    if length is None:
+    if settings.get("length") is None:
         raise UnlearnError("length is None: give the number of tokens per chunk.")
-
-
-def _own_data(
-    forget: Iterable[str | Document],
-    retain: Iterable[str | Document],
-    approximate: Iterable[str | Document],
-    general: Iterable[str | Document],
-) -> DomainData:
-    """A user's texts as a domain; the general ones are divided into retain and evaluation."""
-    general_retain, general_evaluation = split_general(as_documents(general, "general"))
-    return DomainData(
-        YOURS,
-        as_documents(forget, "forget"),
-        as_documents(retain, "retain"),
-        as_documents(approximate, "approximate"),
-        tuple(general_retain),
-        tuple(general_evaluation),
-        source="texts",
-    )
 
 
 def _precision_of(model: nn.Module) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from unlearnlib.corpus.chunks import Chunk, collate, cut, pack
 from unlearnlib.corpus.documents import Document
+from unlearnlib.corpus.texts import as_documents
 from unlearnlib.decoder import check_head, check_loaded, check_reach, head_of
 from unlearnlib.engine import Execution, hidden_states
 from unlearnlib.errors import UnlearnError
@@ -168,32 +169,6 @@ def score(
     check_head(model)
     check_reach(model, [chunk.tokens for chunk in chunks])
     return score_chunks(model, chunks, execution=execution)
-
-
-def as_documents(texts: Iterable[str | Document], prefix: str) -> tuple[Document, ...]:
-    """Texts as documents named PREFIX-0001 and so on; documents stay as they are.
-
-    Raises:
-        UnlearnError: `texts` is one text, a table or a dictionary, where a loop would go over
-            letters or names; an item is not a text; two documents have the same id.
-    """
-    wrong = isinstance(texts, str | bytes | Document | Mapping) or hasattr(texts, "columns")
-    if wrong or not isinstance(texts, Iterable):
-        what = "None" if texts is None else f"one {type(texts).__name__}"
-        raise UnlearnError(f"{prefix} is {what}: give a list of texts, as in [text, ...].")
-    documents: dict[str, Document] = {}
-    for number, text in enumerate(texts, 1):
-        if not isinstance(text, str | Document):
-            raise UnlearnError(
-                f"number {number} of {prefix} is {type(text).__name__}, not a text: give strings."
-            )
-        made = text if isinstance(text, Document) else Document(f"{prefix}-{number:04d}", text)
-        if made.id in documents:
-            raise UnlearnError(
-                f"the id {made.id!r} occurs twice in {prefix}: give each document an id of its own."
-            )
-        documents[made.id] = made
-    return tuple(documents.values())
 
 
 def cloze_chunks(documents: Iterable[Document], tokenizer: Any) -> tuple[list[Chunk], np.ndarray]:

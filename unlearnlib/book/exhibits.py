@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unlearnlib.book.records import Finding
-from unlearnlib.errors import UnlearnError
-from unlearnlib.figures import NARROW_SCREEN, DescribedFigure, data_uri, to_svg
+from unlearnlib.figures import DescribedFigure, image_html, to_svg
 from unlearnlib.text import number
 
 if TYPE_CHECKING:
@@ -193,25 +192,12 @@ def figures_folder() -> Path | None:
 
 
 def figure_html(figure: DescribedFigure, caption: str, command: str = "", name: str = "") -> str:
-    """An HTML figure: both drawings as images, the alternative text, the caption, the command.
+    """An HTML figure (see `figures.image_html`) with an anchor, and how to repeat it.
 
-    With a name it can be linked to and repeated: the book adds its notebook (`exhibits`).
+    With a name it can be linked to and repeated: the book adds its notebook.
     """
-    if not figure.alt:
-        raise UnlearnError("the figure has no alternative text: set its `alt`.")
-    sources = ""
-    if figure.narrow is not None:
-        sources = f'<source media="{NARROW_SCREEN}" srcset="{data_uri(figure.narrow())}">'
-    width = round(figure.get_figwidth() * 96)
-    image = (
-        f'<img src="{data_uri(figure)}" alt="{html.escape(figure.alt, quote=True)}" '
-        f'width="{width}">'
-    )
     again = repeat("figure", command) if name or command else ""
-    return (
-        f"<figure{opening('figure', name, caption)}><picture>{sources}{image}</picture>"
-        f"<figcaption>{html.escape(caption)}{again}</figcaption></figure>"
-    )
+    return image_html(figure, caption, around=opening("figure", name, caption), below=again)
 
 
 def show(figure: DescribedFigure, name: str, caption: str, command: str = "") -> None:

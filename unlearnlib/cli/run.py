@@ -37,7 +37,7 @@ from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import published_files
 from unlearnlib.methods import get_method
 from unlearnlib.models import load_tokenizer, model_config
-from unlearnlib.plan import Machine, plan
+from unlearnlib.planning import Machine, plan_run
 from unlearnlib.profiles import clipped, get_profile, load_domain
 from unlearnlib.report.card import score_rows
 from unlearnlib.report.saved import card_facts, save_unlearned
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from unlearnlib.bench import Bench
     from unlearnlib.engine import Execution
-    from unlearnlib.plan import Plan
+    from unlearnlib.planning import Plan
     from unlearnlib.store.record import Record
     from unlearnlib.tasks import TaskSet
 
@@ -295,7 +295,7 @@ def _plan_run(inputs: Inputs, execution: Execution) -> Plan:
     if not own:
         data = clipped(spec.profile, data, tokenizer)
     retain = {"in_distribution": data.retain, "general": data.general_retain}
-    return plan(
+    return plan_run(
         source,
         spec,
         cut(data.forget[: spec.forget_size], tokenizer, length, name="forget"),

@@ -22,13 +22,11 @@ from unlearnlib.report.saved import card_facts, save_unlearned
 from unlearnlib.report.tuning import HEADER, check_extra, report, trace_table
 from unlearnlib.spec import RunSpec
 from unlearnlib.study.settings import BATCH, UPDATES
-from unlearnlib.tune import tune
+from unlearnlib.tuning import DECIDED, search
 
 if TYPE_CHECKING:
-    from unlearnlib.tune import Tuned
+    from unlearnlib.tuning import Tuned
     from unlearnlib.tuning_rule import Proposal
-
-DECIDED_BY_TUNE = ("learning_rate", "retain_weight", "schedule", "warmup", "requests")
 
 
 def tune_command(args: argparse.Namespace) -> Report:
@@ -38,7 +36,7 @@ def tune_command(args: argparse.Namespace) -> Report:
     if out is not None:
         check_extra()
     bench, spec = open_inputs(inputs, chosen_execution(args))
-    found = tune(
+    found = search(
         bench,
         spec,
         start=args.start,
@@ -77,7 +75,7 @@ def _tune_spec(args: argparse.Namespace) -> RunSpec:
     """The spec that the search starts from: none of the settings that it decides may be given."""
     own = is_own(args.files, args.out)
     given = given_settings(args)
-    for name in DECIDED_BY_TUNE:
+    for name in DECIDED:
         if name in given:
             instead = " (--start sets the first one)" if name == "learning_rate" else ""
             raise UnlearnError(f"{name} is given, and tuning decides it: leave it out{instead}.")

@@ -24,7 +24,7 @@ from unlearnlib.profiles import get_profile
 from unlearnlib.report.verification import verification
 from unlearnlib.spec import RunSpec
 from unlearnlib.text import file_name, shell_join, source_name
-from unlearnlib.verify import find_runs, pick, verify_records
+from unlearnlib.verification import find_runs, pick, verify_records
 
 if TYPE_CHECKING:
     from unlearnlib.bench import Bench

@@ -14,21 +14,31 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.corpus.chunks import cut
+from unlearnlib.corpus.documents import SPLITS
+from unlearnlib.corpus.texts import TEXTS, own_data
+from unlearnlib.decoder import check_loaded
+from unlearnlib.errors import UnlearnError
+from unlearnlib.folders import data_folder
+from unlearnlib.lora import save_adapter
+from unlearnlib.methods import Descent, get_method
+from unlearnlib.models import save_model
+from unlearnlib.profiles import get_profile
+from unlearnlib.report.card import CardFacts, model_card, split_facts
+from unlearnlib.run import unlearn
+from unlearnlib.spec import RunSpec
+from unlearnlib.store.record import Record
+from unlearnlib.text import file_name, strict_json
 
 if TYPE_CHECKING:
     from torch import nn
 
     from unlearnlib.bench import Bench
     from unlearnlib.corpus.documents import Document, DomainData
-    from unlearnlib.report.card import CardFacts
-    from unlearnlib.spec import RunSpec
-    from unlearnlib.store.record import Record
 
 logger = logging.getLogger(__name__)
 
 ADAPTER, ADAPTER_FILES = "adapter", ("adapter_config.json", "adapter_model.safetensors")
-TEXTS = ("forget", "retain", "approximate", "general")  # what `unlearn` takes
 
 
 def save(
@@ -63,15 +73,11 @@ def save(
     Raises `UnlearnError` for texts that are not those of the record, an adapter that is not there,
     a folder that is not empty or cannot be written, and too little space.
     """
-    from unlearnlib.corpus.chunks import cut
-    from unlearnlib.corpus.documents import SPLITS
-    from unlearnlib.decoder import check_loaded
-
     check_loaded(model, tokenizer)
     _check_run(model, record, before, adapter)
     if not str(folder).strip():
         raise UnlearnError(f"folder is {str(folder)!r}: give a name.")
-    data = _as_data(texts)
+    data = own_data(texts)
     if data.hash() != record.data_hash:
         raise UnlearnError(
             "the texts are not those of the record: give the same ones that unlearn got, in the "
@@ -92,8 +98,6 @@ def save(
 
 def _check_run(model: Any, record: object, before: object, adapter: bool) -> None:
     """Whether these are what a run leaves behind; `UnlearnError` for what is not."""
-    from unlearnlib.store.record import Record
-
     if not isinstance(record, Record):
         raise UnlearnError(
             f"record is a {type(record).__name__}: give the record that unlearn returned."
@@ -109,39 +113,8 @@ def _check_run(model: Any, record: object, before: object, adapter: bool) -> Non
         )
 
 
-def _as_data(texts: Mapping[str, Iterable[str | Document]] | DomainData) -> DomainData:
-    """The texts as `unlearn` divides and names them."""
-    from unlearnlib.corpus.documents import DomainData
-    from unlearnlib.corpus.files import split_general
-    from unlearnlib.profiles import YOURS
-    from unlearnlib.scoring import as_documents
-
-    if isinstance(texts, DomainData):
-        return texts
-    if not isinstance(texts, Mapping):
-        raise UnlearnError(
-            f"texts is a {type(texts).__name__}: give the texts by name, as in "
-            'texts={"forget": [...], "retain": [...]}.'
-        )
-    for name in texts:
-        if name not in TEXTS:
-            raise unknown("set of texts", name, TEXTS)
-    given = {name: as_documents(texts.get(name, ()), name) for name in TEXTS}
-    general_retain, general_evaluation = split_general(given["general"])
-    return DomainData(
-        YOURS,
-        given["forget"],
-        given["retain"],
-        given["approximate"],
-        tuple(general_retain),
-        tuple(general_evaluation),
-    )
-
-
 def _source_of(model: Any) -> str:
     """Where `transformers` loaded a model from; "" where it does not say."""
-    from unlearnlib.folders import data_folder
-
     source = str(getattr(model, "name_or_path", "") or "")
     lab = (data_folder() / "lab").resolve()
     if source and Path(source).resolve().parent == lab:
@@ -161,8 +134,6 @@ def check_out(out: Path, force: bool, model: str | None = None, *, option: str =
             raise UnlearnError(
                 f"{option} {str(out)!r} is the folder of the base model: give another folder."
             )
-        from unlearnlib.folders import data_folder
-
         if out.resolve().is_relative_to((data_folder() / "lab").resolve()):
             raise UnlearnError(
                 f"{option} {str(out)!r} is a folder of the lab's own models: give another folder."
@@ -203,8 +174,6 @@ def check_space(model: Any, out: Path, *, option: str = "--out") -> None:
 
 def term_in_words(term: Any) -> str:
     """What a term of the objective is, from the first line of its documentation."""
-    from unlearnlib.methods import Descent
-
     if term is None:
         return "none"
     if isinstance(term, Descent):
@@ -224,8 +193,6 @@ def card_facts(
 
     `before` has the metrics of the model before; `adapter` says whether LoRA's stands beside it.
     """
-    from unlearnlib.corpus.documents import SPLITS
-
     chunks = {
         name: len(bench.forgotten(spec) if name == "forget" else bench.chunks(name, spec.length))
         for name in SPLITS
@@ -247,10 +214,6 @@ def _facts(
 
     `chunks` counts those of each split; `name` is the base model's, see `_public_name`.
     """
-    from unlearnlib.corpus.documents import SPLITS
-    from unlearnlib.methods import get_method
-    from unlearnlib.report.card import CardFacts, split_facts
-
     spec, provenance = record.spec, record.provenance
     method = get_method(spec["method"])
     used = {split: _used(data, split, spec) for split in SPLITS}
@@ -288,8 +251,6 @@ def _used(data: DomainData, split: str, spec: Mapping[str, Any]) -> tuple[Docume
 
 def _length(record: Record) -> int:
     """Tokens per chunk of a run: its own, else its profile's."""
-    from unlearnlib.profiles import get_profile
-
     return record.spec["length"] or get_profile(record.spec["profile"]).length
 
 
@@ -297,8 +258,6 @@ def _public_name(source: str) -> tuple[str, str | None]:
     """(name, hub id or None) of a model source; the name has no folder of this machine in it."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
-
-    from unlearnlib.text import file_name
 
     if source == "lab" or source.startswith("lab/"):
         return source, None
@@ -313,9 +272,6 @@ def _public_name(source: str) -> tuple[str, str | None]:
 
 def _call(record: Record, data: DomainData) -> str:
     """The call of `unlearn` that repeats a record, with its texts by their names."""
-    from unlearnlib.run import unlearn
-    from unlearnlib.spec import RunSpec
-
     default = RunSpec()
     # Defaults of `unlearn` may change; precision is the model's own if it is not given.
     spelt_out = {*inspect.signature(unlearn).parameters, "precision"}
@@ -346,11 +302,6 @@ def save_unlearned(
     Everything is written to a temporary folder, then moved. Weights, adapter and report.html of an
     earlier model in `out` are deleted.
     """
-    from unlearnlib.lora import save_adapter
-    from unlearnlib.models import save_model
-    from unlearnlib.report.card import model_card
-    from unlearnlib.text import strict_json
-
     body = {
         "format": 1,
         "base_model": card.source,

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unlearnlib.errors import unknown
-from unlearnlib.methods import get_method
-from unlearnlib.profiles import COMPARED, PAPER_METHODS, get_profile
+from unlearnlib.profiles import COMPARED, PAPER_METHODS, WITH_RETAIN_TERM, get_profile
 from unlearnlib.spec import RunSpec
 from unlearnlib.study.settings import BATCH, UPDATES, settings
 
@@ -144,8 +143,7 @@ def _forget_size(profile: str, domain: str) -> Specs:
 
 
 def _retain_weight(profile: str, domain: str) -> Specs:
-    methods = [name for name in PAPER_METHODS if get_method(name).retain is not None]
-    return _swept(profile, domain, methods, retain_weight=RETAIN_WEIGHTS)
+    return _swept(profile, domain, WITH_RETAIN_TERM, retain_weight=RETAIN_WEIGHTS)
 
 
 def _schedule(profile: str, domain: str) -> Specs:

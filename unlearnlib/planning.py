@@ -11,14 +11,17 @@ more, since they keep what is freed for later (on Linux's CPU side up to half as
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from unlearnlib.corpus.chunks import Chunk, pack
+from unlearnlib.corpus.chunks import Chunk, cut, pack
+from unlearnlib.corpus.documents import Document
+from unlearnlib.corpus.texts import YOURS, own_data
 from unlearnlib.cost import FLOPS_FORWARD, training_flops
 from unlearnlib.decoder import decoder_of
 from unlearnlib.engine import Execution
@@ -166,6 +169,40 @@ def anatomy(config: Any, precision: str, rows: int, width: int, lora_rank: int =
 
 
 def plan(
+    model: nn.Module | str | Path,
+    tokenizer: Any,
+    texts: Mapping[str, Iterable[str | Document]],
+    *,
+    execution: Execution | None = None,
+    machine: Machine | None = None,
+    oracle: bool = False,
+    **settings: Any,
+) -> Plan:
+    """What `unlearn` with these texts and settings will need; no weights are loaded.
+
+    model      a model, or the source of one (see `models.load_model`)
+    texts      "forget" and, as far as there are some, "retain" and "general": lists of texts
+    machine    what it is to be computed on; one CPU process by default, and its rate is measured
+    oracle     an oracle is loaded beside the model
+    settings   fields of `RunSpec`: method, updates, batch_size, length (tokens per chunk, by default
+               1024), precision, lora_rank, ...
+    """
+    spec = RunSpec().replace(**{"domain": YOURS, "length": 1024, **settings})
+    data, method = own_data(texts), get_method(spec.method)
+    retain = {"in_distribution": data.retain, "general": data.general_retain}
+    length = spec.length or 1024
+    return plan_run(
+        model.config if isinstance(model, nn.Module) else model,
+        spec,
+        cut(data.forget[: spec.forget_size], tokenizer, length, name="forget"),
+        cut(retain.get(method.data or "", ()), tokenizer, length, name="retain"),
+        execution=execution,
+        machine=machine,
+        oracle=oracle,
+    )
+
+
+def plan_run(
     source: str | Path | Any,
     spec: RunSpec,
     forget: Sequence[Chunk],

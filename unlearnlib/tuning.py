@@ -1,4 +1,8 @@
-"""Carry out the search of `search.py`: each run stops where the target is reached."""
+"""Find the settings of an unlearning: the search of `tuning_rule.py`, carried out.
+
+`tune` is for a model and texts of one's own, `search` for a bench. Each run stops where forget
+perplexity reaches the target.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +20,26 @@ from typing import Any
 from torch import nn
 
 from unlearnlib.bench import Bench, evaluate
+from unlearnlib.corpus.documents import Document
+from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.distance import target_gap
 from unlearnlib.metrics.perplexity import perplexity
-from unlearnlib.run import execute
+from unlearnlib.run import execute, open_own
 from unlearnlib.scoring import score_chunks
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.files import write_file
 from unlearnlib.store.record import Record
+from unlearnlib.study.settings import BATCH, UPDATES
 from unlearnlib.tuning_rule import RUNS, START, Proposal, Situation, Step, propose
+
+# Fields of a spec that the search decides, or that its rule needs as they are.
+DECIDED = ("learning_rate", "retain_weight", "schedule", "warmup", "requests")
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What `tune` found: the model of the best step, its record, and every step."""
+    """What a search found: the model of the best step, its record, and every step."""
 
     model: nn.Module
     record: Record | None
@@ -60,6 +70,39 @@ def look(bench: Bench, spec: RunSpec) -> tuple[Situation, dict[str, float]]:
 
 
 def tune(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Mapping[str, Iterable[str | Document]],
+    *,
+    start: float = START,
+    runs: int = RUNS,
+    on_proposal: Callable[[int, Proposal], None] | None = None,
+    execution: Execution | None = None,
+    **settings: Any,
+) -> Tuned:
+    """Make a causal LM forget texts with settings that are found by at most `runs` runs.
+
+    model, tokenizer  of `transformers`; the model stays as it is, the result holds another
+    texts             "forget", "approximate" (the target is taken from them), "general" (harm is
+                      measured on them) and, for the in-distribution methods, "retain": lists of
+                      texts or of `Document`s
+    start             learning rate of the first run
+    on_proposal       `on_proposal(n, proposal)` is called before run n, and at the end
+    settings          fields of `RunSpec` that the search does not decide: method, updates,
+                      batch_size, seed, length (tokens per chunk, by default 1024), ...
+
+    `Tuned.record.spec` has the settings of the best run, and `save` writes its model. Raises
+    `UnlearnError` for bad input and for a setting that the search decides.
+    """
+    for name in DECIDED:
+        if name in settings:
+            raise UnlearnError(f"{name} is given, and tuning decides it: leave it out.")
+    settings = {"updates": UPDATES, "batch_size": BATCH, "length": 1024, **settings}
+    bench, spec = open_own(model, tokenizer, texts, settings, execution=execution)
+    return search(bench, spec, start=start, runs=runs, on_proposal=on_proposal)
+
+
+def search(
     bench: Bench,
     spec: RunSpec,
     *,

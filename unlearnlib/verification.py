@@ -1,7 +1,9 @@
-"""Run published records again and compare: `find_runs`, `pick`, `verify_records`.
+"""Run published records again and compare.
 
-    for comparison in verify_records(pick(find_runs("lab", study="main"), 3)):
+    for comparison in verify("lab", study="main", sample=3):
         print(comparison.record.key, comparison.agrees)
+
+`verify` is `find_runs`, `pick` and `verify_records`, one after the other.
 
 `compare` is a pure function of two records; only `verify_records` runs a model. Compared is what a
 run's key determines: every number of the record except those of its provenance, the ids of its
@@ -34,6 +36,27 @@ from unlearnlib.store.record import Record, run_key
 
 if TYPE_CHECKING:
     from unlearnlib.bench import Bench
+
+
+def verify(
+    profile: str = "lab",
+    domains: Sequence[str] | None = None,
+    *,
+    study: str | None = None,
+    store: str | Path | None = None,
+    sample: int = 10,
+    seed: int = 0,
+    tolerance: NumericalTolerance | None = None,
+) -> list[Comparison]:
+    """Repeat `sample` runs of a profile, picked at random by `seed`, on the CPU, and compare.
+
+    domains, study, store  which runs to pick from, see `find_runs`
+    tolerance              within which numbers agree
+
+    Raises `UnlearnError` if there is no such run.
+    """
+    runs = find_runs(profile, domains, study=study, store=store)
+    return verify_records(pick(runs, sample, seed), tolerance=tolerance)
 
 
 def find_runs(

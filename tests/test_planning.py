@@ -15,7 +15,7 @@ from transformers import GPT2Config, LlamaConfig
 from unlearnlib.corpus.chunks import Chunk
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
-from unlearnlib.plan import Machine, anatomy, plan
+from unlearnlib.planning import Machine, anatomy, plan_run
 from unlearnlib.spec import RunSpec
 
 SHAPE: dict[str, Any] = {
@@ -102,7 +102,7 @@ def test_planned_memory_is_measured_memory(
     method: str, precision: str, recompute: bool, micro: int, rank: int
 ) -> None:
     spec = RunSpec(method=method, updates=2, batch_size=BATCH, precision=precision, lora_rank=rank)
-    planned = plan(
+    planned = plan_run(
         LlamaConfig(**SHAPE),
         spec,
         chunks("forget"),
@@ -146,7 +146,7 @@ def test_what_sharing_and_options_do_to_the_parts() -> None:
     config = LlamaConfig(**SHAPE)
 
     def planned(spec: RunSpec = spec, machine: Machine = SLOW, **more: Any) -> Any:
-        return plan(config, spec, chunks("f"), chunks("r"), machine=machine, **more)
+        return plan_run(config, spec, chunks("f"), chunks("r"), machine=machine, **more)
 
     one = planned()
     assert "original hidden states" in one.always and "oracle" not in one.always
@@ -164,13 +164,13 @@ def test_what_sharing_and_options_do_to_the_parts() -> None:
     # What is kept of the original is not computed twice.
     assert one.seconds < less.seconds < 4 / 3 * one.seconds
     assert one.tokens == 2 * 2 * 3 * LENGTH
-    ascent = plan(config, spec.replace(method="ga"), chunks("f"), chunks("r"), machine=SLOW)
+    ascent = plan_run(config, spec.replace(method="ga"), chunks("f"), chunks("r"), machine=SLOW)
     assert ascent.tokens == one.tokens / 2 and "original head" not in ascent.always
     again = Execution(recompute=True)
-    twice = plan(config, spec.replace(method="ga"), chunks("f"), execution=again, machine=SLOW)
+    twice = plan_run(config, spec.replace(method="ga"), chunks("f"), execution=again, machine=SLOW)
     assert twice.seconds == pytest.approx(4 / 3 * ascent.seconds)
 
 
 def test_nothing_to_forget_is_refused() -> None:
     with pytest.raises(UnlearnError, match="nothing to forget"):
-        plan(LlamaConfig(**SHAPE), RunSpec(), [], [], machine=SLOW)
+        plan_run(LlamaConfig(**SHAPE), RunSpec(), [], [], machine=SLOW)

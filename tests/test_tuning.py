@@ -21,7 +21,7 @@ from unlearnlib.models import load_model, model_hash, save_model
 from unlearnlib.run import execute
 from unlearnlib.scoring import score_chunks
 from unlearnlib.spec import RunSpec
-from unlearnlib.tune import tune
+from unlearnlib.tuning import search
 
 # ---- a real model --------------------------------------------------------------------------------
 
@@ -47,7 +47,7 @@ def test_tuning_ends_near_the_target_and_returns_that_model(tmp_path: Path) -> N
     bench = remembered()
     untouched = model_hash(bench.model)
     heard: list[str] = []
-    found = tune(
+    found = search(
         bench,
         spec(),
         start=1e-3,
@@ -81,7 +81,7 @@ def test_a_search_that_leaves_checkpoints_is_the_same_after_it_was_killed(
     monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path))
     bench = remembered()
     bench.execution = dataclasses.replace(QUIET, save_every=1)
-    expected = tune(bench, spec(), start=1e-3, runs=1)
+    expected = search(bench, spec(), start=1e-3, runs=1)
     seen = 0
 
     def killed(*arguments: Any, **named: Any) -> Any:
@@ -92,16 +92,16 @@ def test_a_search_that_leaves_checkpoints_is_the_same_after_it_was_killed(
         return score_chunks(*arguments, **named)
 
     with monkeypatch.context() as patched:
-        patched.setattr("unlearnlib.tune.score_chunks", killed)
+        patched.setattr("unlearnlib.tuning.score_chunks", killed)
         with pytest.raises(KeyboardInterrupt):
-            tune(bench, spec(), start=1e-3, runs=1)
-    again = tune(bench, spec(), start=1e-3, runs=1)
+            search(bench, spec(), start=1e-3, runs=1)
+    again = search(bench, spec(), start=1e-3, runs=1)
     assert [s.path for s in again.steps] == [s.path for s in expected.steps]
 
 
 def test_an_interrupted_search_goes_on_from_its_trace(tmp_path: Path) -> None:
     bench = remembered()
-    whole = tune(bench, spec(), start=1e-3, runs=4, trace=tmp_path / "whole")
+    whole = search(bench, spec(), start=1e-3, runs=4, trace=tmp_path / "whole")
 
     class Killed(Exception):
         pass
@@ -111,9 +111,9 @@ def test_an_interrupted_search_goes_on_from_its_trace(tmp_path: Path) -> None:
             raise Killed
 
     with pytest.raises(Killed):
-        tune(bench, spec(), start=1e-3, runs=4, trace=tmp_path / "cut", on_proposal=killed)
+        search(bench, spec(), start=1e-3, runs=4, trace=tmp_path / "cut", on_proposal=killed)
     made: list[int] = []
-    again = tune(
+    again = search(
         bench,
         spec(),
         start=1e-3,
@@ -126,23 +126,23 @@ def test_an_interrupted_search_goes_on_from_its_trace(tmp_path: Path) -> None:
     assert again.best == whole.best
     assert model_hash(again.model) == model_hash(whole.model)
     # Another search keeps a trace of its own.
-    tune(bench, spec(seed=1), start=1e-3, runs=1, trace=tmp_path / "cut")
+    search(bench, spec(seed=1), start=1e-3, runs=1, trace=tmp_path / "cut")
     assert len(list((tmp_path / "cut").iterdir())) == 2
 
 
 def test_a_damaged_trace_is_named(tmp_path: Path) -> None:
     bench = remembered()
-    tune(bench, spec(), start=1e-3, runs=1, trace=tmp_path)
+    search(bench, spec(), start=1e-3, runs=1, trace=tmp_path)
     (path,) = tmp_path.iterdir()
     path.write_text(json.dumps({"steps": [{"rate": 1}]}))
     with pytest.raises(UnlearnError, match=re.escape(path.name)):
-        tune(bench, spec(), start=1e-3, runs=1, trace=tmp_path)
+        search(bench, spec(), start=1e-3, runs=1, trace=tmp_path)
 
 
 @pytest.mark.parametrize(("runs", "start"), [(0, 1e-4), (1, 0.0), (1, math.nan), (1, -1.0)])
 def test_a_search_that_cannot_be_made_is_an_error(runs: int, start: float) -> None:
     with pytest.raises(UnlearnError, match="give numbers above 0"):
-        tune(tiny_bench(execution=QUIET), spec(), runs=runs, start=start)
+        search(tiny_bench(execution=QUIET), spec(), runs=runs, start=start)
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def test_what_the_report_needs_is_asked_for_before_the_search(
         pytest.fail("the search began")
 
     monkeypatch.setitem(sys.modules, "markdown_it", None)  # as where it is not installed
-    monkeypatch.setattr("unlearnlib.cli.tune.tune", searched)
+    monkeypatch.setattr("unlearnlib.cli.tune.search", searched)
     assert main([*own, "--out", "out"]) == 2
     assert "the report needs markdown_it" in capsys.readouterr().err
 
