@@ -17,6 +17,7 @@ from templates import TEMPLATES, attributes, code, imports, read, shown
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "unlearnlib" / "book"
 SHARED = {"drawing", "exhibits", "records"}  # modules of the book that are no chapter
+OF_ALL = {"no_torch"}  # tests of all modules of the book together
 # Chapters whose studies may be missing at a profile, and which then say so.
 PATIENT = ("forget_size", "robust_region", "sensitivity", "target_check", "what_holds")
 
@@ -38,7 +39,7 @@ def test_every_module_of_the_book_is_a_chapter_or_shared_by_chapters() -> None:
 
 def test_every_test_of_the_book_is_of_one_of_its_modules() -> None:
     tests = {name for name in modules(ROOT / "tests" / "book") if name.startswith("test_")}
-    assert {name.removeprefix("test_") for name in tests} == modules(BOOK) | {"no_torch"}
+    assert {name.removeprefix("test_") for name in tests} == modules(BOOK) | OF_ALL
 
 
 @pytest.mark.parametrize("name", sorted(modules(BOOK)))
@@ -124,7 +125,9 @@ def test_every_attribute_of_a_module_that_a_template_uses_is_public_there(path: 
         if (module := module_of(full)) is None:
             continue
         for attribute in attributes(path, name):
-            assert hasattr(module, attribute), f"{full}.{attribute}"
+            found = getattr(module, attribute, None)
+            assert found is not None, f"{full}.{attribute} does not exist"
+            assert not isinstance(found, ModuleType), f"{full}.{attribute} is a module"
             assert not attribute.startswith("_"), f"{full}.{attribute}"
             checked += 1
     assert checked

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import importlib
 import os
+import pkgutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import synthetic
@@ -224,3 +227,11 @@ def test_a_domain_is_not_shown_with_two_vanillas() -> None:
     assert len(both.baselines) == len(one.baselines) + 1
     with pytest.raises(UnlearnError, match="'books' is in two of the profiles"):
         study.joined([one, study.StudyResult([], one.baselines, 0)])
+
+
+@pytest.mark.parametrize("name", study.__all__)
+def test_every_name_that_studies_offer_can_be_had_whatever_was_imported_before(name: str) -> None:
+    """Importing a file of the package must not put the file in the place of its function."""
+    for module in pkgutil.iter_modules(study.__path__):
+        importlib.import_module(f"unlearnlib.study.{module.name}")
+    assert not isinstance(getattr(study, name), ModuleType)
