@@ -20,7 +20,7 @@ STAMP := $(VENV)/.stamp
 # In a terminal pip shows how far it is; a log needs no progress bars.
 PIP_QUIET := $(if $(CI),--quiet --progress-bar off)
 
-.PHONY: help setup test book single-page pdf browser lab verify check lint format-check types notebooks format clean distclean
+.PHONY: help setup test book single-page pdf browser lab verify check lint format-check imports types notebooks format clean distclean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) \
@@ -65,13 +65,16 @@ lab: $(STAMP) ## Train the lab's models again, from scratch
 verify: $(STAMP) ## Repeat ten published runs and compare every number (a few minutes)
 	$(BIN)/unlearn verify --profile lab --sample 10 --seed 0
 
-check: lint format-check types notebooks ## Check style, formatting, types and notebooks
+check: lint format-check imports types notebooks ## Check style, formatting, imports, types and notebooks
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 
 format-check: $(STAMP)
 	$(BIN)/ruff format --check .
+
+imports: $(STAMP)
+	$(BIN)/lint-imports --no-logo
 
 types: $(STAMP)
 	$(BIN)/mypy

@@ -177,7 +177,7 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
     # block-diagonal mask from the positions, which begin at 0 in each chunk.
     where = {} if batch.position_ids is None else {"position_ids": batch.position_ids}
     out = decoder_of(model)(input_ids=batch.input_ids, use_cache=False, **where)
-    return out.last_hidden_state  # type: ignore[no-any-return]
+    return out.last_hidden_state
 
 
 def order(seed: int, stream: str, count: int) -> Iterator[int]:
@@ -457,9 +457,7 @@ def make_optimizer(
         "adamw_8bit": bitsandbytes.optim.AdamW8bit,
         "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,
     }
-    return kinds[name](  # type: ignore[no-any-return]
-        parameters, lr=0.0, betas=betas, weight_decay=weight_decay
-    )
+    return kinds[name](parameters, lr=0.0, betas=betas, weight_decay=weight_decay)
 
 
 def _shard_path(checkpoint: Checkpoint, model: nn.Module) -> Path:
@@ -624,7 +622,7 @@ def accumulate_gradients(
                 original_head,
                 execution.packed,
             )
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if mine:
             sums += shares
     return sums

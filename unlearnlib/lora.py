@@ -180,7 +180,7 @@ def drop(model: Any, attached: Attached) -> None:
 
 
 def _whole(tensor: Any) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor  # type: ignore[no-any-return]
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _add(weight: Any, change: Tensor) -> None:

@@ -191,7 +191,7 @@ def cross_entropy_by_group(
     group (N,) i64 in [0, groups). The shares have no gradient: ascent on one group and descent on
     another go backward together, with one gradient of the head between them.
     """
-    return _CrossEntropy.apply(  # type: ignore[no-any-return, no-untyped-call]
+    return _CrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden, head.weight, head.bias, labels, coefficient, group, groups
     )
 
@@ -206,7 +206,7 @@ def kl_to_reference(
     so the value is a divergence (0 for equal models), and padding is not among the N positions;
     the authors' release averages a cross-entropy between the distributions over padding too.
     """
-    return _KL.apply(  # type: ignore[no-any-return, no-untyped-call]
+    return _KL.apply(  # type: ignore[no-untyped-call]
         hidden,
         head.weight,
         head.bias,

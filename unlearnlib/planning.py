@@ -182,10 +182,10 @@ def plan(
 
     model      a model, or the source of one (see `models.load_model`)
     texts      "forget" and, as far as there are some, "retain" and "general": lists of texts
-    machine    what it is to be computed on; one CPU process by default, and its rate is measured
+    machine    what it is to be computed on; by default one CPU process, with a measured rate
     oracle     an oracle is loaded beside the model
-    settings   fields of `RunSpec`: method, updates, batch_size, length (tokens per chunk, by default
-               1024), precision, lora_rank, ...
+    settings   fields of `RunSpec`: method, updates, batch_size, length (tokens per chunk; by
+               default 1024), precision, lora_rank, ...
     """
     spec = RunSpec().replace(**{"domain": YOURS, "length": 1024, **settings})
     data, method = own_data(texts), get_method(spec.method)

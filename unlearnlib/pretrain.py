@@ -96,14 +96,14 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
         [
             # Single digits: a number is then a string of choices, not one rare token.
             pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    raw.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[PAD, BOS, EOS],
@@ -111,7 +111,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
         show_progress=False,
     )
     raw.train_from_iterator(texts, trainer)
-    raw.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+    raw.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A {EOS}",
         special_tokens=[(BOS, raw.token_to_id(BOS)), (EOS, raw.token_to_id(EOS))],
     )
@@ -149,7 +149,7 @@ def new_model(recipe: Recipe, tokenizer: Any) -> nn.Module:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return LlamaForCausalLM(config)  # type: ignore[no-any-return]
+        return LlamaForCausalLM(config)
 
 
 def train_from_scratch(

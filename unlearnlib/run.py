@@ -98,7 +98,7 @@ def execute(
     if spec.lora_rank:
         lora.check_peft()
     model = bench.model if in_place else copy.deepcopy(bench.model)
-    model.to(DTYPES[spec.precision])  # type: ignore[call-overload]
+    model.to(DTYPES[spec.precision])
     device = next(model.parameters()).device
     vars(model).pop("lora_adapter", None)  # of an earlier run on this model
     attached = None

@@ -120,7 +120,7 @@ def all_exhibits(env: BuildEnvironment) -> dict[str, list[Exhibit]]:
     """Page -> its figures and tables in their order; kept with what Sphinx knows of the pages."""
     if not hasattr(env, "exhibits"):
         env.exhibits = {}  # type: ignore[attr-defined]
-    return env.exhibits  # type: ignore[attr-defined,no-any-return]
+    return env.exhibits  # type: ignore[attr-defined]
 
 
 def forget_page(app: Sphinx, env: BuildEnvironment, page: str) -> None:
@@ -165,7 +165,7 @@ def check(app: Sphinx, env: BuildEnvironment) -> None:
         )
 
 
-class ExhibitList(nodes.General, nodes.Element):
+class ExhibitList(nodes.General, nodes.Element):  # type: ignore[misc]
     """Stands for the list until every page has been read."""
 
 

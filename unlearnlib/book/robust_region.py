@@ -414,7 +414,7 @@ def robust_region(
     )
     bar.set_ticks([-2, -1, 0, 1, 2], labels=["¼", "½", "1", "2", "4"])
     bar.set_label(f"forget perplexity ÷ {YARDSTICKS[yardstick]}")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     labels = {"usable": "usable", "near": "near, but harmed", "broken": "diverged"}
     handles = [
         mark_handle(labels[kind], markersize=6, **look) for kind, look in _REGION_MARKS.items()

@@ -74,7 +74,7 @@ class DomainData:
 
     def split(self, name: str) -> tuple[Document, ...]:
         """The documents of one of `SPLITS`."""
-        return getattr(self, name)  # type: ignore[no-any-return]
+        return getattr(self, name)
 
     def hash(self) -> str:
         """SHA-256 (hex) over the five splits: the data's part of a run's key."""

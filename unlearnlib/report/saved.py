@@ -257,7 +257,7 @@ def _length(record: Record) -> int:
 def _public_name(source: str) -> tuple[str, str | None]:
     """(name, hub id or None) of a model source; the name has no folder of this machine in it."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     if source == "lab" or source.startswith("lab/"):
         return source, None
