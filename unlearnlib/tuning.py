@@ -30,7 +30,7 @@ from unlearnlib.scoring import score_chunks
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.files import write_file
 from unlearnlib.store.record import Record
-from unlearnlib.study.settings import BATCH, UPDATES
+from unlearnlib.study.chosen import BATCH, UPDATES
 from unlearnlib.tuning_rule import RUNS, START, Proposal, Situation, Step, propose
 
 # Fields of a spec that the search decides, or that its rule needs as they are.

@@ -45,7 +45,7 @@ from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
 from unlearnlib.store.published import Library
-from unlearnlib.study.settings import BATCH, settings
+from unlearnlib.study.chosen import BATCH, settings
 from unlearnlib.tasks import run_tasks, tasks_key, tasks_record
 from unlearnlib.text import duration, file_name, gigabytes
 

@@ -22,10 +22,10 @@ from unlearnlib.methods import get_method
 from unlearnlib.profiles import get_profile
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
+from unlearnlib.study.chosen import average, choose, write_settings
 from unlearnlib.study.compute import Shard, run_study
 from unlearnlib.study.grids import STUDIES, get_study
-from unlearnlib.study.publish import publish
-from unlearnlib.study.settings import average, choose, write_settings
+from unlearnlib.study.publishing import publish
 
 if TYPE_CHECKING:
     from unlearnlib.bench import Bench

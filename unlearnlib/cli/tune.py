@@ -21,7 +21,7 @@ from unlearnlib.folders import cache_folder
 from unlearnlib.report.saved import card_facts, save_unlearned
 from unlearnlib.report.tuning import HEADER, check_extra, report, trace_table
 from unlearnlib.spec import RunSpec
-from unlearnlib.study.settings import BATCH, UPDATES
+from unlearnlib.study.chosen import BATCH, UPDATES
 from unlearnlib.tuning import DECIDED, search
 
 if TYPE_CHECKING:

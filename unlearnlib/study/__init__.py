@@ -1,7 +1,7 @@
 """Studies: named grids of runs, their settings, records, computation and publication.
 
-`grids.py` names them, `settings.py` chooses and reads the settings, `records.py` finds what is
-recorded, `compute.py` computes what is missing, `publish.py` writes it to `data/results`.
+`grids.py` names them, `chosen.py` chooses and reads the settings, `records.py` finds what is
+recorded, `compute.py` computes what is missing, `publishing.py` writes it to `data/results`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 # Resolved on first use: reading records must not load torch, which computing them needs.
 _PUBLIC = {
-    "folders": (
+    "unlearnlib.folders": (
         "published_files",
         "settings_path",
     ),
-    "compute": (
+    "unlearnlib.study.compute": (
         "BASELINES",
         "Shard",
         "baseline",
         "baseline_key",
         "run_study",
     ),
-    "grids": (
+    "unlearnlib.study.grids": (
         "Grid",
         "MAIN_SEEDS",
         "RATES",
@@ -37,11 +37,11 @@ _PUBLIC = {
         "TUNING_SEED",
         "get_study",
     ),
-    "publish": (
+    "unlearnlib.study.publishing": (
         "publish",
         "publish_records",
     ),
-    "records": (
+    "unlearnlib.study.records": (
         "StudyResult",
         "at_hand",
         "default_store",
@@ -50,7 +50,7 @@ _PUBLIC = {
         "open_library",
         "state_in_words",
     ),
-    "settings": (
+    "unlearnlib.study.chosen": (
         "BATCH",
         "UPDATES",
         "average",
@@ -59,12 +59,18 @@ _PUBLIC = {
         "write_settings",
     ),
 }
-_HOME = {name: f"{__name__}.{file}" for file, names in _PUBLIC.items() for name in names}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from unlearnlib.folders import published_files as published_files
     from unlearnlib.folders import settings_path as settings_path
+    from unlearnlib.study.chosen import BATCH as BATCH
+    from unlearnlib.study.chosen import UPDATES as UPDATES
+    from unlearnlib.study.chosen import average as average
+    from unlearnlib.study.chosen import choose as choose
+    from unlearnlib.study.chosen import settings as settings
+    from unlearnlib.study.chosen import write_settings as write_settings
     from unlearnlib.study.compute import BASELINES as BASELINES
     from unlearnlib.study.compute import Shard as Shard
     from unlearnlib.study.compute import baseline as baseline
@@ -84,8 +90,8 @@ if TYPE_CHECKING:
     from unlearnlib.study.grids import Specs as Specs
     from unlearnlib.study.grids import Study as Study
     from unlearnlib.study.grids import get_study as get_study
-    from unlearnlib.study.publish import publish as publish
-    from unlearnlib.study.publish import publish_records as publish_records
+    from unlearnlib.study.publishing import publish as publish
+    from unlearnlib.study.publishing import publish_records as publish_records
     from unlearnlib.study.records import StudyResult as StudyResult
     from unlearnlib.study.records import at_hand as at_hand
     from unlearnlib.study.records import default_store as default_store
@@ -93,12 +99,6 @@ if TYPE_CHECKING:
     from unlearnlib.study.records import load_study as load_study
     from unlearnlib.study.records import open_library as open_library
     from unlearnlib.study.records import state_in_words as state_in_words
-    from unlearnlib.study.settings import BATCH as BATCH
-    from unlearnlib.study.settings import UPDATES as UPDATES
-    from unlearnlib.study.settings import average as average
-    from unlearnlib.study.settings import choose as choose
-    from unlearnlib.study.settings import settings as settings
-    from unlearnlib.study.settings import write_settings as write_settings
 
 
 def __getattr__(name: str) -> Any:

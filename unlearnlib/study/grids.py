@@ -12,7 +12,7 @@ from typing import Any
 from unlearnlib.errors import unknown
 from unlearnlib.profiles import COMPARED, PAPER_METHODS, WITH_RETAIN_TERM, get_profile
 from unlearnlib.spec import RunSpec
-from unlearnlib.study.settings import BATCH, UPDATES, settings
+from unlearnlib.study.chosen import BATCH, UPDATES, settings
 
 TUNING_SEED = get_profile("lab").tuning_seed
 RATES = get_profile("lab").rates
