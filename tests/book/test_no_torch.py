@@ -28,7 +28,7 @@ READERS = (
     "study",
     "study.grids",
     "study.records",
-    "study.settings",
+    "study.chosen",
     "text",
     "trained",
     "tuning_rule",
