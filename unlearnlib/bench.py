@@ -1,7 +1,6 @@
-"""What runs on one model and one domain share, and all measurements of a model on it.
+"""The bench: a model, its tokenizer, a domain's data and the oracle, loaded once for many runs.
 
-`open_bench` loads a model, its tokenizer, the data and the oracle once; `evaluate` computes every
-metric of a model on that data.
+`open_bench` loads them; `evaluate` computes every metric of a model on that data.
 """
 
 from __future__ import annotations

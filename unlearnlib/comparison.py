@@ -103,7 +103,7 @@ def numbers(record: Record) -> dict[str, float]:
     Metrics go by their own names, the rest by their place: "trajectory/3/forget",
     "documents/forget/nll/17", "extra/tokens".
     """
-    # A metric that bears the name of a place would hide there, or hide what is there.
+    # A metric whose name begins as a place does would have the same name as a number there.
     found = {
         f"metrics/{name}" if name.partition("/")[0] in PARTS else name: value
         for name, value in record.metrics.items()

@@ -1,4 +1,4 @@
-"""A pre-trained model trained further on forget and retain sets, and the oracles beside it.
+"""Continued pre-training: a published model trained further, and the oracles beside it.
 
 Nobody knows what a published model was trained on, and nobody can train it again without a
 document. So vanilla is the published model trained further, on the forget and retain sets of a

@@ -16,8 +16,8 @@ from unlearnlib.objectives import Head
 def disable_dropout(model: nn.Module) -> nn.Module:
     """Set every dropout to 0, in place; so too layers left out and routers shaken at random.
 
-    A dropout mask depends on how documents share micro-batches, and a run must not; forgetting
-    is also no place for noise that nobody seeds.
+    A dropout mask depends on how documents share micro-batches, and a run's result must not; nor is
+    its noise a function of the run's seed.
     """
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -39,7 +39,7 @@ def decoder_of(model: Any) -> nn.Module:
 
 
 def check_loaded(model: object, tokenizer: object) -> None:
-    """Whether these are a model and its tokenizer, and not their names or each other.
+    """Check that these are a model and a tokenizer: not their names, and not in the other order.
 
     Raises `UnlearnError` where one is not.
     """
@@ -59,7 +59,7 @@ def _short(value: object) -> str:
 
 
 def check_reach(model: Any, tokens: Sequence[Sequence[int]]) -> None:
-    """Whether a model can read chunks with these tokens.
+    """Check that a model can read chunks with these tokens.
 
     Raises `UnlearnError` for one that is too long, and for a token that the model does not have.
     """
@@ -106,8 +106,8 @@ def head_of(model: Any) -> Head:
 def check_head(model: Any) -> Any:
     """The model; `UnlearnError` where its logits are not those of `head_of` on its hidden states.
 
-    Not all that a model does to its logits stands in its configuration under a known name, nor
-    what it does before the head. So a few tokens are asked for both.
+    A model may change its hidden states or its logits in ways that its configuration does not show.
+    So both are computed for a few tokens, and compared.
     """
     head = head_of(model)
     ids = torch.arange(8, device=head.weight.device)[None] % head.weight.shape[0]
@@ -123,7 +123,7 @@ def check_head(model: Any) -> Any:
     theirs = model(input_ids=ids, use_cache=False).logits.float()
     model.train(training)
     rounding = 1e-2 if head.weight.dtype in (torch.bfloat16, torch.float16) else 1e-3
-    # NaN passes: weights that are no numbers are another fault.
+    # The comparison is false for NaN: weights that are NaN are reported elsewhere.
     if bool((head.logits(hidden) - theirs).abs().max() > rounding * theirs.abs().max()):
         raise UnlearnError(
             f"the logits of {type(model).__name__} are not its output layer's of its last hidden "
@@ -135,7 +135,7 @@ def check_head(model: Any) -> Any:
 def _whole(parameter: Any) -> Any:
     """A parameter, gathered from all processes if each holds a part of it.
 
-    The way back adds up what each process found of its gradient and gives each its part.
+    The backward pass sums the gradient over the processes and gives each its part.
     """
     if not isinstance(parameter, DTensor):
         return parameter

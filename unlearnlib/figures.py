@@ -1,8 +1,9 @@
-"""Figures that carry an alternative text and a second drawing of themselves for narrow screens.
+"""The parts that all figures are made of: style, panels, axes, legends and alternative texts.
 
-A `DescribedFigure` is a matplotlib figure with both. A method has one colour and one marker in
-all figures (`looks.py`). A value beyond the axes is drawn at their edge as an arrow, a value that
-is not a number is left out, and the alternative text says so.
+A `DescribedFigure` is a matplotlib figure with an alternative text and a second drawing for narrow
+screens. A method has one colour and one marker in all figures (`looks.py`). A value beyond the axes
+is drawn at their edge as an arrow, a value that is not a number is left out, and the alternative
+text says so.
 """
 
 from __future__ import annotations

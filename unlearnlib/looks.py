@@ -1,4 +1,4 @@
-"""How methods, domains, splits and attacks look: title, colour and marker, each in one place."""
+"""How methods, domains, splits and attacks are shown: title, colour, marker, each in one place."""
 
 from __future__ import annotations
 

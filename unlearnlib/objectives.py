@@ -5,10 +5,10 @@ the output head, (V, H), and return a *sum* over positions, each position weight
 `coefficient`. The caller divides by the number of targets of the whole update, which is what
 makes a result independent of micro-batches and processes.
 
-Full logits, (N, V), never exist: positions are taken `CHUNK` at a time and the gradients with
-respect to hidden states and head are computed in the forward pass, while the chunk's logits are
-at hand. Compared with `torch.nn.functional.cross_entropy` on full logits this needs V * CHUNK
-instead of V * N floats and the same three matrix products.
+Full logits, (N, V), never exist: positions are taken C at a time (`positions_per_chunk`) and the
+gradients with respect to hidden states and head are computed in the forward pass, while the chunk's
+logits are at hand. Compared with `torch.nn.functional.cross_entropy` on full logits this needs
+V * C instead of V * N floats and the same three matrix products.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Profiles: the scales at which everything runs, and the data of each."""
+"""Profiles: the scales at which everything runs, and how the texts of each are loaded.
+
+A profile names a model, a source of documents (`CORPORA`) and the grid of its studies; a new one is
+a row in `PROFILES`. `load_domain` gives the five splits of one of its domains.
+"""
 
 from __future__ import annotations
 
@@ -13,92 +17,8 @@ from unlearnlib.corpus.files import checked_limits
 from unlearnlib.corpus.texts import YOURS as YOURS
 from unlearnlib.errors import UnlearnError, unknown
 
-
-@dataclass(frozen=True)
-class Corpus:
-    """A source of documents, which profiles name.
-
-    load    (domain, folder, limits) -> the five splits. `limits` (split -> most documents) spares
-            reading more than is wanted; what is returned beyond them is cut off
-    copied  there may be a local copy of the texts, so that a folder can be given; otherwise
-            `folder` is None
-    """
-
-    load: Callable[[str, str | Path | None, Mapping[str, int] | None], DomainData]
-    copied: bool = False
-
-
-def _fictitious(
-    domain: str, folder: str | Path | None, limits: Mapping[str, int] | None
-) -> DomainData:
-    from unlearnlib.corpus.fictitious import generate
-
-    return generate(domain)
-
-
-def _public(domain: str, folder: str | Path | None, limits: Mapping[str, int] | None) -> DomainData:
-    from unlearnlib.corpus.public import load_public
-
-    return load_public(domain, folder, limits=limits)
-
-
-def _hub(domain: str, folder: str | Path | None, limits: Mapping[str, int] | None) -> DomainData:
-    from unlearnlib.corpus.hub import HUB_DATASET, load_hub
-
-    return load_hub(domain, folder or HUB_DATASET, limits=limits)
-
-
-# The names that `Profile.corpus` may have.
-CORPORA = {
-    "fictitious": Corpus(_fictitious),
-    "public": Corpus(_public, copied=True),
-    "hub": Corpus(_hub, copied=True),
-}
-
-
-def load_domain(
-    profile: str = "lab",
-    domain: str = "books",
-    folder: str | Path | None = None,
-    limits: Mapping[str, int] | None = None,
-) -> DomainData:
-    """The five splits of a domain at a profile, from its corpus in `CORPORA`.
-
-    `folder` is a local copy of the public texts ("open") or of the hub's data set ("paper");
-    `limits` cuts splits to their first so many documents, in place of the profile's own limits.
-    Documents are whole here; where a profile takes only the beginning of each, `clipped` cuts it,
-    which needs the tokenizer.
-    """
-    scale = get_profile(profile)
-    if domain not in scale.domains:
-        raise unknown("domain", domain, scale.domains)
-    if scale.corpus not in CORPORA:
-        raise unknown("corpus", scale.corpus, CORPORA)
-    corpus = CORPORA[scale.corpus]
-    if folder is not None and not corpus.copied:
-        raise UnlearnError(
-            f"the folder {str(folder)!r} is given, and the texts of profile {profile!r} are "
-            "invented here: leave it out (--corpora), or name another profile."
-        )
-    limits = {**dict(scale.limits), **(limits or {})} or None
-    return limited(corpus.load(domain, folder, limits), limits)
-
-
-def clipped(profile: str, data: DomainData, tokenizer: Any) -> DomainData:
-    """The data of a profile with as much of each document as the profile takes."""
-    scale = get_profile(profile)
-    return clip(data, tokenizer, scale.length) if scale.clipped else data
-
-
-def limited(data: DomainData, limits: Mapping[str, int] | None) -> DomainData:
-    """`data` with its splits cut to their first so many documents."""
-    cuts = {split: data.split(split)[:count] for split, count in checked_limits(limits).items()}
-    return dataclasses.replace(data, **cuts)  # type: ignore[arg-type, unused-ignore]
-
-
 Alignment = Literal["aligned", "release"]  # of labels; the release's is off by one
 Precision = Literal["float32", "float64", "bfloat16"]
-
 
 DOMAINS = ("arxiv", "github", "books")  # the paper's; a profile may have others
 # The paper's seven methods, in its order: what studies run and the book compares. A method that
@@ -144,11 +64,11 @@ class Profile:
     """A scale at which everything runs.
 
     model       where the vanilla model comes from: "lab", a hub id or a folder
-    corpus      "fictitious", "public", "hub" or another name in `run.CORPORA`
+    corpus      "fictitious", "public", "hub" or another name in `CORPORA`
     length      tokens per chunk
     prefix      target tokens given before verbatim extraction is measured
     continued   vanilla is not `model` itself but `model` trained further on forget and retain
-                sets, and so there are oracles (see `continued.py`)
+                sets, and so there are oracles (see `continue_pretraining.py`)
     domains     those that its corpus has: the paper's, some of them, or others
     limits      documents per split, (split, count) pairs; a split that is not named is whole
     clipped     of each document only the first `length` tokens are taken
@@ -260,3 +180,85 @@ def get_profile(name: str) -> Profile:
     if name not in PROFILES:
         raise unknown("profile", name, PROFILES)
     return PROFILES[name]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A source of documents, which profiles name.
+
+    load    (domain, folder, limits) -> the five splits. `limits` (split -> most documents) spares
+            reading more than is wanted; what is returned beyond them is cut off
+    copied  there may be a local copy of the texts, so that a folder can be given; otherwise
+            `folder` is None
+    """
+
+    load: Callable[[str, str | Path | None, Mapping[str, int] | None], DomainData]
+    copied: bool = False
+
+
+def _fictitious(
+    domain: str, folder: str | Path | None, limits: Mapping[str, int] | None
+) -> DomainData:
+    from unlearnlib.corpus.fictitious import generate
+
+    return generate(domain)
+
+
+def _public(domain: str, folder: str | Path | None, limits: Mapping[str, int] | None) -> DomainData:
+    from unlearnlib.corpus.public import load_public
+
+    return load_public(domain, folder, limits=limits)
+
+
+def _hub(domain: str, folder: str | Path | None, limits: Mapping[str, int] | None) -> DomainData:
+    from unlearnlib.corpus.hub import HUB_DATASET, load_hub
+
+    return load_hub(domain, folder or HUB_DATASET, limits=limits)
+
+
+# The names that `Profile.corpus` may have.
+CORPORA = {
+    "fictitious": Corpus(_fictitious),
+    "public": Corpus(_public, copied=True),
+    "hub": Corpus(_hub, copied=True),
+}
+
+
+def load_domain(
+    profile: str = "lab",
+    domain: str = "books",
+    folder: str | Path | None = None,
+    limits: Mapping[str, int] | None = None,
+) -> DomainData:
+    """The five splits of a domain at a profile, from its corpus in `CORPORA`.
+
+    `folder` is a local copy of the public texts ("open") or of the hub's data set ("paper");
+    `limits` cuts splits to their first so many documents, in place of the profile's own limits.
+    Documents are whole here; where a profile takes only the beginning of each, `clipped` cuts it,
+    which needs the tokenizer.
+    """
+    scale = get_profile(profile)
+    if domain not in scale.domains:
+        raise unknown("domain", domain, scale.domains)
+    if scale.corpus not in CORPORA:
+        raise unknown("corpus", scale.corpus, CORPORA)
+    corpus = CORPORA[scale.corpus]
+    if folder is not None and not corpus.copied:
+        raise UnlearnError(
+            f"the folder {str(folder)!r} is given, and the texts of profile {profile!r} are "
+            "invented here: leave it out (--corpora), or name another profile."
+        )
+    limits = {**dict(scale.limits), **(limits or {})} or None
+    return limited(corpus.load(domain, folder, limits), limits)
+
+
+def clipped(profile: str, data: DomainData, tokenizer: Any) -> DomainData:
+    """The data of a profile with as much of each document as the profile takes."""
+    scale = get_profile(profile)
+    return clip(data, tokenizer, scale.length) if scale.clipped else data
+
+
+def limited(data: DomainData, limits: Mapping[str, int] | None) -> DomainData:
+    """`data` with its splits cut to their first so many documents."""
+    cuts = {split: data.split(split)[:count] for split, count in checked_limits(limits).items()}
+    return dataclasses.replace(data, **cuts)  # type: ignore[arg-type, unused-ignore]

@@ -118,7 +118,7 @@ def execute(
     if trained.adapter is not None:
         model.__dict__["lora_adapter"] = trained.adapter
     if outcome.diverged_at is None and outcome.trajectory and any(map(has_nan, scores.values())):
-        # The last step did it: no later loss was there to show it.
+        # The last update diverged, and no loss was computed after it that could show this.
         outcome.diverged_at = spec.updates * len(requests)
     origin = provenance(
         started=datetime.fromtimestamp(started, UTC),

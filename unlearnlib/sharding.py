@@ -16,7 +16,7 @@ from unlearnlib.errors import UnlearnError
 def plain_copy(model: Any, state: dict[str, Tensor]) -> Any:
     """A model of the same kind with parameters `state`.
 
-    It knows nothing of having been quantized, which `transformers` would refuse to save.
+    Its configuration does not say that it was quantized: `transformers` would refuse to save it.
     """
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
@@ -73,7 +73,7 @@ def shard(model: Any) -> Any:
 
 
 def reshard(model: nn.Module) -> None:
-    """Let go of what the last forward pass gathered, so that parameters are parts again."""
+    """Free what the last forward pass gathered, so that each process holds its part again."""
     from torch.distributed.fsdp import FSDPModule
 
     for module in model.modules():

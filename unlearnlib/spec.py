@@ -1,8 +1,8 @@
 """What a run is: `RunSpec`.
 
 A spec holds all that can change a result and nothing that cannot: the micro-batch, the number
-of processes or the device are not in it. It is checked when it is made, so that a typing error
-costs a sentence and not an hour.
+of processes or the device are not in it. It is checked when it is made, so that a typing error is
+found before a model is loaded.
 """
 
 from __future__ import annotations

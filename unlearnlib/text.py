@@ -1,4 +1,4 @@
-"""Numbers, durations, sizes and file names as text: what every table, page and message shares."""
+"""Numbers, durations, sizes and file names as text, for every table, page and message."""
 
 from __future__ import annotations
 

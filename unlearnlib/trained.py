@@ -1,4 +1,4 @@
-"""Where the models are that the project trained: the lab's, and those that were trained further."""
+"""Where the models that the project trained lie (the lab's, and those trained further)."""
 
 from __future__ import annotations
 

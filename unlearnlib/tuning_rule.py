@@ -10,7 +10,7 @@ approximate set, and the rise of general perplexity. An oracle is not needed.
 `shortfall` and `TOLERATED_RISE` are also the rule by which the settings of the main study are
 chosen, and by which the chapters call a setting harmless.
 
-Nothing here runs a model (`tune.py` does), so the search can be tested against any answer that a
+Nothing here runs a model (`tuning.py` does), so the search can be tested against any answer that a
 model might give, and an interrupted one goes on from its trace.
 """
 

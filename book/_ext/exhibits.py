@@ -1,9 +1,9 @@
 """A Sphinx extension: every figure and table says how to repeat it, and an index lists them all.
 
-The notebooks leave marks (`unlearnlib/exhibits.py`); here each becomes a link to the notebook's
-template in the repository of `_config.yml`, the papermill command with the parameters that the
-notebook was run with, and a link to the figure or table itself. The directive `{exhibits}` lists
-them by chapter, in the order of the book. An anchor that two of them share fails the build.
+The notebooks leave marks (`unlearnlib/book/exhibits.py`). Here each becomes a link to the template
+of the notebook in the repository of `_config.yml`, the papermill command with the parameters that
+the notebook was run with, and a link to the figure or table itself. The directive `{exhibits}`
+lists them by chapter, in the order of the book. An anchor that two of them share fails the build.
 """
 
 from __future__ import annotations

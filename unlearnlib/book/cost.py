@@ -1,4 +1,8 @@
-"""The cost of unlearning beside that of retraining, in operations and in seconds."""
+"""The chapter on cost: unlearning beside retraining, in operations and in seconds.
+
+Ratios are measured on the runs at hand (`cost_ratios`) and computed for the authors' release on
+Yi-6B (`release_accounts`); `throughputs` are timings of its updates on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +40,10 @@ RELEASE_LENGTH = 4096
 # What an update takes, in passes forward and backward over its forget chunks: as many retain chunks
 # are another pass, and the original model's forward pass over these, for KL, a third of one.
 KINDS = {"forget alone": 1.0, "forget + descent": 2.0, "forget + KL": 2.0 + 1 / 3}
+
+SECONDS_A_YEAR = 365.25 * 24 * 3600
+
+_TIMED = ("shape", "method", "recipe")
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,26 @@ def cost_ratios(
     return out
 
 
+def release_accounts() -> dict[tuple[str, str], Account]:
+    """(domain, kind) -> the account of ONE update of the authors' release on Yi-6B.
+
+    Kinds: those of `KINDS`; with a retain term there are as many retain chunks as forget chunks.
+    """
+    return {
+        (domain, kind): Account(
+            YI_6B.active_parameters(), chunks, RELEASE_LENGTH, passes, YI_6B_TOKENS
+        )
+        for domain, chunks in RELEASE_BATCH.items()
+        for kind, passes in KINDS.items()
+    }
+
+
+def throughputs(profile: str = "open") -> list[Record]:
+    """The published timings of `benchmarks/gpu_queue.py`; none if no GPU was there yet."""
+    path = data_folder() / "results" / f"{profile}-throughput.parquet"
+    return [r for r in read_parquet(path) if r.kind == "throughput"] if path.exists() else []
+
+
 def cost_table(records: Iterable[Record], retraining: Mapping[str, Retraining]) -> pd.DataFrame:
     """Means per domain and method: tokens, operations, seconds, memory, ratios to retraining."""
     import pandas as pd
@@ -135,20 +163,6 @@ def cost_table(records: Iterable[Record], retraining: Mapping[str, Retraining]) 
     )
 
 
-def release_accounts() -> dict[tuple[str, str], Account]:
-    """(domain, kind) -> the account of ONE update of the authors' release on Yi-6B.
-
-    Kinds: those of `KINDS`; with a retain term there are as many retain chunks as forget chunks.
-    """
-    return {
-        (domain, kind): Account(
-            YI_6B.active_parameters(), chunks, RELEASE_LENGTH, passes, YI_6B_TOKENS
-        )
-        for domain, chunks in RELEASE_BATCH.items()
-        for kind, passes in KINDS.items()
-    }
-
-
 def account_table() -> pd.DataFrame:
     """The release's cost on Yi-6B by account: per update, and how many updates 10⁵ allows."""
     import pandas as pd
@@ -175,6 +189,36 @@ def account_table() -> pd.DataFrame:
     return pd.DataFrame(
         rows, index=pd.MultiIndex.from_tuples(index, names=["domain", "data"]), columns=columns
     )
+
+
+def throughput_table(records: Iterable[Record]) -> pd.DataFrame:
+    """Per shape, method and recipe: tokens a second, share of a plain product's rate, memory."""
+    rows, index = [], []
+    for record in sorted(records, key=lambda r: [str(r.spec[n]) for n in _TIMED]):
+        spec, timed = record.spec, record.provenance
+        index.append((spec["shape"], method_title(spec["method"]), spec["recipe"]))
+        rows.append(
+            {
+                "tokens per second": number(timed["tokens_per_second"]),
+                "share of a plain product": f"{_share(record):.0%}",
+                "peak memory": _gigabytes(timed.get("peak_memory_bytes")),
+                "chunks per update": f"2 × {spec['batch']} × {spec['length']:,}",
+                "device": timed.get("accelerator") or timed["device"],
+            }
+        )
+    names = ["shape", "method", "recipe"]
+    return pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(index, names=names))
+
+
+def _share(record: Record) -> float:
+    """Model FLOPs utilisation against what a bfloat16 matrix product reaches on that machine."""
+    return float(
+        record.provenance["flops_per_second"] / record.provenance["product_flops_per_second"]
+    )
+
+
+def _gigabytes(size: float | None) -> str:
+    return "–" if size is None else f"{size / 1e9:.1f} GB"
 
 
 def cost_in_words(records: Iterable[Record], retraining: Mapping[str, Retraining]) -> str:
@@ -204,48 +248,6 @@ def cost_in_words(records: Iterable[Record], retraining: Mapping[str, Retraining
         f"{number(max(accounts))} times cheaper than its pre-training; the paper’s 10⁵ holds "
         f"for up to {least} {plural('update', least)} of the dearest kind."
     )
-
-
-SECONDS_A_YEAR = 365.25 * 24 * 3600
-
-
-def throughputs(profile: str = "open") -> list[Record]:
-    """The published timings of `benchmarks/gpu_queue.py`; none if no GPU was there yet."""
-    path = data_folder() / "results" / f"{profile}-throughput.parquet"
-    return [r for r in read_parquet(path) if r.kind == "throughput"] if path.exists() else []
-
-
-def throughput_table(records: Iterable[Record]) -> pd.DataFrame:
-    """Per shape, method and recipe: tokens a second, share of a plain product's rate, memory."""
-    rows, index = [], []
-    for record in sorted(records, key=lambda r: [str(r.spec[n]) for n in _TIMED]):
-        spec, timed = record.spec, record.provenance
-        index.append((spec["shape"], method_title(spec["method"]), spec["recipe"]))
-        rows.append(
-            {
-                "tokens per second": number(timed["tokens_per_second"]),
-                "share of a plain product": f"{_share(record):.0%}",
-                "peak memory": _gigabytes(timed.get("peak_memory_bytes")),
-                "chunks per update": f"2 × {spec['batch']} × {spec['length']:,}",
-                "device": timed.get("accelerator") or timed["device"],
-            }
-        )
-    names = ["shape", "method", "recipe"]
-    return pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(index, names=names))
-
-
-_TIMED = ("shape", "method", "recipe")
-
-
-def _share(record: Record) -> float:
-    """Model FLOPs utilisation against what a bfloat16 matrix product reaches on that machine."""
-    return float(
-        record.provenance["flops_per_second"] / record.provenance["product_flops_per_second"]
-    )
-
-
-def _gigabytes(size: float | None) -> str:
-    return "–" if size is None else f"{size / 1e9:.1f} GB"
 
 
 def throughput_in_words(records: Iterable[Record]) -> str:

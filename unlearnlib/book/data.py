@@ -33,6 +33,24 @@ def token_lengths(data: DomainData, tokenizer: Any) -> dict[str, list[int]]:
     }
 
 
+def overlap(one: Iterable[str], other: Iterable[str], n: int) -> float:
+    """Share of the distinct n-grams of words of `one` that also stand in `other`; NaN for none."""
+    grams = [
+        {
+            tuple(words[i : i + n])
+            for text in texts
+            for words in [text.split()]
+            for i in _starts(words, n)
+        }
+        for texts in (one, other)
+    ]
+    return len(grams[0] & grams[1]) / len(grams[0]) if grams[0] else math.nan
+
+
+def _starts(words: Sequence[str], n: int) -> range:
+    return range(len(words) - n + 1)
+
+
 def data_table(data: Mapping[str, DomainData], tokenizer: Any) -> pd.DataFrame:
     """Per domain and split: documents, tokens in all, tokens per document, facts."""
     import pandas as pd
@@ -69,24 +87,6 @@ def facts_table(data: DomainData, split: str = "forget", count: int = 5) -> pd.D
         for fact in document.facts
     ][:count]
     return pd.DataFrame(rows, columns=["prompt", "answer", "wrong answers"]).set_index("prompt")
-
-
-def overlap(one: Iterable[str], other: Iterable[str], n: int) -> float:
-    """Share of the distinct n-grams of words of `one` that also stand in `other`; NaN for none."""
-    grams = [
-        {
-            tuple(words[i : i + n])
-            for text in texts
-            for words in [text.split()]
-            for i in _starts(words, n)
-        }
-        for texts in (one, other)
-    ]
-    return len(grams[0] & grams[1]) / len(grams[0]) if grams[0] else math.nan
-
-
-def _starts(words: Sequence[str], n: int) -> range:
-    return range(len(words) - n + 1)
 
 
 def overlap_table(

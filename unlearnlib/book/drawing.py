@@ -1,4 +1,4 @@
-"""What several chapters draw alike: lines with a spread, courses over updates, rows of dots."""
+"""What several chapters draw: a row per method, lines of the baselines, courses over updates."""
 
 from __future__ import annotations
 

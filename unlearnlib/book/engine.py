@@ -1,4 +1,4 @@
-"""What the benchmarks measured, as tables and sentences for the chapter on the engine.
+"""The chapter on the engine: what the benchmarks measured.
 
 The measurements are the JSON files that the scripts in `benchmarks/` write; nothing here runs a
 model. A file that is not there is named with the command that makes it.
@@ -33,6 +33,8 @@ COMMANDS = {
     "invariance": "python benchmarks/invariance.py benchmarks/results/invariance.json",
     "kill": "python benchmarks/kill.py --out benchmarks/results/kill.json",
 }
+
+LIMITS = {"float64": 1e-9, "float32": 1e-4}
 Rows = list[dict[str, Any]]
 
 
@@ -49,17 +51,17 @@ def measured(name: str, folder: Path | None = None) -> dict[str, Any] | None:
         ) from error
 
 
-def missing_in_words(name: str) -> str:
-    """How to make a measurement that is not there."""
-    return f"*Not measured yet: `{COMMANDS[name]}` does it.*"
-
-
 def work_title(row: Mapping[str, Any]) -> str:
     """A benchmark's row in words."""
     work = str(row["work"])
     kind, _, method = work.rpartition(" of ")
     name = method_title(method)
     return f"{kind or ('training' if method in METHOD_LOOKS else '')} {name}".strip()
+
+
+def way_title(way: str) -> str:
+    """A way of computing, as it is printed."""
+    return "the same again" if way == "again" else way
 
 
 def is_memory(row: Mapping[str, Any]) -> bool:
@@ -71,6 +73,11 @@ def met(row: Mapping[str, Any]) -> bool:
     """Whether a ratio's median reaches its target."""
     median = row["ratio"]["median"]
     return bool(median <= row["target"] if is_memory(row) else median >= row["target"])
+
+
+def worst(rows: Iterable[Mapping[str, Any]], what: str = "norm") -> float:
+    """The largest difference; NaN for no rows."""
+    return max((float(r[what]) for r in rows), default=math.nan)
 
 
 def speed_table(found: Mapping[str, Any]) -> pd.DataFrame:
@@ -117,6 +124,58 @@ def memory_table(found: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("work")
 
 
+def invariance_table(found: Mapping[str, Any]) -> pd.DataFrame:
+    """A row per way of computing: the largest differences over all methods, per precision."""
+    rows: Rows = found["rows"]
+    ways = list(dict.fromkeys(r["way"] for r in rows))
+    titles = {
+        "norm": "all parameters",
+        "difference": "one parameter",
+        "perplexity": "a perplexity",
+    }
+    table: dict[tuple[str, str], list[str]] = {
+        (title, precision): [
+            power(worst((r for r in rows if (r["way"], r["precision"]) == (way, precision)), what))
+            for way in ways
+        ]
+        for what, title in titles.items()
+        for precision in LIMITS
+    }
+    table["bit-", "identical"] = [
+        f"{sum(r['identical'] for r in rows if r['way'] == way)} of "
+        f"{sum(r['way'] == way for r in rows)}"
+        for way in ways
+    ]
+    return pd.DataFrame(table, index=pd.Index([way_title(way) for way in ways], name="way"))
+
+
+def kill_table(found: Mapping[str, Any]) -> pd.DataFrame:
+    """Per count of the test of killed processes: what was counted, and what it should be."""
+    chance, steps = found["at_random"], found["at_every_step"]
+    expected = chance["records_expected"]
+    rows = [
+        ("SIGKILLs at random moments", chance["kills"], ""),
+        ("records that an undisturbed study has", expected, ""),
+        ("records after resuming", chance["records_after"], expected),
+        ("of them equal to the undisturbed ones", chance["records_equal"], expected),
+        ("records computed again", chance["recomputed"], 0),
+        ("records changed after they were filed", chance["rewritten"], 0),
+        ("records lost", chance["lost"], 0),
+        ("files that could not be read", chance["unreadable"], 0),
+        ("computations that a kill interrupted", chance["computations_lost_to_kills"], ""),
+        ("kills before every single system call of a writer", steps["steps"], ""),
+        ("of them, half-written files taken for a record", steps["unreadable"], 0),
+        ("of them, studies that could not go on", steps["not_resumed"], 0),
+    ]
+    table = pd.DataFrame(rows, columns=["", "counted", "expected"]).set_index("")
+    return table.astype(str)
+
+
+def missing_in_words(name: str) -> str:
+    """How to make a measurement that is not there."""
+    return f"*Not measured yet: `{COMMANDS[name]}` does it.*"
+
+
 def speed_in_words(found: Mapping[str, Any]) -> str:
     """How many targets are met, and where and how it was measured, as Markdown."""
     rows = found["rows"]
@@ -144,44 +203,6 @@ def rounding_in_words(found: Mapping[str, Any]) -> str:
     )
 
 
-LIMITS = {"float64": 1e-9, "float32": 1e-4}
-
-
-def worst(rows: Iterable[Mapping[str, Any]], what: str = "norm") -> float:
-    """The largest difference; NaN for no rows."""
-    return max((float(r[what]) for r in rows), default=math.nan)
-
-
-def invariance_table(found: Mapping[str, Any]) -> pd.DataFrame:
-    """A row per way of computing: the largest differences over all methods, per precision."""
-    rows: Rows = found["rows"]
-    ways = list(dict.fromkeys(r["way"] for r in rows))
-    titles = {
-        "norm": "all parameters",
-        "difference": "one parameter",
-        "perplexity": "a perplexity",
-    }
-    table: dict[tuple[str, str], list[str]] = {
-        (title, precision): [
-            power(worst((r for r in rows if (r["way"], r["precision"]) == (way, precision)), what))
-            for way in ways
-        ]
-        for what, title in titles.items()
-        for precision in LIMITS
-    }
-    table["bit-", "identical"] = [
-        f"{sum(r['identical'] for r in rows if r['way'] == way)} of "
-        f"{sum(r['way'] == way for r in rows)}"
-        for way in ways
-    ]
-    return pd.DataFrame(table, index=pd.Index([way_title(way) for way in ways], name="way"))
-
-
-def way_title(way: str) -> str:
-    """A way of computing, as it is printed."""
-    return "the same again" if way == "again" else way
-
-
 def invariance_in_words(found: Mapping[str, Any]) -> str:
     """Whether every way stays within the limits, as Markdown."""
     rows: Rows = found["rows"]
@@ -205,30 +226,8 @@ def invariance_in_words(found: Mapping[str, Any]) -> str:
     ).replace("**in", "**In", 1)
 
 
-def kill_table(found: Mapping[str, Any]) -> pd.DataFrame:
-    """What was counted, and what it should be."""
-    chance, steps = found["at_random"], found["at_every_step"]
-    expected = chance["records_expected"]
-    rows = [
-        ("SIGKILLs at random moments", chance["kills"], ""),
-        ("records that an undisturbed study has", expected, ""),
-        ("records after resuming", chance["records_after"], expected),
-        ("of them equal to the undisturbed ones", chance["records_equal"], expected),
-        ("records computed again", chance["recomputed"], 0),
-        ("records changed after they were filed", chance["rewritten"], 0),
-        ("records lost", chance["lost"], 0),
-        ("files that could not be read", chance["unreadable"], 0),
-        ("computations that a kill interrupted", chance["computations_lost_to_kills"], ""),
-        ("kills before every single system call of a writer", steps["steps"], ""),
-        ("of them, half-written files taken for a record", steps["unreadable"], 0),
-        ("of them, studies that could not go on", steps["not_resumed"], 0),
-    ]
-    table = pd.DataFrame(rows, columns=["", "counted", "expected"]).set_index("")
-    return table.astype(str)
-
-
 def kill_in_words(found: Mapping[str, Any]) -> str:
-    """Whether anything was lost or done twice, as Markdown."""
+    """Whether killed processes lost a record or computed one twice, as Markdown."""
     chance = found["at_random"]
     clean = (
         chance["records_equal"] == chance["records_expected"] == chance["records_after"]

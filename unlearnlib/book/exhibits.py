@@ -1,9 +1,9 @@
 """Figures and tables as HTML with an anchor, a title, and how to repeat them.
 
-Only the book knows which notebook a figure or table is from, where that notebook can be read, and
-what it was run with. So a notebook leaves a mark, an HTML comment that nobody sees, and the
-extension `book/_ext/exhibits.py` puts the link and the papermill command there while the book is
-built. In a plain notebook the mark stays a comment and nothing is broken.
+Only the build of the book knows which notebook a figure or table is from, where that notebook can
+be read, and with which parameters it was run. So a notebook leaves a mark, an HTML comment, and the
+extension `book/_ext/exhibits.py` replaces it by the link and the papermill command. In a notebook
+that is opened by itself the mark stays a comment and shows nothing.
 """
 
 from __future__ import annotations
@@ -24,22 +24,57 @@ from unlearnlib.text import number
 if TYPE_CHECKING:
     import pandas as pd
 
+Kind = Literal["figure", "table"]
 
-def glue(found: Mapping[str, Finding], prefix: str = "") -> None:
-    """Store findings in the notebook under PREFIX + name, for {glue:text} in other chapters.
+# The mark after a command that is already there, and the marks that stand alone.
+MARK = "<!-- repeat -->"
+MARKS: dict[Kind, str] = {"figure": "<!-- repeat figure -->", "table": "<!-- repeat table -->"}
 
-    Nothing is shown. Writes what `myst_nb.glue` writes, without needing the book's tools.
+
+def slug(text: str) -> str:
+    """The words of `text` as they may stand in an address: "By learning rate" → by-learning-rate.
+
+    Letters that ASCII has no look-alike of are left out; "" if nothing remains.
     """
-    from IPython.display import display
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
 
-    hidden = "application/papermill.record/"
-    for name, x in found.items():
-        text = number(x) if isinstance(x, float) else str(x)
-        display(
-            {f"{hidden}text/plain": text},
-            raw=True,
-            metadata={"scrapbook": {"name": prefix + name, "mime_prefix": hidden}},
-        )
+
+def anchor(kind: Kind, name: str) -> str:
+    """The id of a figure or table, without "#": "figure-target-check"."""
+    return f"{kind}-{slug(name)}"
+
+
+def first_sentence(caption: str) -> str:
+    """A caption up to its first full stop that a space follows, without it."""
+    return re.split(r"\.\s", caption.strip() + " ", maxsplit=1)[0].strip()
+
+
+def opening(kind: Kind, name: str, caption: str) -> str:
+    """The attributes of the element around a figure or table; nothing for one without a name.
+
+    The title is the caption's first sentence: the index of figures and tables shows it.
+    """
+    if not slug(name):
+        return ""
+    title = html.escape(first_sentence(caption) or name, quote=True)
+    return f' class="exhibit" id="{anchor(kind, name)}" data-title="{title}"'
+
+
+def repeat(kind: Kind, command: str = "") -> str:
+    """HTML that says how to repeat a figure or table, folded up; `command` makes its records.
+
+    Without a command only the mark: a notebook that is open in front of the reader needs no more.
+    """
+    if not command:
+        return MARKS[kind]
+    line = f"<p>Compute its records again: <code>{html.escape(command)}</code></p>"
+    return folded(kind, line + MARK)
+
+
+def folded(kind: Kind, content: str) -> str:
+    """The HTML `content` behind the words "Repeat this figure" or "table"."""
+    return f'<details class="repeat"><summary>Repeat this {kind}</summary>{content}</details>'
 
 
 def table_html(table: pd.DataFrame, caption: str = "", command: str = "", name: str = "") -> str:
@@ -47,8 +82,8 @@ def table_html(table: pd.DataFrame, caption: str = "", command: str = "", name: 
 
     A two-level header spans its groups; of a two-level index, the first level becomes a line
     above its rows. It scrolls by itself where the page is narrower, and the book's script
-    `sort_tables.js` sorts it. With a name, which is the caption's words if none is given, it can
-    be linked to and repeated (`exhibits`); `command` makes its records again.
+    `sort_tables.js` sorts it. With a name, which is the caption's words if none is given, it has an
+    anchor and says how to repeat it; `command` makes its records again.
     """
     nested = table.index.nlevels == 2
     names = [str(n) if n else "" for n in table.index.names]
@@ -100,12 +135,6 @@ def table_html(table: pd.DataFrame, caption: str = "", command: str = "", name: 
     return exhibit(shown, caption, command, name)
 
 
-def exhibit(shown: str, caption: str, command: str = "", name: str = "") -> str:
-    """The HTML of a table in an element with an anchor, and how to repeat it below."""
-    around = opening("table", name or caption, caption)
-    return f"<div{around}>{shown}{repeat('table', command)}</div>" if around else shown
-
-
 def _is_text(column: Iterable[Any]) -> bool:
     """Whether most cells of a column hold words or lists, not numbers."""
     seen = Counter(
@@ -116,6 +145,12 @@ def _is_text(column: Iterable[Any]) -> bool:
     return seen[True] > seen[False]
 
 
+def exhibit(shown: str, caption: str, command: str = "", name: str = "") -> str:
+    """The HTML of a table in an element with an anchor, and how to repeat it below."""
+    around = opening("table", name or caption, caption)
+    return f"<div{around}>{shown}{repeat('table', command)}</div>" if around else shown
+
+
 def styled(table: pd.DataFrame, caption: str = "", command: str = "", name: str = "") -> Any:
     """The table as notebooks and the book show it; see `table_html`."""
     from IPython.display import HTML
@@ -123,65 +158,13 @@ def styled(table: pd.DataFrame, caption: str = "", command: str = "", name: str 
     return HTML(table_html(table, caption, command, name))
 
 
-def say(text: str) -> None:
-    """Show Markdown that was made from records; nothing for no text."""
-    from IPython.display import Markdown, display
+def figure_html(figure: DescribedFigure, caption: str, command: str = "", name: str = "") -> str:
+    """An HTML figure (see `figures.image_html`) with an anchor, and how to repeat it.
 
-    if text:
-        display(Markdown(text))
-
-
-Kind = Literal["figure", "table"]
-
-# The mark inside what there is to say already, and the one that stands for all of it.
-MARK = "<!-- repeat -->"
-MARKS: dict[Kind, str] = {"figure": "<!-- repeat figure -->", "table": "<!-- repeat table -->"}
-
-
-def slug(text: str) -> str:
-    """The words of `text` as they may stand in an address: "By learning rate" → by-learning-rate.
-
-    Letters that ASCII has no look-alike of are left out; "" if nothing remains.
+    With a name it has an anchor and says how to repeat it.
     """
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
-
-
-def anchor(kind: Kind, name: str) -> str:
-    """The id of a figure or table, without "#": "figure-target-check"."""
-    return f"{kind}-{slug(name)}"
-
-
-def first_sentence(caption: str) -> str:
-    """A caption up to its first full stop that a space follows, without it."""
-    return re.split(r"\.\s", caption.strip() + " ", maxsplit=1)[0].strip()
-
-
-def opening(kind: Kind, name: str, caption: str) -> str:
-    """The attributes of the element around a figure or table; nothing for one without a name.
-
-    The title is the caption's first sentence: the index of figures and tables shows it.
-    """
-    if not slug(name):
-        return ""
-    title = html.escape(first_sentence(caption) or name, quote=True)
-    return f' class="exhibit" id="{anchor(kind, name)}" data-title="{title}"'
-
-
-def repeat(kind: Kind, command: str = "") -> str:
-    """HTML that says how to repeat a figure or table, folded up; `command` makes its records.
-
-    Without a command only the mark: a notebook that is open in front of the reader needs no more.
-    """
-    if not command:
-        return MARKS[kind]
-    line = f"<p>Compute its records again: <code>{html.escape(command)}</code></p>"
-    return folded(kind, line + MARK)
-
-
-def folded(kind: Kind, content: str) -> str:
-    """The HTML `content` behind the words "Repeat this figure" or "table"."""
-    return f'<details class="repeat"><summary>Repeat this {kind}</summary>{content}</details>'
+    again = repeat("figure", command) if name or command else ""
+    return image_html(figure, caption, around=opening("figure", name, caption), below=again)
 
 
 def figures_folder() -> Path | None:
@@ -189,15 +172,6 @@ def figures_folder() -> Path | None:
     if named := os.environ.get("UNLEARN_FIGURES"):
         return Path(named)
     return Path("book/_run/figures") if Path("book").is_dir() else None
-
-
-def figure_html(figure: DescribedFigure, caption: str, command: str = "", name: str = "") -> str:
-    """An HTML figure (see `figures.image_html`) with an anchor, and how to repeat it.
-
-    With a name it can be linked to and repeated: the book adds its notebook.
-    """
-    again = repeat("figure", command) if name or command else ""
-    return image_html(figure, caption, around=opening("figure", name, caption), below=again)
 
 
 def show(figure: DescribedFigure, name: str, caption: str, command: str = "") -> None:
@@ -215,3 +189,28 @@ def show(figure: DescribedFigure, name: str, caption: str, command: str = "") ->
         if figure.narrow is not None:
             (folder / f"{name}-narrow.svg").write_text(to_svg(figure.narrow()), encoding="utf-8")
     display(HTML(figure_html(figure, caption, command, name)))
+
+
+def say(text: str) -> None:
+    """Show Markdown that was made from records; nothing for no text."""
+    from IPython.display import Markdown, display
+
+    if text:
+        display(Markdown(text))
+
+
+def glue(found: Mapping[str, Finding], prefix: str = "") -> None:
+    """Store findings in the notebook under PREFIX + name, for {glue:text} in other chapters.
+
+    Nothing is shown. Writes what `myst_nb.glue` writes, without needing the book's tools.
+    """
+    from IPython.display import display
+
+    hidden = "application/papermill.record/"
+    for name, x in found.items():
+        text = number(x) if isinstance(x, float) else str(x)
+        display(
+            {f"{hidden}text/plain": text},
+            raw=True,
+            metadata={"scrapbook": {"name": prefix + name, "mime_prefix": hidden}},
+        )

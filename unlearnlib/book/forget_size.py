@@ -1,6 +1,6 @@
 """How much to forget: from one document to the whole set, at once or in several requests.
 
-The sweeps are those of the chapter on sensitivity, with documents or requests along the axis.
+The functions are those of the chapter on sensitivity, with documents or requests swept.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How well the search of `unlearn tune` does: beside a full grid, and random search at equal cost.
+"""The chapter on the guidelines: `unlearn tune` beside a full grid and a random search.
 
 The searches are those that `benchmarks/tuning.py` made, the grid is the study robust_region. Both
-are judged by the search's own yardstick, `search.shortfall`, because that is what a practitioner
-without an oracle can measure.
+are judged by the search's own yardstick, `tuning_rule.shortfall`, because that is what a
+practitioner without an oracle can measure.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Search:
     """One search and its end.
 
-    design         whether the procedure was designed on it; the others are held out
+    design         whether the rule was designed on this search; the others are held out
     before, after  metrics of vanilla and of the chosen model; `after` is empty if no run was made
     """
 
@@ -46,7 +46,7 @@ class Search:
 
     @property
     def shortfall(self) -> float:
-        """Of the chosen run; of doing nothing if none was made."""
+        """The shortfall of the chosen run; of vanilla if no run was made."""
         if self.best is None:
             return abs(self.situation.distance)
         return self.steps[self.best].shortfall(self.situation)
@@ -151,7 +151,7 @@ def judged(searches: Iterable[Search], region: Iterable[Record]) -> list[Judged]
 
 
 def held_out(rows: Iterable[Judged]) -> dict[tuple[str, int], tuple[float, int]]:
-    """(domain, seed) -> (excess, runs) of what the design did not see: for the claim's verdict."""
+    """(domain, seed) -> (excess, runs) of the searches that the rule was not designed on."""
     return {
         (row.search.domain, row.search.seed): (row.excess, row.runs)
         for row in rows
@@ -200,36 +200,6 @@ def searches_table(rows: Iterable[Judged]) -> pd.DataFrame:
     return pd.DataFrame(values, index=index, columns=names)
 
 
-def searches_in_words(rows: Iterable[Judged]) -> str:
-    """What the searches came to, in a Markdown paragraph."""
-    rows = [row for row in rows if not row.search.design]
-    if not rows:
-        return "No search on held-out domains and seeds is published."
-    beaten = sum(row.tuned <= row.best_grid * (1 + 1e-12) for row in rows)
-    lucky = sum(row.tuned < row.random for row in rows)
-    near = sum(row.tuned <= GOOD_ENOUGH for row in rows)
-    harmed = sum(_rise(row.search) > TOLERATED_RISE for row in rows)
-    runs = [row.runs for row in rows]
-    return (
-        f"{len(rows)} {'search' if len(rows) == 1 else 'searches'} on domains and seeds that the "
-        "design did not see took "
-        f"{min(runs)} to {max(runs)} runs each, against {rows[0].points} points of the grid. "
-        f"{near} of them end with a shortfall of at most {number(GOOD_ENOUGH)}; {harmed} with "
-        f"general perplexity up by more than is tolerated; {beaten} end at or below "
-        f"the best grid point’s; {lucky} end below what random search with as many runs would "
-        f"reach in half of the cases. Their shortfalls are "
-        f"{number(min(r.tuned for r in rows))} to {number(max(r.tuned for r in rows))}, "
-        f"{number(min(r.excess for r in rows))} to {number(max(r.excess for r in rows))} times the "
-        "best grid point’s."
-    )
-
-
-def _rise(search: Search) -> float:
-    """The factor by which the chosen run raised general perplexity; 1 if no run was made."""
-    name = "general/perplexity"
-    return search.after[name] / search.before[name] if search.after else 1.0
-
-
 def trace(search: Search) -> pd.DataFrame:
     """Every run of a search: its setting, where it ended, and why it was made."""
     import pandas as pd
@@ -256,3 +226,33 @@ def trace(search: Search) -> pd.DataFrame:
 def search_title(search: Search) -> str:
     """ "GA + GD, in-dist. on Books, seed 200"."""
     return f"{method_title(search.method)} on {domain_title(search.domain)}, seed {search.seed}"
+
+
+def searches_in_words(rows: Iterable[Judged]) -> str:
+    """How near the searches came to the best grid point, in a Markdown paragraph."""
+    rows = [row for row in rows if not row.search.design]
+    if not rows:
+        return "No search on held-out domains and seeds is published."
+    beaten = sum(row.tuned <= row.best_grid * (1 + 1e-12) for row in rows)
+    lucky = sum(row.tuned < row.random for row in rows)
+    near = sum(row.tuned <= GOOD_ENOUGH for row in rows)
+    harmed = sum(_rise(row.search) > TOLERATED_RISE for row in rows)
+    runs = [row.runs for row in rows]
+    return (
+        f"{len(rows)} {'search' if len(rows) == 1 else 'searches'} on domains and seeds that the "
+        "design did not see took "
+        f"{min(runs)} to {max(runs)} runs each, against {rows[0].points} points of the grid. "
+        f"{near} of them end with a shortfall of at most {number(GOOD_ENOUGH)}; {harmed} with "
+        f"general perplexity up by more than is tolerated; {beaten} end at or below "
+        f"the best grid point’s; {lucky} end below what random search with as many runs would "
+        f"reach in half of the cases. Their shortfalls are "
+        f"{number(min(r.tuned for r in rows))} to {number(max(r.tuned for r in rows))}, "
+        f"{number(min(r.excess for r in rows))} to {number(max(r.excess for r in rows))} times the "
+        "best grid point’s."
+    )
+
+
+def _rise(search: Search) -> float:
+    """The factor by which the chosen run raised general perplexity; 1 if no run was made."""
+    name = "general/perplexity"
+    return search.after[name] / search.before[name] if search.after else 1.0

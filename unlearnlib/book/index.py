@@ -1,4 +1,4 @@
-"""The first page: the answer, in the words and figures of the chapters that follow."""
+"""The first page: the results in brief, by the functions of the chapters that follow."""
 
 from __future__ import annotations
 

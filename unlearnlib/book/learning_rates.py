@@ -1,4 +1,4 @@
-"""The chapter on learning rates: what each rate does, and which rates are usable."""
+"""The chapter on learning rates: the perplexities that each rate ends at, and which are usable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The main table: seven methods, three domains, and the comparison at equal forgetting."""
+"""The main table: seven methods, three domains, and the comparison at equal forgetting.
+
+`findings` are the numbers that the prose of several chapters quotes.
+"""
 
 from __future__ import annotations
 
@@ -66,142 +69,6 @@ from unlearnlib.text import mean_and_spread, number, plural, with_spread
 if TYPE_CHECKING:
     import pandas as pd
 
-
-@dataclass(frozen=True)
-class EqualForgetting:
-    """A probed run where its forget perplexity first reaches the oracle's, between two probes.
-
-    update    where that is
-    general   general perplexity there, as a multiple of vanilla's
-    distance  KL to the oracle on the forget set there, nats per token
-    """
-
-    domain: str
-    method: str
-    seed: int
-    update: float
-    general: float
-    distance: float
-
-
-def at_equal_forgetting(
-    records: Iterable[Record], baselines: Iterable[Record]
-) -> list[EqualForgetting]:
-    """Every probed run at the truth, in the book's order; those that never reach it are left out.
-
-    A run that has gone less far is nearer to vanilla in everything, so ends can only be compared
-    as doses. Here all have forgotten alike. Between probes the logarithms of the perplexities and
-    the divergence are interpolated over the update, as in `crossing`.
-    """
-    records, baselines = list(records), list(baselines)
-    out = []
-    for domain in domains_of(records):
-        truth = baseline_value(baselines, domain, "oracle", FORGET, records)
-        vanilla = baseline_value(baselines, domain, "vanilla", GENERAL, records)
-        for method in methods_of(select(records, domain)):
-            for run in select(records, domain, method):
-                update = crossing(run, truth)
-                if not math.isfinite(update) or update <= 0:
-                    continue
-                rows = probed_rows(run)
-                after = next(i for i, row in enumerate(rows) if row["update"] >= update)
-                a, b = rows[max(after - 1, 0)], rows[after]
-                width = b["update"] - a["update"]
-                share = (update - a["update"]) / width if width else 1.0
-
-                def at(name: str, of: Callable[[float], float], a: Any = a, b: Any = b) -> float:
-                    ends = [of(float(row.get(name, math.nan))) for row in (a, b)]
-                    return ends[0] + share * (ends[1] - ends[0])  # noqa: B023
-
-                out.append(
-                    EqualForgetting(
-                        domain,
-                        method,
-                        int(run.spec["seed"]),
-                        update,
-                        math.exp(at(GENERAL, math.log)) / vanilla,
-                        at(KL, float),
-                    )
-                )
-    return out
-
-
-def equal_forgetting_table(records: Iterable[Record], baselines: Iterable[Record]) -> pd.DataFrame:
-    """Per domain and method, at the truth: update, harm, distance; mean ± std over seeds."""
-    import pandas as pd
-
-    records, baselines = list(records), list(baselines)
-    found = at_equal_forgetting(records, baselines)
-    index, rows = [], []
-    for domain in domains_of(records):
-        before = baseline_value(baselines, domain, "vanilla", KL, records)
-        index.append((domain_title(domain), BASELINE_TITLES["vanilla"]))
-        rows.append(["0", "1", number(before)])
-        for method in methods_of(select(records, domain)):
-            ours = [a for a in found if (a.domain, a.method) == (domain, method)]
-            index.append((domain_title(domain), method_title(method)))
-            values = ([getattr(a, x) for a in ours] for x in ("update", "general", "distance"))
-            rows.append([with_spread(x) for x in values] if ours else ["never", "–", "–"])
-    return pd.DataFrame(
-        rows,
-        index=domain_index(index),
-        columns=["at update", "general, × vanilla", "KL to oracle, nats"],
-    )
-
-
-def equal_forgetting_in_words(
-    records: Iterable[Record],
-    baselines: Iterable[Record],
-    one: str = "ga_gd_in_dist",
-    other: str = "ga",
-) -> str:
-    """Who is nearest to the oracle at the truth, and who does least harm, as a Markdown list."""
-    records, baselines = list(records), list(baselines)
-    found = at_equal_forgetting(records, baselines)
-    lines = []
-    for domain in domains_of(records):
-        means = {
-            m: tuple(
-                fmean(getattr(a, x) for a in found if (a.domain, a.method) == (domain, m))
-                for x in ("distance", "general")
-            )
-            for m in dict.fromkeys(a.method for a in found if a.domain == domain)
-        }
-        known = {m: x for m, x in means.items() if not any(map(math.isnan, x))}
-        if not known:
-            continue
-        parts = []
-        for place, what, unit in (
-            (0, "nearest to the oracle", "{} nats per token"),
-            (1, "least harm", "general perplexity ×{}"),
-        ):
-            best = min(known, key=lambda m, place=place: known[m][place])  # type: ignore[misc]
-            parts.append(f"{what}: {method_title(best)}, {unit.format(number(known[best][place]))}")
-        line = f"- **{domain_title(domain)}.** At equal forgetting, {'; '.join(parts)}."
-        if one in known and other in known:
-            sides = [
-                ("nearer", "farther")[known[one][0] > known[other][0]],
-                ("less", "more")[known[one][1] > known[other][1]],
-            ]
-            line += (
-                f" {method_title(one)} is {sides[0]} than {method_title(other)} "
-                f"({number(known[one][0])} against {number(known[other][0])}), with {sides[1]} "
-                f"harm (×{number(known[one][1])} against ×{number(known[other][1])})."
-            )
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def at_rate(records: Iterable[Record], learning_rate: float) -> list[Record]:
-    """The records with the learning rate that is nearest in the logarithm: a slice of the grid."""
-    records = list(records)
-    if not records:
-        return []
-    gap = lambda r: abs(math.log(r.spec["learning_rate"] / learning_rate))  # noqa: E731
-    nearest = min(records, key=gap).spec["learning_rate"]
-    return [r for r in records if r.spec["learning_rate"] == nearest]
-
-
 COLUMNS: tuple[Column, ...] = (
     *(Column("Perplexity", s, f"{s}/perplexity") for s in ("forget", "approximate", "retain")),
     Column("Perplexity", "general", "general/perplexity"),
@@ -217,38 +84,14 @@ FORGETTING = tuple(c for c in COLUMNS if c.group != "Accuracy")
 ACCURACIES = tuple(c for c in COLUMNS if c.group == "Accuracy")
 
 
-def main_table(
-    records: Iterable[Record],
-    baselines: Iterable[Record],
-    columns: Sequence[Column] = COLUMNS,
-) -> pd.DataFrame:
-    """Vanilla, target, oracle and the methods, per domain, as text: mean ± std over seeds.
-
-    A method whose runs diverged says how many of them; one without runs is left out.
-    """
-    import pandas as pd
-
-    records, baselines = list(records), list(baselines)
-    index, rows = [], []
-    for domain in domains_of(records or baselines):
-        for which, title in BASELINE_TITLES.items():
-            values = [baseline_value(baselines, domain, which, c.metric, records) for c in columns]
-            if not all(map(math.isnan, values)):
-                index.append((domain_title(domain), title))
-                rows.append([number(x) for x in values])
-        for method in methods_of(records):
-            runs = select(records, domain, method)
-            if not runs:
-                continue
-            diverged = sum(r.status == "diverged" for r in runs)
-            note = f" (diverged: {diverged} of {len(runs)})" if diverged else ""
-            index.append((domain_title(domain), method_title(method) + note))
-            rows.append([with_spread([value(r, c.metric) for r in runs]) for c in columns])
-    return pd.DataFrame(
-        rows,
-        index=pd.MultiIndex.from_tuples(index, names=["domain", "model"]),
-        columns=pd.MultiIndex.from_tuples([(c.group, c.split) for c in columns]),
-    )
+def at_rate(records: Iterable[Record], learning_rate: float) -> list[Record]:
+    """The records with the learning rate that is nearest in the logarithm: a slice of the grid."""
+    records = list(records)
+    if not records:
+        return []
+    gap = lambda r: abs(math.log(r.spec["learning_rate"] / learning_rate))  # noqa: E731
+    nearest = min(records, key=gap).spec["learning_rate"]
+    return [r for r in records if r.spec["learning_rate"] == nearest]
 
 
 def findings(records: Iterable[Record], baselines: Iterable[Record]) -> dict[str, Finding]:
@@ -262,7 +105,7 @@ def findings(records: Iterable[Record], baselines: Iterable[Record]) -> dict[str
     D.oracle_auc_low, _high           the latter's 95 % interval, by bootstrap over documents
     D.kl.vanilla, D.kl.METHOD         mean KL to the oracle on forget, nats per token
     D.kl.floor                        vanilla's on approximate, which neither model was trained on:
-                                      what training twice differs by
+                                      how far two separately trained models differ
     D.closest, D.closest_kl           the method with the least of these, and its value
     D.nearer                          number of methods with less than vanilla
     D.nearest_target                  the method whose forget perplexity is nearest the target
@@ -397,6 +240,152 @@ def _compare(records: Sequence[Record], domain: str, one: str, other: str) -> st
     return "farther" if all(d > 0 for d in differences) else "no clear difference"
 
 
+def domains_in(found: Mapping[str, Finding]) -> list[str]:
+    """The domains that some findings are about."""
+    named = [name.partition(".")[0] for name in found if name.endswith(".target_over_truth")]
+    return list(dict.fromkeys(named))
+
+
+@dataclass(frozen=True)
+class EqualForgetting:
+    """A probed run where its forget perplexity first reaches the oracle's, between two probes.
+
+    update    where that is
+    general   general perplexity there, as a multiple of vanilla's
+    distance  KL to the oracle on the forget set there, nats per token
+    """
+
+    domain: str
+    method: str
+    seed: int
+    update: float
+    general: float
+    distance: float
+
+
+def at_equal_forgetting(
+    records: Iterable[Record], baselines: Iterable[Record]
+) -> list[EqualForgetting]:
+    """Every probed run at the truth, in the book's order; those that never reach it are left out.
+
+    At their ends runs have forgotten different amounts, and a run that has forgotten less is nearer
+    to vanilla in every measure. Here every run is taken at the same forget perplexity. Between
+    probes the logarithms of the perplexities and the divergence are interpolated over the update,
+    as in `crossing`.
+    """
+    records, baselines = list(records), list(baselines)
+    out = []
+    for domain in domains_of(records):
+        truth = baseline_value(baselines, domain, "oracle", FORGET, records)
+        vanilla = baseline_value(baselines, domain, "vanilla", GENERAL, records)
+        for method in methods_of(select(records, domain)):
+            for run in select(records, domain, method):
+                update = crossing(run, truth)
+                if not math.isfinite(update) or update <= 0:
+                    continue
+                rows = probed_rows(run)
+                after = next(i for i, row in enumerate(rows) if row["update"] >= update)
+                a, b = rows[max(after - 1, 0)], rows[after]
+                width = b["update"] - a["update"]
+                share = (update - a["update"]) / width if width else 1.0
+
+                def at(name: str, of: Callable[[float], float], a: Any = a, b: Any = b) -> float:
+                    ends = [of(float(row.get(name, math.nan))) for row in (a, b)]
+                    return ends[0] + share * (ends[1] - ends[0])  # noqa: B023
+
+                out.append(
+                    EqualForgetting(
+                        domain,
+                        method,
+                        int(run.spec["seed"]),
+                        update,
+                        math.exp(at(GENERAL, math.log)) / vanilla,
+                        at(KL, float),
+                    )
+                )
+    return out
+
+
+def main_table(
+    records: Iterable[Record],
+    baselines: Iterable[Record],
+    columns: Sequence[Column] = COLUMNS,
+) -> pd.DataFrame:
+    """Vanilla, target, oracle and the methods, per domain, as text: mean ± std over seeds.
+
+    A method whose runs diverged says how many of them; one without runs is left out.
+    """
+    import pandas as pd
+
+    records, baselines = list(records), list(baselines)
+    index, rows = [], []
+    for domain in domains_of(records or baselines):
+        for which, title in BASELINE_TITLES.items():
+            values = [baseline_value(baselines, domain, which, c.metric, records) for c in columns]
+            if not all(map(math.isnan, values)):
+                index.append((domain_title(domain), title))
+                rows.append([number(x) for x in values])
+        for method in methods_of(records):
+            runs = select(records, domain, method)
+            if not runs:
+                continue
+            diverged = sum(r.status == "diverged" for r in runs)
+            note = f" (diverged: {diverged} of {len(runs)})" if diverged else ""
+            index.append((domain_title(domain), method_title(method) + note))
+            rows.append([with_spread([value(r, c.metric) for r in runs]) for c in columns])
+    return pd.DataFrame(
+        rows,
+        index=pd.MultiIndex.from_tuples(index, names=["domain", "model"]),
+        columns=pd.MultiIndex.from_tuples([(c.group, c.split) for c in columns]),
+    )
+
+
+def _diverged(count: int) -> str:
+    if not count:
+        return "None diverged."
+    return f"{count} diverged; {'its' if count == 1 else 'their'} last finite state is shown."
+
+
+def settings_table(records: Iterable[Record]) -> pd.DataFrame:
+    """The learning rate of each method on each domain, as the runs used it."""
+    import pandas as pd
+
+    records = list(records)
+    domains = domains_of(records)
+    rows = []
+    for method in methods_of(records):
+        row = []
+        for domain in domains:
+            used = sorted({r.spec["learning_rate"] for r in select(records, domain, method)})
+            row.append(", ".join(f"{x:g}" for x in used) or "–")
+        rows.append(row)
+    index = pd.Index([method_title(m) for m in methods_of(records)], name="method")
+    return pd.DataFrame(rows, index=index, columns=[domain_title(d) for d in domains])
+
+
+def equal_forgetting_table(records: Iterable[Record], baselines: Iterable[Record]) -> pd.DataFrame:
+    """Per domain and method, at the truth: update, harm, distance; mean ± std over seeds."""
+    import pandas as pd
+
+    records, baselines = list(records), list(baselines)
+    found = at_equal_forgetting(records, baselines)
+    index, rows = [], []
+    for domain in domains_of(records):
+        before = baseline_value(baselines, domain, "vanilla", KL, records)
+        index.append((domain_title(domain), BASELINE_TITLES["vanilla"]))
+        rows.append(["0", "1", number(before)])
+        for method in methods_of(select(records, domain)):
+            ours = [a for a in found if (a.domain, a.method) == (domain, method)]
+            index.append((domain_title(domain), method_title(method)))
+            values = ([getattr(a, x) for a in ours] for x in ("update", "general", "distance"))
+            rows.append([with_spread(x) for x in values] if ours else ["never", "–", "–"])
+    return pd.DataFrame(
+        rows,
+        index=domain_index(index),
+        columns=["at update", "general, × vanilla", "KL to oracle, nats"],
+    )
+
+
 def findings_in_words(found: Mapping[str, Finding]) -> str:
     """The findings as a Markdown list: the target against the truth, and who is closest."""
     lines = [
@@ -442,33 +431,47 @@ def _target_sentence(found: Mapping[str, Finding], domain: str, ratio: float) ->
     )
 
 
-def _diverged(count: int) -> str:
-    if not count:
-        return "None diverged."
-    return f"{count} diverged; {'its' if count == 1 else 'their'} last finite state is shown."
-
-
-def domains_in(found: Mapping[str, Finding]) -> list[str]:
-    """The domains that some findings are about."""
-    named = [name.partition(".")[0] for name in found if name.endswith(".target_over_truth")]
-    return list(dict.fromkeys(named))
-
-
-def settings_table(records: Iterable[Record]) -> pd.DataFrame:
-    """The learning rate of each method on each domain, as the runs used it."""
-    import pandas as pd
-
-    records = list(records)
-    domains = domains_of(records)
-    rows = []
-    for method in methods_of(records):
-        row = []
-        for domain in domains:
-            used = sorted({r.spec["learning_rate"] for r in select(records, domain, method)})
-            row.append(", ".join(f"{x:g}" for x in used) or "–")
-        rows.append(row)
-    index = pd.Index([method_title(m) for m in methods_of(records)], name="method")
-    return pd.DataFrame(rows, index=index, columns=[domain_title(d) for d in domains])
+def equal_forgetting_in_words(
+    records: Iterable[Record],
+    baselines: Iterable[Record],
+    one: str = "ga_gd_in_dist",
+    other: str = "ga",
+) -> str:
+    """Who is nearest to the oracle at the truth, and who does least harm, as a Markdown list."""
+    records, baselines = list(records), list(baselines)
+    found = at_equal_forgetting(records, baselines)
+    lines = []
+    for domain in domains_of(records):
+        means = {
+            m: tuple(
+                fmean(getattr(a, x) for a in found if (a.domain, a.method) == (domain, m))
+                for x in ("distance", "general")
+            )
+            for m in dict.fromkeys(a.method for a in found if a.domain == domain)
+        }
+        known = {m: x for m, x in means.items() if not any(map(math.isnan, x))}
+        if not known:
+            continue
+        parts = []
+        for place, what, unit in (
+            (0, "nearest to the oracle", "{} nats per token"),
+            (1, "least harm", "general perplexity ×{}"),
+        ):
+            best = min(known, key=lambda m, place=place: known[m][place])  # type: ignore[misc]
+            parts.append(f"{what}: {method_title(best)}, {unit.format(number(known[best][place]))}")
+        line = f"- **{domain_title(domain)}.** At equal forgetting, {'; '.join(parts)}."
+        if one in known and other in known:
+            sides = [
+                ("nearer", "farther")[known[one][0] > known[other][0]],
+                ("less", "more")[known[one][1] > known[other][1]],
+            ]
+            line += (
+                f" {method_title(one)} is {sides[0]} than {method_title(other)} "
+                f"({number(known[one][0])} against {number(known[other][0])}), with {sides[1]} "
+                f"harm (×{number(known[one][1])} against ×{number(known[other][1])})."
+            )
+        lines.append(line)
+    return "\n".join(lines)
 
 
 @figure_function

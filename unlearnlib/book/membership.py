@@ -122,16 +122,6 @@ def membership_auc(
     return figure
 
 
-def _attack_scores(record: Record, attack: str) -> tuple[np.ndarray, np.ndarray]:
-    """(member, non-member) scores of a record's documents, without what has no score."""
-    sides = []
-    for split in ("forget", "approximate"):
-        kept = record.documents.get(split, {}).get(attack, [])
-        scores = np.array([math.nan if x is None else x for x in kept], dtype=np.float64)
-        sides.append(scores[~np.isnan(scores)])
-    return sides[0], sides[1]
-
-
 @figure_function
 def roc_curves(
     records: Iterable[Record],
@@ -183,3 +173,13 @@ def roc_curves(
         f"Area under each: {', '.join(said) or 'no scores'}."
     )
     return figure
+
+
+def _attack_scores(record: Record, attack: str) -> tuple[np.ndarray, np.ndarray]:
+    """(member, non-member) scores of a record's documents, without what has no score."""
+    sides = []
+    for split in ("forget", "approximate"):
+        kept = record.documents.get(split, {}).get(attack, [])
+        scores = np.array([math.nan if x is None else x for x in kept], dtype=np.float64)
+        sides.append(scores[~np.isnan(scores)])
+    return sides[0], sides[1]

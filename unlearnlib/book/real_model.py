@@ -1,6 +1,6 @@
-"""A real model beside the lab's: tables and sentences for the chapter on SmolLM2.
+"""The chapter on a real model: SmolLM2, trained further, beside the lab's model.
 
-And the published model alone, where nobody outside knows what it was trained on.
+And the published SmolLM2 itself, whose training data is not known.
 """
 
 from __future__ import annotations
@@ -67,6 +67,15 @@ SPLITS = {
 }
 ATTACKS = {"loss": "AUC of the loss", "min_k_40": "AUC of Min-40%"}
 
+RANKED = {
+    FORGET: "forget perplexity",
+    GENERAL: "general perplexity",
+    KL: "KL to the oracle",
+}
+
+ORDERS = 50_000  # of a permutation test: all orders of up to eight methods, or so many at random
+Sides = Mapping[str, tuple[Sequence[Record], Sequence[Record]]]
+
 
 def family(profile: str) -> tuple[str, ...]:
     """A profile, and those that take its settings for domains that it does not have."""
@@ -74,51 +83,6 @@ def family(profile: str) -> tuple[str, ...]:
 
 
 SMALL = family("open_cpu")  # what two CPU cores can afford
-
-
-def history_table(records: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Perplexities and AUCs before and after each epoch; `records`: model's name -> its record."""
-    rows, index = [], []
-    for name, record in records.items():
-        title = BASELINE_TITLES.get(name.partition("-")[0], name)
-        for epoch in record["history"]:
-            passed = int(epoch["epoch"])
-            if not passed and name != "vanilla":
-                continue  # the same published model
-            domains = list(dict.fromkeys(k.partition("/")[0] for k in epoch if "/" in k))
-            for domain in domains:
-                row = {
-                    f"{shown} perplexity": epoch[f"{domain}/{split}/perplexity"]
-                    for split, shown in SPLITS.items()
-                }
-                row |= {
-                    shown: epoch[f"{domain}/membership/{attack}/auc"]
-                    for attack, shown in ATTACKS.items()
-                }
-                rows.append(row)
-                after = f"{passed} epoch{'s' * (passed != 1)}"
-                index.append((domain_title(domain), f"{title}, {after}" if passed else "published"))
-    return pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(index, names=["", "model"]))
-
-
-def history_in_words(vanilla: Mapping[str, Any]) -> str:
-    """What training further did, as Markdown."""
-    first, last = vanilla["history"][0], vanilla["history"][-1]
-    domains = list(dict.fromkeys(k.partition("/")[0] for k in first if "/" in k))
-    said = [
-        f"on {domain_title(d)} the AUC of the loss attack rose from "
-        f"{number(first[f'{d}/membership/loss/auc'])} to "
-        f"{number(last[f'{d}/membership/loss/auc'])}, and forget perplexity fell from "
-        f"{number(first[f'{d}/forget/perplexity'])} to {number(last[f'{d}/forget/perplexity'])}"
-        for d in domains
-    ]
-    epochs = vanilla["epochs"]
-    return (
-        f"**After {epochs} epoch{'s' * (epochs != 1)} over {vanilla['documents']} documents** "
-        f"({vanilla['updates']} updates, {number(float(vanilla['tokens']), 2)} tokens), "
-        f"{'; '.join(said)}. The threshold was an AUC of {vanilla['recipe']['auc']:g}, fixed "
-        "before any unlearning."
-    )
 
 
 def relative(
@@ -131,9 +95,6 @@ def relative(
         for method in methods_of(records)
     }
     return {method: x for method, x in found.items() if not math.isnan(x)}
-
-
-ORDERS = 50_000  # of a permutation test: all orders of up to eight methods, or so many at random
 
 
 def rank_correlation(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, float]:
@@ -165,6 +126,202 @@ def rank_correlation(one: Mapping[str, float], other: Mapping[str, float]) -> tu
     return float(spearmanr(a, b).statistic), float(every.pvalue)
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """How far two orders of the methods agree, by a metric over vanilla's.
+
+    one, other  (model, domain) of either order
+    rho         Spearman's rank correlation
+    chance      share of all orders whose correlation is at least as far from 0
+    """
+
+    one: tuple[str, str]
+    other: tuple[str, str]
+    metric: str
+    rho: float
+    chance: float
+
+
+def agreements(sides: Sides, domains: Sequence[str]) -> list[Agreement]:
+    """How far the orders agree: of each two domains of one model, and two models on one domain.
+
+    `sides` are the models: title -> (records, baselines). Pairs that cannot be ranked are left out.
+    """
+    places = [(title, domain) for title in sides for domain in domains]
+    pairs = [
+        (one, other)
+        for one, other in itertools.combinations(places, 2)
+        if one[0] == other[0] or one[1] == other[1]
+    ]
+    found = []
+    for metric in RANKED:
+        values = {
+            (title, domain): relative(
+                select(sides[title][0], domain), sides[title][1], domain, metric
+            )
+            for title, domain in places
+        }
+        for one, other in pairs:
+            rho, chance = rank_correlation(values[one], values[other])
+            if math.isfinite(rho):
+                found.append(Agreement(one, other, metric, rho, chance))
+    return found
+
+
+@dataclass(frozen=True)
+class MatchedRate:
+    """The learning rate at which a method's forget perplexity ends at the oracle's.
+
+    general   general perplexity there, as a multiple of vanilla's
+    distance  KL to the oracle on the forget set there, nats per token
+    """
+
+    learning_rate: float
+    general: float
+    distance: float
+
+
+def matched_rates(region: StudyResult, domain: str) -> dict[str, MatchedRate]:
+    """Method -> the rate at which it forgets as much as the oracle.
+
+    Methods that no two neighbouring rates bring past the oracle are left out. Runs that end at
+    different forget perplexities differ by their rates as much as by their methods; at the matched
+    rates all have forgotten alike.
+    Between two rates the logarithms of rate and perplexities, and the divergence, are interpolated
+    over the logarithm of forget perplexity.
+    """
+    truth = baseline_value(region.baselines, domain, "oracle", FORGET, region.records)
+    vanilla = baseline_value(region.baselines, domain, "vanilla", GENERAL, region.records)
+    out: dict[str, MatchedRate] = {}
+    for method in methods_of(region.records):
+        runs = sorted(select(region.records, domain, method), key=lambda r: r.spec["learning_rate"])
+        for low, high in itertools.pairwise(r for r in runs if r.status == "done"):
+            ends = [value(r, FORGET) for r in (low, high)]
+            if not 0 < ends[0] < truth <= ends[1] < math.inf:
+                continue
+            share = math.log(truth / ends[0]) / math.log(ends[1] / ends[0])
+
+            def between(a: float, b: float, share: float = share) -> float:
+                return a + share * (b - a)
+
+            out[method] = MatchedRate(
+                math.exp(between(*(math.log(r.spec["learning_rate"]) for r in (low, high)))),
+                math.exp(between(*(math.log(value(r, GENERAL)) for r in (low, high)))) / vanilla,
+                between(*(value(r, KL) for r in (low, high))),
+            )
+            break
+    return out
+
+
+def studies_at_hand(name: str, profiles: Sequence[str] = SMALL) -> dict[str, StudyResult]:
+    """Profile -> the records of a study that are published or in the local store."""
+    return {p: at_hand(name, p, get_profile(p).domains) for p in profiles}
+
+
+def searches_at_hand(region: StudyResult, profiles: Sequence[str] = SMALL) -> list[Judged]:
+    """The recorded searches of `unlearn tune` at some profiles, held against their grids."""
+    searches = [s for profile in profiles for s in guidelines.load_searches(profile)]
+    return guidelines.judged(searches, region.records)
+
+
+def claims_here(
+    main: StudyResult,
+    region: StudyResult,
+    searches: Iterable[Judged],
+    profiles: Sequence[str] = SMALL,
+) -> dict[str, what_holds.Verdict]:
+    """The tests of `what_holds.py` on the domains of some profiles.
+
+    C1 and C5 are tested on every domain, C3 on those whose whole grid was run (its first runs may
+    belong to the study main) and C4 where there was a search. C2 is held against the model's own
+    pre-training. A profile has fewer seeds, settings and domains than the tests were written for:
+    to pass one here is weaker evidence than in the lab.
+    """
+    scales = [get_profile(profile) for profile in profiles]
+    domains = [domain for scale in scales for domain in scale.domains]
+    mapped = [
+        domain for scale in scales for domain in scale.domains if _is_mapped(scale, domain, region)
+    ]
+    found = what_holds.verdicts(
+        what_holds.Evidence(main.records, main.baselines, tuning=guidelines.held_out(searches)),
+        domains,
+        seeds=min(len(scale.seeds) for scale in scales),
+    )
+    robust = what_holds.verdicts(
+        what_holds.Evidence(region.records, region.baselines, region.records),
+        mapped or scales[0].domains,
+        settings=min(scale.region.settings for scale in scales),
+    )
+    return found | {"C2": cheaper_than_pretraining(main.records), "C3": robust["C3"]}
+
+
+def _is_mapped(scale: Profile, domain: str, region: StudyResult) -> bool:
+    wanted = get_study("robust_region").runs(scale.name, domain)
+    return len(select(region.records, domain)) >= len(wanted)
+
+
+def claims_at_hand(profiles: Sequence[str] = SMALL) -> dict[str, what_holds.Verdict]:
+    """`claims_here` from the records that are published or in the local store."""
+    main, region = (
+        joined(studies_at_hand(name, profiles).values()) for name in ("main", "robust_region")
+    )
+    return claims_here(main, region, searches_at_hand(region, profiles), profiles)
+
+
+def cheaper_than_pretraining(records: Iterable[Record]) -> what_holds.Verdict:
+    """C2 on SmolLM2: the operations of the runs against those of its own pre-training.
+
+    Both are 6 per parameter and token, padding left out; of a run, what a term computes of the
+    original model once before the first update is left out too. The tokens of the pre-training are
+    those that its model card names.
+    """
+    spent = [float(r.extra["flops"]) for r in records if r.extra.get("flops")]
+    if not spent:
+        return what_holds.Verdict(
+            what_holds.CLAIMS["C2"],
+            what_holds.UNDECIDED,
+            "Not decided: no run has counted its operations.",
+        )
+    whole = training_flops(SMOLLM2_135M.active_parameters(), int(SMOLLM2_135M_TOKENS))
+    ratios = [whole / flops for flops in spent]
+    passed = sum(ratio >= CLAIMED_RATIO for ratio in ratios)
+    return what_holds.Verdict(
+        what_holds.CLAIMS["C2"],
+        what_holds.graded(passed, len(ratios)),
+        f"The pre-training of SmolLM2 took {number(whole)} operations by account, on "
+        f"{number(SMOLLM2_135M_TOKENS)} tokens. The {len(spent)} runs took {number(min(spent))} to "
+        f"{number(max(spent))} each: {number(min(ratios))} to {number(max(ratios))} times "
+        "less. That follows from the size of the forget set and says nothing of what a run "
+        "achieves.",
+        {"least": min(ratios), "most": max(ratios), "passed": passed, "of": len(ratios)},
+    )
+
+
+def history_table(records: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Perplexities and AUCs before and after each epoch; `records`: model's name -> its record."""
+    rows, index = [], []
+    for name, record in records.items():
+        title = BASELINE_TITLES.get(name.partition("-")[0], name)
+        for epoch in record["history"]:
+            passed = int(epoch["epoch"])
+            if not passed and name != "vanilla":
+                continue  # the same published model
+            domains = list(dict.fromkeys(k.partition("/")[0] for k in epoch if "/" in k))
+            for domain in domains:
+                row = {
+                    f"{shown} perplexity": epoch[f"{domain}/{split}/perplexity"]
+                    for split, shown in SPLITS.items()
+                }
+                row |= {
+                    shown: epoch[f"{domain}/membership/{attack}/auc"]
+                    for attack, shown in ATTACKS.items()
+                }
+                rows.append(row)
+                after = f"{passed} epoch{'s' * (passed != 1)}"
+                index.append((domain_title(domain), f"{title}, {after}" if passed else "published"))
+    return pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(index, names=["", "model"]))
+
+
 def compared(
     lab: Sequence[Record],
     lab_baselines: Sequence[Record],
@@ -191,6 +348,108 @@ def compared(
         )
         parts.append(table)
     return pd.concat(parts)
+
+
+def agreement_table(found: Iterable[Agreement]) -> pd.DataFrame:
+    """Per pair and metric: ρ, and the share of all orders whose ρ is at least as far from 0."""
+    cells: dict[str, dict[str, str]] = {}
+    for agreement in found:
+        cells.setdefault(_pair(agreement), {})[RANKED[agreement.metric]] = (
+            f"{number(agreement.rho, 2)} ({_percent(agreement.chance)})"
+        )
+    table = pd.DataFrame.from_dict(cells, orient="index", columns=list(RANKED.values()))
+    return table.fillna("–").rename_axis("orders of")
+
+
+def _percent(share: float) -> str:
+    return f"{number(100 * share, 1)}%"  # of few orders one is less than a percent
+
+
+def _pair(found: Agreement) -> str:
+    (title, domain), (second, another) = found.one, found.other
+    if title == second:
+        text = f"{title}: {domain_title(domain)} and {domain_title(another)}"
+    else:
+        text = f"{title} and {second}: {domain_title(domain)}"
+    return text[0].upper() + text[1:]
+
+
+def claims_table(
+    lab: Mapping[str, what_holds.Verdict], here: Mapping[str, what_holds.Verdict]
+) -> pd.DataFrame:
+    """Per claim: the lab's verdict, what the same test says of the real model, and its numbers."""
+    rows = [
+        (here[name].claim.says, lab[name].verdict, here[name].verdict, here[name].sentence)
+        for name in here
+        if name in lab
+    ]
+    columns = ["The paper claims", "In the lab", "On SmolLM2", "Measured on SmolLM2"]
+    return pd.DataFrame(
+        rows, index=pd.Index([n for n in here if n in lab], name=""), columns=columns
+    )
+
+
+def published_table(
+    records: Sequence[Record],
+    baselines: Sequence[Record],
+    domain: str,
+    vanilla: tuple[Sequence[Record], Sequence[Record]] = ((), ()),
+) -> pd.DataFrame:
+    """The published model before and after each method, with intervals of the AUC.
+
+    `vanilla` are the records and baselines of the study `main`: the same settings on the model that
+    was trained on the forget set. Their rise of forget perplexity is a column of the table.
+    """
+    before = baseline_record(baselines, domain, "vanilla", records)
+    shown = [r for r in records if r.spec["domain"] == domain]
+    rows_of = {} if before is None else {"as published": before}
+    rows_of |= {method_title(r.spec["method"]): r for r in shown}
+    there = _rises(*vanilla, domain)
+    rows = {}
+    for title, record in rows_of.items():
+        rise = math.nan if before is None else record.metrics[FORGET] / before.metrics[FORGET]
+        rows[title] = {
+            "forget perplexity": record.metrics[FORGET],
+            "approximate perplexity": record.metrics["approximate/perplexity"],
+            "general perplexity": record.metrics[GENERAL],
+            "last word, general": record.metrics.get("general/last_word_accuracy", math.nan),
+            "forget perplexity, times": rise,
+            "the same on vanilla": there.get(record.spec.get("method", ""), math.nan),
+            **{words: _interval(record, attack) for attack, words in ATTACKS.items()},
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def _rises(records: Sequence[Record], baselines: Sequence[Record], domain: str) -> dict[str, float]:
+    """Method -> forget perplexity as a multiple of vanilla's."""
+    return relative(records, baselines, domain, FORGET) if records else {}
+
+
+def _interval(record: Record, attack: str) -> str:
+    value, low, high = auc_with_interval(record, attack)
+    if math.isnan(value):
+        return "–"
+    return f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def history_in_words(vanilla: Mapping[str, Any]) -> str:
+    """What training further did, as Markdown."""
+    first, last = vanilla["history"][0], vanilla["history"][-1]
+    domains = list(dict.fromkeys(k.partition("/")[0] for k in first if "/" in k))
+    said = [
+        f"on {domain_title(d)} the AUC of the loss attack rose from "
+        f"{number(first[f'{d}/membership/loss/auc'])} to "
+        f"{number(last[f'{d}/membership/loss/auc'])}, and forget perplexity fell from "
+        f"{number(first[f'{d}/forget/perplexity'])} to {number(last[f'{d}/forget/perplexity'])}"
+        for d in domains
+    ]
+    epochs = vanilla["epochs"]
+    return (
+        f"**After {epochs} epoch{'s' * (epochs != 1)} over {vanilla['documents']} documents** "
+        f"({vanilla['updates']} updates, {number(float(vanilla['tokens']), 2)} tokens), "
+        f"{'; '.join(said)}. The threshold was an AUC of {vanilla['recipe']['auc']:g}, fixed "
+        "before any unlearning."
+    )
 
 
 def compared_in_words(
@@ -244,82 +503,8 @@ def compared_in_words(
     return text.rstrip()
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How far two orders of the methods agree, by a metric over vanilla's.
-
-    one, other  (model, domain) of either order
-    rho         Spearman's rank correlation
-    chance      share of all orders whose correlation is at least as far from 0
-    """
-
-    one: tuple[str, str]
-    other: tuple[str, str]
-    metric: str
-    rho: float
-    chance: float
-
-
-RANKED = {
-    FORGET: "forget perplexity",
-    GENERAL: "general perplexity",
-    KL: "KL to the oracle",
-}
-Sides = Mapping[str, tuple[Sequence[Record], Sequence[Record]]]
-
-
-def agreements(sides: Sides, domains: Sequence[str]) -> list[Agreement]:
-    """Of all pairs of domains of one model, and of two models on one domain.
-
-    `sides` are the models: title -> (records, baselines). Pairs that cannot be ranked are left out.
-    """
-    places = [(title, domain) for title in sides for domain in domains]
-    pairs = [
-        (one, other)
-        for one, other in itertools.combinations(places, 2)
-        if one[0] == other[0] or one[1] == other[1]
-    ]
-    found = []
-    for metric in RANKED:
-        values = {
-            (title, domain): relative(
-                select(sides[title][0], domain), sides[title][1], domain, metric
-            )
-            for title, domain in places
-        }
-        for one, other in pairs:
-            rho, chance = rank_correlation(values[one], values[other])
-            if math.isfinite(rho):
-                found.append(Agreement(one, other, metric, rho, chance))
-    return found
-
-
-def _percent(share: float) -> str:
-    return f"{number(100 * share, 1)}%"  # of few orders one is less than a percent
-
-
-def _pair(found: Agreement) -> str:
-    (title, domain), (second, another) = found.one, found.other
-    if title == second:
-        text = f"{title}: {domain_title(domain)} and {domain_title(another)}"
-    else:
-        text = f"{title} and {second}: {domain_title(domain)}"
-    return text[0].upper() + text[1:]
-
-
-def agreement_table(found: Iterable[Agreement]) -> pd.DataFrame:
-    """Per pair, and metric: ρ, and the share of all orders that are as far from 0."""
-    cells: dict[str, dict[str, str]] = {}
-    for agreement in found:
-        cells.setdefault(_pair(agreement), {})[RANKED[agreement.metric]] = (
-            f"{number(agreement.rho, 2)} ({_percent(agreement.chance)})"
-        )
-    table = pd.DataFrame.from_dict(cells, orient="index", columns=list(RANKED.values()))
-    return table.fillna("–").rename_axis("orders of")
-
-
 def agreement_in_words(found: Sequence[Agreement]) -> str:
-    """Whether the order of the methods is the model's, the domain's, or neither's, as Markdown."""
+    """Whether orders agree between domains of one model and between models, as Markdown."""
     kinds: dict[str, list[Agreement]] = {}
     for agreement in found:
         same = agreement.one[0] == agreement.other[0]
@@ -386,8 +571,8 @@ def cost_in_words(records: Iterable[Record]) -> str:
 def region_in_words(region: StudyResult, earlier: StudyResult, domain: str) -> str:
     """Which learning rates are usable, per method, as Markdown.
 
-    And, where vanilla was trained again for this study, that it was, and how far its scores and
-    the settings that were run before (`earlier`) came out from where they were.
+    Where vanilla was trained again for this study, a sentence says so, and how far its scores and
+    those of settings that had been run before (`earlier`) differ from the earlier ones.
     """
     truth = baseline_value(region.baselines, domain, "oracle", FORGET, region.records)
     vanilla = baseline_value(region.baselines, domain, "vanilla", GENERAL, region.records)
@@ -408,7 +593,7 @@ def region_in_words(region: StudyResult, earlier: StudyResult, domain: str) -> s
 
 
 def _anew(region: StudyResult, earlier: StudyResult, domain: str) -> str:
-    """That a study has a vanilla of its own, if it has, and what difference that made."""
+    """A sentence on a vanilla that was trained again for a study; empty if it was not."""
     if {r.model_hash for r in region.records} <= {r.model_hash for r in earlier.records}:
         return ""
     if not earlier.records:
@@ -440,52 +625,8 @@ def _anew(region: StudyResult, earlier: StudyResult, domain: str) -> str:
     return said
 
 
-@dataclass(frozen=True)
-class MatchedRate:
-    """The learning rate at which a method's forget perplexity ends at the oracle's.
-
-    general   general perplexity there, as a multiple of vanilla's
-    distance  KL to the oracle on the forget set there, nats per token
-    """
-
-    learning_rate: float
-    general: float
-    distance: float
-
-
-def matched_rates(region: StudyResult, domain: str) -> dict[str, MatchedRate]:
-    """Method -> the rate at which it forgets as much as the oracle.
-
-    Methods that no two neighbouring rates bring past the oracle are left out. Runs that end at
-    different points compare their rates as much as their methods; here all have forgotten alike.
-    Between two rates the logarithms of rate and perplexities, and the divergence, are interpolated
-    over the logarithm of forget perplexity.
-    """
-    truth = baseline_value(region.baselines, domain, "oracle", FORGET, region.records)
-    vanilla = baseline_value(region.baselines, domain, "vanilla", GENERAL, region.records)
-    out: dict[str, MatchedRate] = {}
-    for method in methods_of(region.records):
-        runs = sorted(select(region.records, domain, method), key=lambda r: r.spec["learning_rate"])
-        for low, high in itertools.pairwise(r for r in runs if r.status == "done"):
-            ends = [value(r, FORGET) for r in (low, high)]
-            if not 0 < ends[0] < truth <= ends[1] < math.inf:
-                continue
-            share = math.log(truth / ends[0]) / math.log(ends[1] / ends[0])
-
-            def between(a: float, b: float, share: float = share) -> float:
-                return a + share * (b - a)
-
-            out[method] = MatchedRate(
-                math.exp(between(*(math.log(r.spec["learning_rate"]) for r in (low, high)))),
-                math.exp(between(*(math.log(value(r, GENERAL)) for r in (low, high)))) / vanilla,
-                between(*(value(r, KL) for r in (low, high))),
-            )
-            break
-    return out
-
-
 def matched_rates_in_words(region: StudyResult, domain: str) -> str:
-    """What each method costs where it has forgotten as much as the oracle, as Markdown."""
+    """General perplexity and distance to the oracle at the matched rates, as Markdown."""
     found = matched_rates(region, domain)
     if not found:
         return ""
@@ -499,148 +640,6 @@ def matched_rates_in_words(region: StudyResult, domain: str) -> str:
         "At equal forgetting, where forget perplexity is the oracle's, interpolated between rates: "
         f"{'; '.join(parts)}. Vanilla is {number(start)} from it."
     )
-
-
-def claims_here(
-    main: StudyResult,
-    region: StudyResult,
-    searches: Iterable[Judged],
-    profiles: Sequence[str] = SMALL,
-) -> dict[str, what_holds.Verdict]:
-    """The tests of `claims.py` on the domains of some profiles: fewer seeds, settings and domains.
-
-    C1 and C5 are tested on every domain, C3 on those whose whole grid was run (its first runs may
-    belong to the study main) and C4 where there was a search. Where a profile has less than the
-    tests were written for, passing one is an observation. C2 is held against the model's own
-    pre-training.
-    """
-    scales = [get_profile(profile) for profile in profiles]
-    domains = [domain for scale in scales for domain in scale.domains]
-    mapped = [
-        domain for scale in scales for domain in scale.domains if _is_mapped(scale, domain, region)
-    ]
-    found = what_holds.verdicts(
-        what_holds.Evidence(main.records, main.baselines, tuning=guidelines.held_out(searches)),
-        domains,
-        seeds=min(len(scale.seeds) for scale in scales),
-    )
-    robust = what_holds.verdicts(
-        what_holds.Evidence(region.records, region.baselines, region.records),
-        mapped or scales[0].domains,
-        settings=min(scale.region.settings for scale in scales),
-    )
-    return found | {"C2": cheaper_than_pretraining(main.records), "C3": robust["C3"]}
-
-
-def _is_mapped(scale: Profile, domain: str, region: StudyResult) -> bool:
-    wanted = get_study("robust_region").runs(scale.name, domain)
-    return len(select(region.records, domain)) >= len(wanted)
-
-
-def studies_at_hand(name: str, profiles: Sequence[str] = SMALL) -> dict[str, StudyResult]:
-    """Profile -> the records of a study that are published or in the local store."""
-    return {p: at_hand(name, p, get_profile(p).domains) for p in profiles}
-
-
-def searches_at_hand(region: StudyResult, profiles: Sequence[str] = SMALL) -> list[Judged]:
-    """The recorded searches of `unlearn tune` at some profiles, held against their grids."""
-    searches = [s for profile in profiles for s in guidelines.load_searches(profile)]
-    return guidelines.judged(searches, region.records)
-
-
-def claims_at_hand(profiles: Sequence[str] = SMALL) -> dict[str, what_holds.Verdict]:
-    """`claims_here` from the records that are published or in the local store."""
-    main, region = (
-        joined(studies_at_hand(name, profiles).values()) for name in ("main", "robust_region")
-    )
-    return claims_here(main, region, searches_at_hand(region, profiles), profiles)
-
-
-def cheaper_than_pretraining(records: Iterable[Record]) -> what_holds.Verdict:
-    """C2 on SmolLM2: the operations of the runs against those of its own pre-training.
-
-    Both are 6 per parameter and token, padding left out; of a run, what a term computes of the
-    original model once before the first update is left out too. The tokens of the pre-training are
-    those that its model card names.
-    """
-    spent = [float(r.extra["flops"]) for r in records if r.extra.get("flops")]
-    if not spent:
-        return what_holds.Verdict(
-            what_holds.CLAIMS["C2"],
-            what_holds.UNDECIDED,
-            "Not decided: no run has counted its operations.",
-        )
-    whole = training_flops(SMOLLM2_135M.active_parameters(), int(SMOLLM2_135M_TOKENS))
-    ratios = [whole / flops for flops in spent]
-    passed = sum(ratio >= CLAIMED_RATIO for ratio in ratios)
-    return what_holds.Verdict(
-        what_holds.CLAIMS["C2"],
-        what_holds.graded(passed, len(ratios)),
-        f"The pre-training of SmolLM2 took {number(whole)} operations by account, on "
-        f"{number(SMOLLM2_135M_TOKENS)} tokens. The {len(spent)} runs took {number(min(spent))} to "
-        f"{number(max(spent))} each: {number(min(ratios))} to {number(max(ratios))} times "
-        "less. That follows from the size of the forget set and says nothing of what a run "
-        "achieves.",
-        {"least": min(ratios), "most": max(ratios), "passed": passed, "of": len(ratios)},
-    )
-
-
-def claims_table(
-    lab: Mapping[str, what_holds.Verdict], here: Mapping[str, what_holds.Verdict]
-) -> pd.DataFrame:
-    """Per claim: the lab's verdict, what the same test says of the real model, and its numbers."""
-    rows = [
-        (here[name].claim.says, lab[name].verdict, here[name].verdict, here[name].sentence)
-        for name in here
-        if name in lab
-    ]
-    columns = ["The paper claims", "In the lab", "On SmolLM2", "Measured on SmolLM2"]
-    return pd.DataFrame(
-        rows, index=pd.Index([n for n in here if n in lab], name=""), columns=columns
-    )
-
-
-def published_table(
-    records: Sequence[Record],
-    baselines: Sequence[Record],
-    domain: str,
-    vanilla: tuple[Sequence[Record], Sequence[Record]] = ((), ()),
-) -> pd.DataFrame:
-    """The published model before and after each method, with intervals of the AUC.
-
-    `vanilla` are the records and baselines of the study `main`: the same doses on the model that
-    was shown the forget set; what they did to forget perplexity stands beside.
-    """
-    before = baseline_record(baselines, domain, "vanilla", records)
-    shown = [r for r in records if r.spec["domain"] == domain]
-    rows_of = {} if before is None else {"as published": before}
-    rows_of |= {method_title(r.spec["method"]): r for r in shown}
-    there = _rises(*vanilla, domain)
-    rows = {}
-    for title, record in rows_of.items():
-        rise = math.nan if before is None else record.metrics[FORGET] / before.metrics[FORGET]
-        rows[title] = {
-            "forget perplexity": record.metrics[FORGET],
-            "approximate perplexity": record.metrics["approximate/perplexity"],
-            "general perplexity": record.metrics[GENERAL],
-            "last word, general": record.metrics.get("general/last_word_accuracy", math.nan),
-            "forget perplexity, times": rise,
-            "the same on vanilla": there.get(record.spec.get("method", ""), math.nan),
-            **{words: _interval(record, attack) for attack, words in ATTACKS.items()},
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
-
-
-def _rises(records: Sequence[Record], baselines: Sequence[Record], domain: str) -> dict[str, float]:
-    """Method -> forget perplexity as a multiple of vanilla's."""
-    return relative(records, baselines, domain, FORGET) if records else {}
-
-
-def _interval(record: Record, attack: str) -> str:
-    value, low, high = auc_with_interval(record, attack)
-    if math.isnan(value):
-        return "–"
-    return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
 def published_in_words(

@@ -1,8 +1,7 @@
-"""What the chapters share: records by domain and method, baselines, and the common axes.
+"""Reading records for the chapters: by domain, method and seed, along a run, by document.
 
-From records alone: nothing under `book/` touches a model. Numbers are means over seeds with the
-sample standard deviation behind a ±; what a run that diverged left behind are the metrics of its
-last finite parameters.
+Nothing under `book/` touches a model. Numbers are means over seeds with the sample standard
+deviation behind a ±. A run that diverged counts with the metrics of its last finite parameters.
 """
 
 from __future__ import annotations
@@ -26,71 +25,15 @@ if TYPE_CHECKING:
 FORGET, GENERAL, KL = "forget/perplexity", "general/perplexity", "oracle_kl/forget"
 YARDSTICKS = {"oracle": "the truth", "target": "the paper’s target"}
 
-
-def domain_index(labels: Sequence[tuple[str, str]], second: str = "method") -> pd.MultiIndex:
-    """(domain, `second`) as an index, also of no rows."""
-    import pandas as pd
-
-    levels = [[label[i] for label in labels] for i in (0, 1)]
-    return pd.MultiIndex.from_arrays(levels, names=["domain", second])
-
-
-def documents_in(record: Record, split: str = "forget") -> int:
-    """How many documents of a split a record has scores of."""
-    return len(document_totals(record, split)[0])
-
-
-def document_totals(record: Record, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens, nats) of each document of a split, in its order; chunks of a document are added.
-
-    Both are arrays of one number per document, empty where the record has no scores of the split.
-    """
-    kept = record.documents.get(split, {})
-    if not kept.get("nll"):
-        return np.zeros(0), np.zeros(0)
-    _, groups = by_document(kept["id"])
-    with np.errstate(invalid="ignore"):
-        tokens = np.bincount(groups, weights=np.asarray(kept["tokens"], dtype=float))
-        nats = np.bincount(
-            groups, weights=np.multiply(kept["tokens"], np.asarray(kept["nll"], dtype=float))
-        )
-    return tokens, nats
-
-
-def first_perplexity(record: Record, split: str, count: int) -> float:
-    """Perplexity on the first `count` documents of a split; NaN without scores of so many."""
-    tokens, nats = document_totals(record, split)
-    if count < 1 or count > len(tokens):
-        return math.nan
-    with np.errstate(over="ignore"):
-        return float(np.exp(nats[:count].sum() / tokens[:count].sum()))
-
-
-def probed_rows(record: Record) -> list[dict[str, Any]]:
-    """The rows of a trajectory that were evaluated."""
-    return [row for row in record.trajectory if FORGET in row]
-
-
-def crossing(record: Record, level: float) -> float:
-    """The update at which forget perplexity first reaches a level; infinite if it never does."""
-    rows = [
-        (float(row["update"]), float(row[FORGET])) for row in record.trajectory if FORGET in row
-    ]
-    rows = [(update, x) for update, x in rows if not math.isnan(x)]
-    if not rows or math.isnan(level):
-        return math.nan
-    before: tuple[float, float] | None = None
-    for update, x in rows:
-        if x >= level:
-            if before is None or not math.isfinite(x) or before[1] <= 0:
-                return update
-            share = math.log(level / before[1]) / math.log(x / before[1])
-            return before[0] + share * (update - before[0])
-        before = update, x
-    return math.inf
-
-
 NEAR_TARGET = 1.5  # a perplexity counts as near the target if it is within this factor of it
+
+# What the paper's target is made of: vanilla on the approximate set, in the place of "forget".
+_TARGET = {
+    f"forget/{name}": f"approximate/{name}"
+    for name in ("perplexity", "accuracy", "cloze_choice_accuracy", "verbatim_share")
+}
+
+Finding = float | int | str
 
 
 @dataclass(frozen=True)
@@ -100,13 +43,6 @@ class Column:
     group: str
     split: str
     metric: str
-
-
-# What the paper's target is made of: vanilla on the approximate set, in the place of "forget".
-_TARGET = {
-    f"forget/{name}": f"approximate/{name}"
-    for name in ("perplexity", "accuracy", "cloze_choice_accuracy", "verbatim_share")
-}
 
 
 def domains_of(records: Iterable[Record]) -> list[str]:
@@ -177,11 +113,46 @@ def baseline_value(
     return math.nan if record is None else value(record, metric)
 
 
+def known_mean(values: Iterable[float | None]) -> float:
+    """The mean of the values that are there; NaN for none."""
+    known = [float(v) for v in values if v is not None]
+    return fmean(known) if known else math.nan
+
+
 def within_factor(x: float, level: float, factor: float) -> bool:
     """Is a perplexity within a factor of a level, either way? False unless both are finite, > 0."""
     known = 0 < x < math.inf and 0 < level < math.inf
     # A ratio that is the factor itself counts as within it, whatever rounding says.
     return known and target_gap(x, level) <= math.log(factor) + 1e-12
+
+
+def probed_rows(record: Record) -> list[dict[str, Any]]:
+    """The rows of a trajectory that were evaluated."""
+    return [row for row in record.trajectory if FORGET in row]
+
+
+def crossing(record: Record, level: float) -> float:
+    """The update at which forget perplexity first reaches a level; infinite if it never does."""
+    rows = [
+        (float(row["update"]), float(row[FORGET])) for row in record.trajectory if FORGET in row
+    ]
+    rows = [(update, x) for update, x in rows if not math.isnan(x)]
+    if not rows or math.isnan(level):
+        return math.nan
+    before: tuple[float, float] | None = None
+    for update, x in rows:
+        if x >= level:
+            if before is None or not math.isfinite(x) or before[1] <= 0:
+                return update
+            share = math.log(level / before[1]) / math.log(x / before[1])
+            return before[0] + share * (update - before[0])
+        before = update, x
+    return math.inf
+
+
+def documents_in(record: Record, split: str = "forget") -> int:
+    """How many documents of a split a record has scores of."""
+    return len(document_totals(record, split)[0])
 
 
 def by_document(chunks: Iterable[str]) -> tuple[list[str], np.ndarray]:
@@ -194,33 +165,30 @@ def by_document(chunks: Iterable[str]) -> tuple[list[str], np.ndarray]:
     return list(places), np.array([places[name] for name in names], dtype=np.int64)
 
 
-Finding = float | int | str
+def document_totals(record: Record, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens, nats) of each document of a split, in its order; chunks of a document are added.
 
-
-def auc_with_interval(record: Record, attack: str = ATTACK) -> tuple[float, float, float]:
-    """(AUC, low, high): forget against approximate documents, 95 % by bootstrap over documents.
-
-    The scores of a document's chunks are averaged first: they are alike. NaN where the record has
-    no such scores, or some that are no numbers.
+    Both are arrays of one number per document, empty where the record has no scores of the split.
     """
-    from unlearnlib.metrics.membership import auc, bootstrap_auc
-
-    sides = []
-    for split in ("forget", "approximate"):
-        part = record.documents.get(split, {})
-        scores = np.asarray(part.get(attack, ()), dtype=float)
-        documents, of = by_document(part.get("id", ())[: len(scores)])
-        sides.append(np.array([scores[of == i].mean() for i in range(len(documents))]))
-    if not all(len(side) and np.isfinite(side).all() for side in sides):
-        return math.nan, math.nan, math.nan
-    members, others = sides
-    return (auc(members, others), *bootstrap_auc(members, others))
+    kept = record.documents.get(split, {})
+    if not kept.get("nll"):
+        return np.zeros(0), np.zeros(0)
+    _, groups = by_document(kept["id"])
+    with np.errstate(invalid="ignore"):
+        tokens = np.bincount(groups, weights=np.asarray(kept["tokens"], dtype=float))
+        nats = np.bincount(
+            groups, weights=np.multiply(kept["tokens"], np.asarray(kept["nll"], dtype=float))
+        )
+    return tokens, nats
 
 
-def known_mean(values: Iterable[float | None]) -> float:
-    """The mean of the values that are there; NaN for none."""
-    known = [float(v) for v in values if v is not None]
-    return fmean(known) if known else math.nan
+def first_perplexity(record: Record, split: str, count: int) -> float:
+    """Perplexity on the first `count` documents of a split; NaN without scores of so many."""
+    tokens, nats = document_totals(record, split)
+    if count < 1 or count > len(tokens):
+        return math.nan
+    with np.errstate(over="ignore"):
+        return float(np.exp(nats[:count].sum() / tokens[:count].sum()))
 
 
 def bootstrap_perplexity(
@@ -239,3 +207,31 @@ def bootstrap_perplexity(
         values = np.exp(nats[draws].sum(1) / tokens[draws].sum(1))
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def auc_with_interval(record: Record, attack: str = ATTACK) -> tuple[float, float, float]:
+    """(AUC, low, high): forget against approximate documents, 95 % by bootstrap over documents.
+
+    The scores of a document's chunks are averaged first, since they are not independent. NaN where
+    the record has no such scores, or some that are no numbers.
+    """
+    from unlearnlib.metrics.membership import auc, bootstrap_auc
+
+    sides = []
+    for split in ("forget", "approximate"):
+        part = record.documents.get(split, {})
+        scores = np.asarray(part.get(attack, ()), dtype=float)
+        documents, of = by_document(part.get("id", ())[: len(scores)])
+        sides.append(np.array([scores[of == i].mean() for i in range(len(documents))]))
+    if not all(len(side) and np.isfinite(side).all() for side in sides):
+        return math.nan, math.nan, math.nan
+    members, others = sides
+    return (auc(members, others), *bootstrap_auc(members, others))
+
+
+def domain_index(labels: Sequence[tuple[str, str]], second: str = "method") -> pd.MultiIndex:
+    """(domain, `second`) as an index, also of no rows."""
+    import pandas as pd
+
+    levels = [[label[i] for label in labels] for i in (0, 1)]
+    return pd.MultiIndex.from_arrays(levels, names=["domain", second])

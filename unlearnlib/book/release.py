@@ -118,7 +118,7 @@ def labels_table(tokens: Sequence[str], labels: Mapping[str, Sequence[str]]) -> 
 
 
 def entropy_in_words(scores: TokenScores) -> str:
-    """What a model's divergence from itself would read as, were it a cross-entropy."""
+    """A model's divergence from itself, which is 0, and its cross-entropy with itself."""
     entropy = -float(np.mean(scores.mean, dtype=np.float64))
     return (
         f"Of vanilla against itself, over {len(scores)} retain chunks, the divergence is 0; the "

@@ -1,7 +1,7 @@
-"""The robust region: which settings (learning rate x updates) of a method are usable.
+"""The chapter on the robust region: which settings (learning rate x updates) are usable.
 
-With a constant schedule the first u updates of a run *are* the run of u updates, so one probed
-run per learning rate gives a whole column of the grid (`region_cells`).
+With a constant schedule the first u updates of a run are the run of u updates, so one probed run
+gives all settings of its learning rate (`region_cells`).
 """
 
 from __future__ import annotations
@@ -75,6 +75,15 @@ class UsableWithin:
         )
 
 
+# A setting is usable if forget perplexity is within this factor of the oracle's, and general
+# perplexity rises by at most `TOLERATED_RISE`.
+NEAR_TRUTH = 1.25
+
+USABLE = UsableWithin(NEAR_TRUTH, TOLERATED_RISE)
+
+TOLERANCES = tuple(float(x) for x in np.geomspace(1.05, 4.0, 30))  # factors from the yardstick
+
+
 @dataclass(frozen=True)
 class Cell:
     """One setting of the grid: learning rate x updates. NaN where a value was not measured.
@@ -138,8 +147,8 @@ def is_usable(cell: Cell, tolerance: UsableWithin, yardstick: float, vanilla: fl
 class Share:
     """So many of so many settings, with Wilson's 95 % interval.
 
-    The interval takes the settings for independent draws. Cells of one run are not, so it is
-    narrower than it should be; it says how coarse the grid is, and no more.
+    The interval treats settings as independent draws. Settings of one run are not independent, so
+    the true uncertainty is larger.
     """
 
     usable: int
@@ -198,6 +207,33 @@ def region_shares(
     return out
 
 
+def tolerance_curves(
+    records: Iterable[Record],
+    baselines: Iterable[Record],
+    harmless: float,
+    factors: Sequence[float] = TOLERANCES,
+) -> dict[tuple[str, str], np.ndarray]:
+    """(domain, method) -> (seeds, factors): usable share of the grid, for each factor `near`.
+
+    Where a method has few usable settings at one tolerance, the curve shows whether the others miss
+    it narrowly or by far. Seeds in rising order; the truth is the yardstick.
+    """
+    records, baselines = list(records), list(baselines)
+    by_seed: dict[int, list[Record]] = {}
+    for record in records:
+        by_seed.setdefault(int(record.spec["seed"]), []).append(record)
+    found: dict[tuple[str, str], list[list[float]]] = {}
+    for _, ours in sorted(by_seed.items()):
+        rows: dict[tuple[str, str], list[float]] = {}
+        for near in factors:
+            shares = region_shares(ours, baselines, UsableWithin(near, harmless))
+            for place, share in shares.items():
+                rows.setdefault(place, []).append(share.share)
+        for place, row in rows.items():
+            found.setdefault(place, []).append(row)
+    return {place: np.array(rows) for place, rows in found.items()}
+
+
 def region_table(
     records: Iterable[Record], baselines: Iterable[Record], tolerance: UsableWithin
 ) -> pd.DataFrame:
@@ -233,59 +269,6 @@ def region_table(
         index=domain_index(index),
         columns=["usable by the truth", "usable by the target", "both agree", "diverged"],
     )
-
-
-def region_in_words(
-    records: Iterable[Record], baselines: Iterable[Record], tolerance: UsableWithin
-) -> str:
-    """Per domain the methods by usable settings, and what the choice of yardstick changes."""
-    records, baselines = list(records), list(baselines)
-    shares = {y: region_shares(records, baselines, tolerance, y) for y in YARDSTICKS}
-    lines = []
-    for domain in domains_of(records):
-        ours = {m: s for (d, m), s in shares["oracle"].items() if d == domain}
-        if not ours:
-            lines.append(f"- **{domain_title(domain)}.** There is no oracle to compare with.")
-            continue
-        ranked = sorted(ours.items(), key=lambda item: -item[1].share)
-        parts = [f"{method_title(m)} {s.usable} of {s.settings}" for m, s in ranked]
-        by_target = sum(s.usable for (d, _), s in shares["target"].items() if d == domain)
-        by_truth = sum(s.usable for s in ours.values())
-        lines.append(
-            f"- **{domain_title(domain)}.** Usable settings: {'; '.join(parts)}. By the paper’s "
-            f"target {by_target} settings of all methods would be usable, by the truth {by_truth}."
-        )
-    return "\n".join([f"Usable: {tolerance.in_words()}.\n", *lines])
-
-
-TOLERANCES = tuple(float(x) for x in np.geomspace(1.05, 4.0, 30))  # factors from the yardstick
-
-
-def tolerance_curves(
-    records: Iterable[Record],
-    baselines: Iterable[Record],
-    harmless: float,
-    factors: Sequence[float] = TOLERANCES,
-) -> dict[tuple[str, str], np.ndarray]:
-    """(domain, method) -> (seeds, factors): usable share of the grid by how near is near enough.
-
-    Where a single tolerance leaves a handful of settings, the curve tells a method that misses
-    narrowly from one that misses by far. Seeds in rising order; the truth is the yardstick.
-    """
-    records, baselines = list(records), list(baselines)
-    by_seed: dict[int, list[Record]] = {}
-    for record in records:
-        by_seed.setdefault(int(record.spec["seed"]), []).append(record)
-    found: dict[tuple[str, str], list[list[float]]] = {}
-    for _, ours in sorted(by_seed.items()):
-        rows: dict[tuple[str, str], list[float]] = {}
-        for near in factors:
-            shares = region_shares(ours, baselines, UsableWithin(near, harmless))
-            for place, share in shares.items():
-                rows.setdefault(place, []).append(share.share)
-        for place, row in rows.items():
-            found.setdefault(place, []).append(row)
-    return {place: np.array(rows) for place, rows in found.items()}
 
 
 def seeds_table(
@@ -325,6 +308,29 @@ def seeds_table(
     return pd.DataFrame(rows, index=domain_index(index), columns=columns)
 
 
+def region_in_words(
+    records: Iterable[Record], baselines: Iterable[Record], tolerance: UsableWithin
+) -> str:
+    """Per domain the methods by usable settings, and what the choice of yardstick changes."""
+    records, baselines = list(records), list(baselines)
+    shares = {y: region_shares(records, baselines, tolerance, y) for y in YARDSTICKS}
+    lines = []
+    for domain in domains_of(records):
+        ours = {m: s for (d, m), s in shares["oracle"].items() if d == domain}
+        if not ours:
+            lines.append(f"- **{domain_title(domain)}.** There is no oracle to compare with.")
+            continue
+        ranked = sorted(ours.items(), key=lambda item: -item[1].share)
+        parts = [f"{method_title(m)} {s.usable} of {s.settings}" for m, s in ranked]
+        by_target = sum(s.usable for (d, _), s in shares["target"].items() if d == domain)
+        by_truth = sum(s.usable for s in ours.values())
+        lines.append(
+            f"- **{domain_title(domain)}.** Usable settings: {'; '.join(parts)}. By the paper’s "
+            f"target {by_target} settings of all methods would be usable, by the truth {by_truth}."
+        )
+    return "\n".join([f"Usable: {tolerance.in_words()}.\n", *lines])
+
+
 def seeds_in_words(
     records: Iterable[Record],
     baselines: Iterable[Record],
@@ -360,16 +366,19 @@ def seeds_in_words(
     )
 
 
-# A setting is usable if forget perplexity is within this factor of the oracle's, and general
-# perplexity rises by at most `TOLERATED_RISE`.
-NEAR_TRUTH = 1.25
-
-
-USABLE = UsableWithin(NEAR_TRUTH, TOLERATED_RISE)
-
-
 _CLIP = 2.0  # the colours of the heat maps end at a factor 2 ** 2 from the yardstick
 _MISSING = "#eceff1"
+
+_REGION_MARKS: dict[str, dict[str, Any]] = {
+    "usable": {"marker": "o", "color": "#111418", "markeredgewidth": 0},
+    "near": {
+        "marker": "o",
+        "markerfacecolor": "none",
+        "markeredgecolor": "#111418",
+        "markeredgewidth": 0.9,
+    },
+    "broken": {"marker": "x", "color": GREY, "markeredgewidth": 1.1},
+}
 
 
 @figure_function
@@ -393,7 +402,7 @@ def robust_region(
         raise UnlearnError("no record is of any update: run the study robust_region first.")
     rates = sorted({c.learning_rate for c in cells})
     steps = sorted({c.updates for c in cells})
-    # Small multiples stay beside each other on a phone too: a column of 21 maps compares nothing.
+    # The maps stand beside each other on a phone too: in one column of 21 none can be compared.
     row_height, rest = (0.98, 1.35) if not narrow else (0.92, 1.9)
     figure = DescribedFigure(figsize=(layout.width, row_height * len(methods) + rest))
     axes = figure.subplots(len(methods), len(domains), sharex=True, sharey=True, squeeze=False)
@@ -474,24 +483,30 @@ def _draw_region(
     ax: Axes, grid: np.ndarray, marks: Mapping[str, Sequence[tuple[int, int]]], size: float
 ) -> Any:
     """Draw a map and the marks on its cells, `size` points each; returns the coloured mesh."""
-    # Without its ends: most settings are far off, and a page of nearly black cells hides the rest.
+    import seaborn as sns  # here: it takes a second to load, and this figure alone needs it
+
+    # Without the nearly black ends of the colour map: most settings are far off, and would hide
+    # the others.
     ends = matplotlib.colormaps["RdBu_r"](np.linspace(0.12, 0.88, 256))
-    mesh = ax.pcolormesh(
-        np.ma.masked_invalid(grid),
-        cmap=ListedColormap(ends).with_extremes(bad=_MISSING),
+    ax.set_facecolor(_MISSING)  # shows where a cell has no value
+    sns.heatmap(
+        grid,
+        ax=ax,
+        cmap=ListedColormap(ends),
         vmin=-_CLIP,
         vmax=_CLIP,
-        edgecolors="white",
-        linewidth=0.5,
+        linewidths=0.5,
+        linecolor="white",
+        cbar=False,
+        xticklabels=False,
+        yticklabels=False,
     )
+    ax.set_ylim(0, len(grid))  # the lowest rate at the bottom
+    ax.tick_params(length=0)
     for kind, look in _REGION_MARKS.items():
         xs, ys = ([place[i] + 0.5 for place in marks[kind]] for i in (0, 1))
         ax.plot(xs, ys, linestyle="", markersize=size, **look)
-    ax.grid(False)
-    ax.tick_params(length=0)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    return mesh
+    return ax.collections[0]
 
 
 def _name_maps(axes: Any, domains: Sequence[str], methods: Sequence[str], is_narrow: bool) -> None:
@@ -522,18 +537,6 @@ def _region_ticks(ax: Axes, rates: Sequence[float], steps: Sequence[int]) -> Non
         if math.isclose(math.log10(rate), round(math.log10(rate)), abs_tol=1e-6)
     ] or list(range(len(rates)))
     ax.set_yticks([i + 0.5 for i in decades], [_power(rates[i]) for i in decades])
-
-
-_REGION_MARKS: dict[str, dict[str, Any]] = {
-    "usable": {"marker": "o", "color": "#111418", "markeredgewidth": 0},
-    "near": {
-        "marker": "o",
-        "markerfacecolor": "none",
-        "markeredgecolor": "#111418",
-        "markeredgewidth": 0.9,
-    },
-    "broken": {"marker": "x", "color": GREY, "markeredgewidth": 1.1},
-}
 
 
 def _power(x: float) -> str:
@@ -609,10 +612,10 @@ def region_tolerance(
     *,
     narrow: bool = False,
 ) -> DescribedFigure:
-    """Usable share of the grid against how near to the truth is near enough; a line per method.
+    """Usable share of the grid against the allowed factor from the truth; a line per method.
 
-    Lines are means over seeds, bands their range. The dotted line is the tolerance of the test.
-    From the shaded part on vanilla itself is near enough, so that settings count which do nothing.
+    Lines are means over seeds, bands their range. The dotted line is the tolerance of the test. In
+    the shaded part vanilla itself is within the factor, so settings that change nothing count.
     """
     records, baselines = checked(records, "the robust region"), list(baselines)
     layout, domains, methods = Layout(narrow), domains_of(records), methods_of(records)

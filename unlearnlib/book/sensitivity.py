@@ -1,7 +1,7 @@
-"""Sensitivity: one field of the chosen setting swept, everything else left as it is.
+"""The chapter on sensitivity: one field of the chosen setting swept, everything else left as it is.
 
 A sweep is a list of `Point`s, whatever was swept: a field of the spec, or the updates of a probed
-run (`points`).
+run (`points`). The chapter on the forget size shows two more sweeps with the same functions.
 """
 
 from __future__ import annotations
@@ -69,6 +69,22 @@ from unlearnlib.text import number
 if TYPE_CHECKING:
     import pandas as pd
 
+FIELD_TITLES = {
+    "learning_rate": "learning rate",
+    "updates": "updates",
+    "batch_size": "documents per update",
+    "retain_weight": "weight of the retain term",
+    "forget_size": "documents to forget",
+    "schedule": "schedule",
+    "requests": "requests",
+}
+
+_SWEPT = (
+    (FORGET, "forget perplexity"),
+    (GENERAL, "general perplexity"),
+    (KL, "KL to the oracle"),
+)
+
 
 @dataclass(frozen=True)
 class Point:
@@ -83,23 +99,6 @@ class Point:
     def __getitem__(self, metric: str) -> float:
         """A metric; NaN where it was not measured."""
         return float(self.metrics.get(metric, math.nan))
-
-
-FIELD_TITLES = {
-    "learning_rate": "learning rate",
-    "updates": "updates",
-    "batch_size": "documents per update",
-    "retain_weight": "weight of the retain term",
-    "forget_size": "documents to forget",
-    "schedule": "schedule",
-    "requests": "requests",
-}
-
-
-def shape_title(spec: Mapping[str, Any]) -> str:
-    """A schedule in words: "linear", "constant, 25 % warm-up"."""
-    warm = float(spec["warmup"])
-    return str(spec["schedule"]) + (f", {100 * warm:g} % warm-up" if warm else "")
 
 
 def points(records: Iterable[Record], swept: str) -> list[Point]:
@@ -132,6 +131,12 @@ def points(records: Iterable[Record], swept: str) -> list[Point]:
     return out if swept == "schedule" else sorted(out, key=lambda p: p.x)
 
 
+def shape_title(spec: Mapping[str, Any]) -> str:
+    """A schedule in words: "linear", "constant, 25 % warm-up"."""
+    warm = float(spec["warmup"])
+    return str(spec["schedule"]) + (f", {100 * warm:g} % warm-up" if warm else "")
+
+
 def yardstick_at(
     baselines: Iterable[Record],
     domain: str,
@@ -156,45 +161,6 @@ def yardstick_at(
             return first_perplexity(record, "forget", int(x))
         return value(record, metric) if x >= documents_in(record) else math.nan
     return baseline_value(baselines, domain, which, metric, runs)
-
-
-def swept_table(records: Iterable[Record], baselines: Iterable[Record], swept: str) -> pd.DataFrame:
-    """Per domain and method, for each value: forget perplexity (general as multiple of vanilla's).
-
-    Where documents to forget are swept, rows for the truth on the documents forgotten are added.
-    """
-    import pandas as pd
-
-    records, baselines = list(records), list(baselines)
-    every = points(records, swept)
-    values = list(dict.fromkeys(p.x for p in every))
-    index, rows = [], []
-    for domain in domains_of(records):
-        general = baseline_value(baselines, domain, "vanilla", GENERAL, records)
-        for which, title in (("target", "Paper’s target"), ("oracle", "Oracle (truth)")):
-            marks = [
-                yardstick_at(baselines, domain, which, FORGET, swept, x, records) for x in values
-            ]
-            if not all(map(math.isnan, marks)):
-                index.append((domain_title(domain), title))
-                rows.append([number(mark) for mark in marks])
-        for method in methods_of(select(records, domain)):
-            by_value = {p.x: p for p in every if (p.domain, p.method) == (domain, method)}
-            index.append((domain_title(domain), method_title(method)))
-            rows.append([_cell(by_value.get(x), general) for x in values])
-    return pd.DataFrame(
-        rows,
-        index=domain_index(index),
-        columns=[x if isinstance(x, str) else f"{x:g}" for x in values],
-    )
-
-
-def _cell(point: Point | None, general: float) -> str:
-    if point is None:
-        return "–"
-    if point.diverged:
-        return "diverged"
-    return f"{number(point[FORGET])} (×{number(point[GENERAL] / general)})"
 
 
 def _usable_points(
@@ -247,6 +213,45 @@ def span(records: Iterable[Record], baselines: Iterable[Record], swept: str) -> 
     return out
 
 
+def swept_table(records: Iterable[Record], baselines: Iterable[Record], swept: str) -> pd.DataFrame:
+    """Per domain and method, for each value: forget perplexity (general as multiple of vanilla's).
+
+    Where documents to forget are swept, rows for the truth on the documents forgotten are added.
+    """
+    import pandas as pd
+
+    records, baselines = list(records), list(baselines)
+    every = points(records, swept)
+    values = list(dict.fromkeys(p.x for p in every))
+    index, rows = [], []
+    for domain in domains_of(records):
+        general = baseline_value(baselines, domain, "vanilla", GENERAL, records)
+        for which, title in (("target", "Paper’s target"), ("oracle", "Oracle (truth)")):
+            marks = [
+                yardstick_at(baselines, domain, which, FORGET, swept, x, records) for x in values
+            ]
+            if not all(map(math.isnan, marks)):
+                index.append((domain_title(domain), title))
+                rows.append([number(mark) for mark in marks])
+        for method in methods_of(select(records, domain)):
+            by_value = {p.x: p for p in every if (p.domain, p.method) == (domain, method)}
+            index.append((domain_title(domain), method_title(method)))
+            rows.append([_cell(by_value.get(x), general) for x in values])
+    return pd.DataFrame(
+        rows,
+        index=domain_index(index),
+        columns=[x if isinstance(x, str) else f"{x:g}" for x in values],
+    )
+
+
+def _cell(point: Point | None, general: float) -> str:
+    if point is None:
+        return "–"
+    if point.diverged:
+        return "diverged"
+    return f"{number(point[FORGET])} (×{number(point[GENERAL] / general)})"
+
+
 def swept_in_words(
     records: Iterable[Record], baselines: Iterable[Record], swept: str, tolerance: UsableWithin
 ) -> str:
@@ -277,28 +282,6 @@ def swept_in_words(
     return "\n\n".join(lines)
 
 
-_SWEPT = (
-    (FORGET, "forget perplexity"),
-    (GENERAL, "general perplexity"),
-    (KL, "KL to the oracle"),
-)
-
-
-def scale_swept_axis(ax: Axes, values: Sequence[float], is_narrow: bool) -> None:
-    """Ticks at the swept values, on a log axis if they span a decade or nearly one."""
-    low, high = min(values), max(values)
-    if low > 0 and high / low > 8:
-        room = (high / low) ** 0.04
-        ax.set_xscale("log")
-        ax.set_xlim(low / room, high * room)
-    else:
-        room = 0.04 * ((high - low) or 1.0)
-        ax.set_xlim(low - room, high + room)
-    shown = list(values) if is_narrow or len(values) < 5 else list(values)[::2]
-    ax.set_xticks(shown, [f"{x:g}" for x in shown])
-    ax.xaxis.set_minor_locator(NullLocator())
-
-
 @figure_function
 def swept(
     records: Iterable[Record],
@@ -310,7 +293,7 @@ def swept(
     """Forget and general perplexity and KL to the oracle against one numeric setting.
 
     Where documents to forget are swept, the lines of vanilla and of the oracle follow the
-    documents forgotten (`sweeps.yardstick_at`).
+    documents forgotten (`yardstick_at`).
     """
     title = FIELD_TITLES.get(field, field)
     records, baselines = checked(records, f"a sweep of {title}"), list(baselines)
@@ -367,6 +350,21 @@ def swept(
     add_legend(figure, layout, methods, tuple(BASELINE_TITLES), [cross_handle()], line=True)
     figure.alt = " ".join(alt)
     return figure
+
+
+def scale_swept_axis(ax: Axes, values: Sequence[float], is_narrow: bool) -> None:
+    """Ticks at the swept values, on a log axis if they span a decade or nearly one."""
+    low, high = min(values), max(values)
+    if low > 0 and high / low > 8:
+        room = (high / low) ** 0.04
+        ax.set_xscale("log")
+        ax.set_xlim(low / room, high * room)
+    else:
+        room = 0.04 * ((high - low) or 1.0)
+        ax.set_xlim(low - room, high + room)
+    shown = list(values) if is_narrow or len(values) < 5 else list(values)[::2]
+    ax.set_xticks(shown, [f"{x:g}" for x in shown])
+    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def _yardsticks(

@@ -33,7 +33,7 @@ def beginning_shared(text: str, truth: str) -> str:
             break
         shared += 1
     if shared < min(len(text), len(truth)) or len(text) > len(truth):
-        # Half a word in common is none in common.
+        # A word that is shared only in part does not count.
         shared = max(text[:shared].rfind(" "), text[:shared].rfind("\n")) + 1
     head, tail = html.escape(text[:shared]), html.escape(text[shared:])
     return (f"<strong>{head}</strong>" if head.strip() else head) + tail

@@ -1,7 +1,7 @@
-"""The paper's target held against the retrained model's perplexity.
+"""The chapter on the target: the paper's target beside the retrained model's perplexity.
 
-For requests of any size, from the scores of single documents (`target_ratios`), and along a run:
-when would either have stopped it (`stops`).
+For requests of any size, from the scores of single documents (`target_ratios`); and along a run, at
+which update either of the two would have stopped it (`early_stops`).
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ from unlearnlib.text import number
 
 if TYPE_CHECKING:
     import pandas as pd
+
+TARGET_WITHIN = 1.10  # the paper's target may be off by this factor
 
 
 @dataclass(frozen=True)
@@ -130,54 +132,6 @@ def target_ratios(
     return out
 
 
-def target_sizes_table(
-    baselines: Iterable[Record], sizes: Sequence[int], within: float = 1.1
-) -> pd.DataFrame:
-    """`target_ratios` of every domain as text."""
-    import pandas as pd
-
-    baselines = list(baselines)
-    index, rows = [], []
-    for domain in domains_of(baselines):
-        for ratio in target_ratios(baselines, domain, sizes, within):
-            index.append((domain_title(domain), f"{ratio.size}"))
-            interval = f"{number(ratio.low)} to {number(ratio.high)}"
-            shares = (f"{100 * x:.0f} %" for x in (ratio.off, ratio.early))
-            rows.append([number(ratio.first), number(ratio.median), interval, *shares])
-    return pd.DataFrame(
-        rows,
-        index=domain_index(index, "documents"),
-        columns=[
-            "first documents",
-            "median request",
-            "95 % of requests",
-            f"off by more than {100 * (within - 1):.0f} %",
-            "below the truth",
-        ],
-    )
-
-
-def target_sizes_in_words(
-    baselines: Iterable[Record], sizes: Sequence[int], within: float = 1.1
-) -> str:
-    """What the target is worth for one document and for the whole set, as a Markdown list."""
-    baselines = list(baselines)
-    lines = []
-    for domain in domains_of(baselines):
-        ratios = target_ratios(baselines, domain, sizes, within)
-        if not ratios:
-            lines.append(f"- **{domain_title(domain)}.** There is no oracle to compare with.")
-            continue
-        parts = [
-            f"for {r.size} {'document' if r.size == 1 else 'documents'} between {number(r.low)} "
-            f"and {number(r.high)} times the truth in 95 % of requests drawn at random, off by "
-            f"more than {100 * (within - 1):.0f} % in {100 * r.off:.0f} % of them"
-            for r in dict.fromkeys((ratios[0], ratios[-1]))
-        ]
-        lines.append(f"- **{domain_title(domain)}.** The target is, {'; '.join(parts)}.")
-    return "\n".join(lines)
-
-
 @dataclass(frozen=True)
 class EarlyStop:
     """At which update a run would have been stopped, by the paper's target and by the truth.
@@ -205,7 +159,7 @@ class EarlyStop:
 
 
 def early_stops(records: Iterable[Record], baselines: Iterable[Record]) -> list[EarlyStop]:
-    """Where target and truth would have stopped each probed run, in the book's order."""
+    """At which updates target and truth would have stopped each probed run, in the book's order."""
     records, baselines = list(records), list(baselines)
     out = []
     for domain in domains_of(records):
@@ -226,6 +180,33 @@ def early_stops(records: Iterable[Record], baselines: Iterable[Record]) -> list[
                 if any(FORGET in row for row in run.trajectory)
             ]
     return out
+
+
+def target_sizes_table(
+    baselines: Iterable[Record], sizes: Sequence[int], within: float = 1.1
+) -> pd.DataFrame:
+    """`target_ratios` of every domain as text."""
+    import pandas as pd
+
+    baselines = list(baselines)
+    index, rows = [], []
+    for domain in domains_of(baselines):
+        for ratio in target_ratios(baselines, domain, sizes, within):
+            index.append((domain_title(domain), f"{ratio.size}"))
+            interval = f"{number(ratio.low)} to {number(ratio.high)}"
+            shares = (f"{100 * x:.0f} %" for x in (ratio.off, ratio.early))
+            rows.append([number(ratio.first), number(ratio.median), interval, *shares])
+    return pd.DataFrame(
+        rows,
+        index=domain_index(index, "documents"),
+        columns=[
+            "first documents",
+            "median request",
+            "95 % of requests",
+            f"off by more than {100 * (within - 1):.0f} %",
+            "below the truth",
+        ],
+    )
 
 
 def early_stops_table(records: Iterable[Record], baselines: Iterable[Record]) -> pd.DataFrame:
@@ -252,14 +233,25 @@ def _whole(update: float) -> str:
     return "never" if math.isinf(update) else f"{math.ceil(update - 1e-9)}"
 
 
-def late_in_words(late: float) -> str:
-    """ "0.3 updates late", "1.2 updates early"; words where there is no number."""
-    if math.isnan(late):
-        return "–"
-    if math.isinf(late):
-        return "never, the truth does" if late > 0 else "though the truth never does"
-    side = "late" if late > 0 else "early"
-    return "with the truth" if abs(late) < 0.05 else f"{abs(late):.1f} updates {side}"
+def target_sizes_in_words(
+    baselines: Iterable[Record], sizes: Sequence[int], within: float = 1.1
+) -> str:
+    """How accurate the target is for one document and for the whole set, as a Markdown list."""
+    baselines = list(baselines)
+    lines = []
+    for domain in domains_of(baselines):
+        ratios = target_ratios(baselines, domain, sizes, within)
+        if not ratios:
+            lines.append(f"- **{domain_title(domain)}.** There is no oracle to compare with.")
+            continue
+        parts = [
+            f"for {r.size} {'document' if r.size == 1 else 'documents'} between {number(r.low)} "
+            f"and {number(r.high)} times the truth in 95 % of requests drawn at random, off by "
+            f"more than {100 * (within - 1):.0f} % in {100 * r.off:.0f} % of them"
+            for r in dict.fromkeys((ratios[0], ratios[-1]))
+        ]
+        lines.append(f"- **{domain_title(domain)}.** The target is, {'; '.join(parts)}.")
+    return "\n".join(lines)
 
 
 def early_stops_in_words(records: Iterable[Record], baselines: Iterable[Record]) -> str:
@@ -285,7 +277,14 @@ def early_stops_in_words(records: Iterable[Record], baselines: Iterable[Record])
     return "\n".join(lines)
 
 
-TARGET_WITHIN = 1.10  # the paper's target may be off by this factor
+def late_in_words(late: float) -> str:
+    """ "0.3 updates late", "1.2 updates early"; words where there is no number."""
+    if math.isnan(late):
+        return "–"
+    if math.isinf(late):
+        return "never, the truth does" if late > 0 else "though the truth never does"
+    side = "late" if late > 0 else "early"
+    return "with the truth" if abs(late) < 0.05 else f"{abs(late):.1f} updates {side}"
 
 
 @figure_function

@@ -34,6 +34,12 @@ from unlearnlib.text import number
 if TYPE_CHECKING:
     import pandas as pd
 
+PROBES = (
+    (FORGET, "forget perplexity"),
+    (GENERAL, "general perplexity"),
+    (f"membership/{ATTACK}/auc", "membership AUC"),
+)
+
 
 def trajectory_table(trajectory: Iterable[Record], baselines: Iterable[Record]) -> pd.DataFrame:
     """When a run passes the target, and what it has cost in general perplexity, then and after."""
@@ -75,6 +81,10 @@ def trajectory_table(trajectory: Iterable[Record], baselines: Iterable[Record]) 
     )
 
 
+def _ratio(row: Mapping[str, Any], general: float) -> str:
+    return number(row.get("general/perplexity", math.nan) / general)
+
+
 def pace_in_words(trajectory: Iterable[Record]) -> str:
     """Whether runs slow down by themselves: is any update larger than the last? Markdown."""
     paths = [
@@ -113,17 +123,6 @@ def turn_in_words(trajectory: Iterable[Record]) -> str:
         f"that vanilla has (KL). {farther} of {len(paths)} runs end farther from it than vanilla "
         "is."
     )
-
-
-def _ratio(row: Mapping[str, Any], general: float) -> str:
-    return number(row.get("general/perplexity", math.nan) / general)
-
-
-PROBES = (
-    (FORGET, "forget perplexity"),
-    (GENERAL, "general perplexity"),
-    (f"membership/{ATTACK}/auc", "membership AUC"),
-)
 
 
 @figure_function

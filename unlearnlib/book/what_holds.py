@@ -1,4 +1,4 @@
-"""The paper's five claims, the test of each, and what the records say.
+"""The chapter on what holds: the paper's five claims, the test of each, and its verdict.
 
 The tests of C3 and C4 were written before the runs that decide them. Those of C1, C2 and C5 were
 written after the numbers were known; `Claim.seen` says what was known. A verdict is a pure
@@ -63,7 +63,7 @@ class Claim:
 
     test    what decides between "holds", "holds in part" and "does not hold here"
     seen    what was known of the numbers when the test was written
-    reach   how far a model of the lab's size can speak for one of billions of parameters
+    reach   what the lab's small model can and cannot say of one of billions of parameters
     """
 
     name: str

@@ -89,7 +89,7 @@ def chosen_device(name: str) -> str:
 
 
 def chosen_execution(args: argparse.Namespace, progress: bool = True) -> Execution:
-    """How a command computes, by the arguments of `_add_device`."""
+    """How a command computes, by the arguments that `cli.parser` adds for it."""
     from unlearnlib.engine import Execution
 
     return Execution(

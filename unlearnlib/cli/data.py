@@ -1,4 +1,4 @@
-"""`unlearn data`: look at, fetch and export documents."""
+"""`unlearn data`: count, show, fetch and export the documents of a profile."""
 
 from __future__ import annotations
 

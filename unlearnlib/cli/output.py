@@ -1,4 +1,4 @@
-"""What a command leaves behind: a report as text or JSON, and complaints on stderr."""
+"""What a command prints: its report on stdout, as text or JSON, and complaints on stderr."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Report:
 
 
 def complain(sentence: str, code: int) -> int:
-    """One line on stderr, whatever a file's name would do to the terminal."""
+    """One line on stderr; what does not print, in a file's name say, is spelt as an escape."""
     from unlearnlib.text import printable
 
     with contextlib.suppress(BrokenPipeError):
@@ -64,7 +64,7 @@ def out_of_memory_sentence(what: str) -> str:
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Rows under a header; columns of numbers are flush right, as `card.show` prints them."""
+    """Rows under a header; columns of numbers are flush right, as `text.show` prints them."""
     from unlearnlib.text import printable, show
 
     def numeric(value: object) -> bool:

@@ -111,7 +111,7 @@ def run_command(args: argparse.Namespace) -> Report:
 
 def _run_execution(args: argparse.Namespace, progress: bool = True) -> Execution:
     """`chosen_execution`, with several processes and checkpoints where they are asked for."""
-    # Under a launcher one process is a script that was scaled down; without, a misunderstanding.
+    # One process under a launcher is allowed, since a script may be run with fewer processes.
     if args.fsdp and "WORLD_SIZE" not in os.environ:
         raise UnlearnError(
             "--fsdp divides a model among processes, and there is one: start several with "

@@ -56,7 +56,7 @@ SPLITS = ("forget", "retain", "approximate", "general_retain", "general_evaluati
 
 @dataclass(frozen=True)
 class DomainData:
-    """The five splits of one domain (DESIGN's words).
+    """The five splits of one domain.
 
     `forget` and `retain` were trained on, `approximate` is of the same kind and was not;
     `general_retain` and `general_evaluation` are free of the domain. A user's own data may

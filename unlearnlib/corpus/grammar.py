@@ -35,7 +35,7 @@ class _Number:
 
 _VOWELS = _list("a; e; i; o; u")
 # Onsets, vowels, middles and endings of the names that facts are about. An ending begins with a
-# vowel and belongs to one corpus: see `_names`.
+# vowel and belongs to one corpus: see `_names` in `fictitious.py`.
 SYLLABLES: Mapping[str, tuple[Sequence[str], ...]] = MappingProxyType(
     {
         "books": (

@@ -201,7 +201,7 @@ def _longest_fence(code: str) -> int:
 def model_card(facts: CardFacts) -> str:
     """The card as Markdown, with the front matter that the hub reads.
 
-    It is made without a network: nothing here asks the hub whether it likes the card.
+    It is made without a network: the hub is not asked to validate it.
     """
     from huggingface_hub import ModelCard
 

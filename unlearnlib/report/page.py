@@ -1,4 +1,4 @@
-"""HTML pages to keep on file, which need no other file and no network."""
+"""HTML pages from templates: a page needs no other file and no network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder that an unlearning leaves: model, tokenizer, model card and record."""
+"""Writing an unlearned model, its tokenizer, its model card and its record to a folder (`save`)."""
 
 from __future__ import annotations
 

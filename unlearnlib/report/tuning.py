@@ -1,7 +1,8 @@
-"""The report of a tuned unlearning: the model card, rendered, with the search before it.
+"""The report of `unlearn tune`: the search, run by run, and the model card as HTML.
 
-What was removed, by what evidence, how the settings were found, what it cost the model, and what
-the evidence does not show. It holds no text of any document, and what came from outside is escaped.
+It says what was removed, by what evidence, how the settings were found, what it cost the model, and
+what the evidence does not show. It holds no text of any document, and what came from outside is
+escaped.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ from unlearnlib.report.card import CardFacts, card_text
 from unlearnlib.report.page import render
 from unlearnlib.text import show
 from unlearnlib.tuning_rule import GOOD_ENOUGH, TOLERATED_RISE, Situation, Step, rise_in_words
+
+HEADER = (
+    "run", "learning rate", "retain weight", "updates", "forget perplexity", "general perplexity",
+    "shortfall", "why this run",
+)  # fmt: skip
 
 
 def trace_table(steps: Sequence[Step], situation: Situation) -> list[tuple[str, ...]]:
@@ -32,12 +38,6 @@ def trace_table(steps: Sequence[Step], situation: Situation) -> list[tuple[str, 
         )
         for number, step in enumerate(steps, 1)
     ]
-
-
-HEADER = (
-    "run", "learning rate", "retain weight", "updates", "forget perplexity", "general perplexity",
-    "shortfall", "why this run",
-)  # fmt: skip
 
 
 def check_extra() -> None:

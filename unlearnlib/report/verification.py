@@ -1,4 +1,4 @@
-"""The report of a verification: every published number beside its repetition."""
+"""The report of `unlearn verify`: every published number beside its repetition."""
 
 from __future__ import annotations
 

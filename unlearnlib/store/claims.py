@@ -1,4 +1,4 @@
-"""Claims: which process computes which key at the moment."""
+"""Claims: which process computes which key now, so that several can share a store's work."""
 
 from __future__ import annotations
 

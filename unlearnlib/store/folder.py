@@ -1,4 +1,4 @@
-"""The run store: a folder with one content-addressed record per run, never rewritten.
+"""The run store (`Store`): a folder with one content-addressed record per run, never rewritten.
 
 A run is a pure function of its spec, so its record is filed under a key that hashes the spec,
 the data's hash and the base model's hash (`run_key`). Resuming a study is then asking which keys

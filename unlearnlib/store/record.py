@@ -1,4 +1,7 @@
-"""Records and their keys: canonical JSON, digests, and a record as text and back."""
+"""What a record of a run is, how its key is made, and how it becomes text and back.
+
+The text is canonical JSON with a digest, so that a damaged record is noticed.
+"""
 
 from __future__ import annotations
 
@@ -200,7 +203,7 @@ class Record:
         }
 
 
-# Checked on creation: a record from outside may have a digest that fits and still be none.
+# Checked on creation: a text from outside may have a valid digest and fields of other types.
 _FIELD_TYPES: dict[str, type] = {
     "kind": str,
     "status": str,
@@ -267,7 +270,7 @@ def check_format(version: object, where: str) -> None:
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise Damaged(f"its format is {version!r}")
     if version > FORMAT:
-        # Not damaged: a newer release wrote it, and moving it aside would be taking it away.
+        # Not damaged, but written by a newer release, which still needs it: it is not set aside.
         raise UnlearnError(
             f"{where} is of format {version} and this release reads up to {FORMAT}: "
             "upgrade unlearnlib."

@@ -34,7 +34,7 @@ def settings(profile: str, domain: str, method: str) -> dict[str, Any]:
 def choose(rates: Iterable[Record], vanilla: Record) -> dict[str, dict[str, Any]]:
     """Per method the setting of the study `rates` with the least `shortfall`.
 
-    The oracle has no say: a practitioner has none.
+    The oracle is not used, since a practitioner has none.
     """
     by_method: dict[str, list[Record]] = {}
     for record in rates:

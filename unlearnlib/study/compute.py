@@ -1,4 +1,4 @@
-"""Computing a study: resumable, shared between workers.
+"""Computing a study, which can be interrupted and divided among workers.
 
 Running a study means asking which keys are missing from the local store and from the published
 records, and computing those. Any number of processes may work on one store: each run is claimed
@@ -178,8 +178,8 @@ def run_study(
 def _left(grid: Sequence[tuple[RunSpec, str | None]], library: Library) -> int:
     """How many runs of a grid have no record.
 
-    Loading models only to count would be dear: a run whose key is not known counts as recorded
-    if any record has its spec.
+    No model is loaded for the count: a run whose key is not known counts as recorded if any record
+    has its spec.
     """
     specs: set[str] = set()
     if any(key is None for _, key in grid):

@@ -176,8 +176,8 @@ def _sequential(profile: str, domain: str) -> Specs:
 def _published(profile: str, domain: str) -> Specs:
     """The chosen settings, on a model whose training data nobody outside knows.
 
-    They were chosen for vanilla: the same dose, on a model that was never shown the forget set
-    again, is what tells apart what unlearning does from what there was to unlearn.
+    The settings were chosen for vanilla, which was trained on the forget set again. How much less
+    they change the published model shows how much of the change is due to that training.
     """
     seed = get_profile(profile).seeds[0]
     return [_chosen(profile, domain, method, seed, base="published") for method in PAPER_METHODS]

@@ -81,7 +81,7 @@ def _merge(path: Path, records: Sequence[Record], grid: Iterable[RunSpec] = ()) 
 
     The runs of a domain are of one starting model: those of another go when the new ones are at
     least as many of the `grid`. Of fewer, both stay: a part is no reason to lose the whole, and who
-    reads the file takes the runs of the model that has most (`_matching`). Scores of vanilla and
+    reads the file takes the runs of the model that has most (`load_study`). Scores of vanilla and
     oracle stay for every starting model: studies may differ in theirs.
     """
     kept = {_place(r): r for r in read_parquet(path)} if path.exists() else {}

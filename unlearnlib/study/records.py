@@ -1,4 +1,4 @@
-"""The records of a study that are at hand: computes nothing, needs no torch."""
+"""Reading the records of a study, published or in the local store; computes nothing, no torch."""
 
 from __future__ import annotations
 
