@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unlearnlib.book.records import FORGET, GENERAL, baseline_value
+from unlearnlib.book.robust_region import UsableWithin
 from unlearnlib.figures import DescribedFigure, to_svg
 from unlearnlib.spec import COMPARED, DOMAINS, PAPER_METHODS, RunSpec
 from unlearnlib.store import Record, write_parquet
@@ -32,6 +33,7 @@ from unlearnlib.study import (
 
 ATTACKS = ("loss", "zlib", "min_k_20", "min_k_40", "min_k_pp_20", "min_k_pp_40")
 DOCUMENTS = 64
+TOLERANCE = UsableWithin(near=1.25, harmless=1.05)  # narrow enough to be missed either way
 # Per domain: perplexity of vanilla on forget, on approximate, on general; KL of vanilla to oracle.
 LEVELS = {
     "arxiv": (3.0, 9.0, 6.0, 0.7),
@@ -311,3 +313,32 @@ def spoilt(record: Record, x: float) -> Record:
     ]
     metrics = dict.fromkeys(record.metrics, x)
     return replace(record, metrics=metrics, documents=documents, trajectory=trajectory)
+
+
+def scored(method: str | None, forget: list[float], approximate: list[float]) -> Record:
+    """A record of a published model on books, from the mean losses of documents of two chunks.
+
+    Vanilla's where `method` is None; its forget perplexity is a third of a run's.
+    """
+    spec: dict[str, Any] = {"profile": "open_cpu", "domain": "books", "seed": 0}
+    spec |= {"base": "published"}
+    spec |= {"baseline": "vanilla"} if method is None else {"method": method}
+    documents = {
+        split: {
+            "id": [f"{split}-{i}#{half}" for i in range(len(values)) for half in (0, 1)],
+            "loss": [v + shift for v in values for shift in (-0.5, 0.5)],
+        }
+        for split, values in (("forget", forget), ("approximate", approximate))
+    }
+    metrics = {f"{s}/perplexity": 20.0 for s in ("forget", "approximate", "general")}
+    metrics["forget/perplexity"] *= 1 if method is None else 3
+    return Record(
+        key=hashlib.sha256(str(method).encode()).hexdigest(),
+        kind="score" if method is None else "run",
+        status="done",
+        spec=spec,
+        data_hash="d",
+        model_hash="m",
+        metrics=metrics,
+        documents=documents,
+    )

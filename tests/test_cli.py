@@ -26,8 +26,9 @@ from hypothesis import strategies as st
 
 from unlearnlib import pretrain, study
 from unlearnlib.bench import Bench, Selection, open_bench
-from unlearnlib.cli import main
 from unlearnlib.cli.inputs import repeat_command
+from unlearnlib.cli.main import COMMANDS as FUNCTIONS
+from unlearnlib.cli.main import _function_of, main
 from unlearnlib.cli.parser import build_parser
 from unlearnlib.cli.run import _profile_spec
 from unlearnlib.comparison import Comparison, NumericalTolerance, compare, numbers
@@ -38,6 +39,7 @@ from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.membership import auc, loss_score
 from unlearnlib.metrics.scores import TokenScores
 from unlearnlib.models import load_model, load_tokenizer, model_hash, save_model
+from unlearnlib.profiles import PAPER_METHODS
 from unlearnlib.report import card
 from unlearnlib.report.verification import verification
 from unlearnlib.spec import PROFILES, RunSpec
@@ -117,7 +119,7 @@ def unlearn(capsys: pytest.CaptureFixture[str]) -> Unlearn:
     def run(*words: object) -> tuple[int, str, str]:
         capsys.readouterr()
         try:
-            code = main.main([str(word) for word in words])
+            code = main([str(word) for word in words])
         except SystemExit as end:  # argparse
             code = int(end.code or 0)
         out, err = capsys.readouterr()
@@ -174,9 +176,9 @@ def test_every_command_of_the_parser_has_a_function() -> None:
         for action in build_parser()._actions
         if isinstance(action, argparse._SubParsersAction)
     )
-    assert set(commands.choices) == set(main.COMMANDS)
-    for name in main.COMMANDS:
-        assert inspect.signature(main._function_of(name)).return_annotation == "Report"
+    assert set(commands.choices) == set(FUNCTIONS)
+    for name in FUNCTIONS:
+        assert inspect.signature(_function_of(name)).return_annotation == "Report"
 
 
 def test_help_does_not_wait_for_torch() -> None:
@@ -664,7 +666,7 @@ def test_an_interrupted_command_says_what_is_left(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unlearnlib.cli.inputs.open_bench", stop)
+    monkeypatch.setattr("unlearnlib.bench.open_bench", stop)
     command, *more = words
     code, out, err = unlearn(command, *own(model)[1:], *more)
     assert (code, out) == (130, "") and said in err
@@ -772,7 +774,7 @@ def study_words(*more: object) -> list[object]:
 def test_a_study_goes_on_where_it_stopped_is_published_and_verified(
     lab: Path, unlearn: Unlearn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = {method: {"learning_rate": 1e-3} for method in study.PAPER_METHODS}
+    chosen = {method: {"learning_rate": 1e-3} for method in PAPER_METHODS}
     study.write_settings("lab", "books", chosen)
     monkeypatch.setitem(PROFILES, "lab", dataclasses.replace(PROFILES["lab"], updates=1))
     only = ["--method", "ga", "--method", "random_label"]
@@ -871,8 +873,8 @@ def test_choose_writes_the_settings_that_a_run_then_takes(
     short = dataclasses.replace(PROFILES["lab"], rates=(7e-4,), updates=1)
     monkeypatch.setitem(PROFILES, "lab", short)
     line = values(unlearn(*study_words("rates", "--choose")))
-    assert line["runs"] == len(study.PAPER_METHODS)
-    assert set(line["chosen"]["books"]) == set(study.PAPER_METHODS)
+    assert line["runs"] == len(PAPER_METHODS)
+    assert set(line["chosen"]["books"]) == set(PAPER_METHODS)
     assert study.settings("lab", "books", "ga") == {"learning_rate": 7e-4}
 
 
@@ -1098,7 +1100,7 @@ def test_score_gives_perplexity_attacks_and_unflipped_auc(
 
 def test_methods_and_profiles_are_listed(unlearn: Unlearn) -> None:
     methods = values(unlearn("methods", "--json"))["methods"]
-    assert [m["name"] for m in methods] == list(study.PAPER_METHODS)
+    assert [m["name"] for m in methods] == list(PAPER_METHODS)
     by_name = {m["name"]: m for m in methods}
     assert by_name["ga"]["forget"].startswith("minus cross-entropy")
     assert by_name["ga"]["retain"] is None
@@ -1143,7 +1145,7 @@ def test_pretrain_makes_the_models_asked_for(
             "model_hash": "h", "provenance": {"seconds": 1.0},
         }  # fmt: skip
 
-    monkeypatch.setattr(pretrain, "train_lab_model", train)
+    monkeypatch.setattr("unlearnlib.cli.pretrain.train_lab_model", train)
     line = values(unlearn("pretrain", "--json", "--quiet"))
     assert made == list(pretrain.LAB_MODELS) == [m["name"] for m in line["models"]]
     assert line["models"][0]["loss"] == 2.0

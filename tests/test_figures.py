@@ -1,4 +1,4 @@
-"""The chapter *figures*: its tables, sentences and figures, from records made by hand."""
+"""Panels are labelled once beside each other and each by each when stacked."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import os
 import random
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import threading
@@ -26,7 +27,7 @@ from helpers import tiny_bench, tiny_data, tiny_llama, tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlearnlib import store, study
+from unlearnlib import study
 from unlearnlib.bench import Bench, key_of
 from unlearnlib.cli.parser import build_parser
 from unlearnlib.cli.run import _claimed
@@ -36,6 +37,7 @@ from unlearnlib.models import load_model, model_hash, save_model
 from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
 from unlearnlib.store import FORMAT, Store
+from unlearnlib.store.claims import _born
 from unlearnlib.study import Portion, Shard, Study, StudyResult, run_study
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -470,7 +472,7 @@ def test_a_run_that_another_process_computes_is_refused_by_name(tmp_path: Path) 
 def claimed_by(root: Path, key: str, **owner: object) -> None:
     path = root / "claims" / f"{key}.json"
     path.parent.mkdir(exist_ok=True)
-    body = {"host": store.socket.gethostname(), "time": "", "token": "x", **owner}
+    body = {"host": socket.gethostname(), "time": "", "token": "x", **owner}
     path.write_text(json.dumps(body))
 
 
@@ -479,7 +481,7 @@ def test_a_process_that_was_killed_and_not_yet_reaped_holds_no_claim(tmp_path: P
         pytest.skip("only Linux tells that a process is a zombie")
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        claimed_by(tmp_path, "a" * 64, pid=child.pid, born=store._born(child.pid))
+        claimed_by(tmp_path, "a" * 64, pid=child.pid, born=_born(child.pid))
         with Store(tmp_path).claim("a" * 64) as mine:
             assert not mine
         child.kill()
@@ -492,9 +494,9 @@ def test_a_process_that_was_killed_and_not_yet_reaped_holds_no_claim(tmp_path: P
 
 
 def test_a_process_that_got_the_number_of_a_dead_one_holds_no_claim(tmp_path: Path) -> None:
-    if store._born(os.getpid()) is None:
+    if _born(os.getpid()) is None:
         pytest.skip("this system does not tell when a process began")
-    claimed_by(tmp_path, "a" * 64, pid=os.getpid(), born=store._born(os.getpid()))
+    claimed_by(tmp_path, "a" * 64, pid=os.getpid(), born=_born(os.getpid()))
     with Store(tmp_path).claim("a" * 64) as mine:
         assert not mine
     claimed_by(tmp_path, "b" * 64, pid=os.getpid(), born="another boot:17")

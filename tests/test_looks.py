@@ -1,4 +1,4 @@
-"""The chapter *looks*: its tables, sentences and figures, from records made by hand."""
+"""Every method has a colour and a marker of its own, and related methods have related hues."""
 
 from __future__ import annotations
 

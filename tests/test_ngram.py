@@ -1,4 +1,4 @@
-"""The chapter *ngram*: its tables, sentences and figures, from records made by hand."""
+"""The trigram model predicts what always follows, with probabilities that sum to one."""
 
 from __future__ import annotations
 

@@ -7,31 +7,17 @@ import importlib
 import os
 import re
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import nbformat
 import pytest
 import synthetic
+from templates import TEMPLATES, attributes, code, imports, read, shown
 
 ROOT = Path(__file__).resolve().parent.parent
-TEMPLATES = sorted((ROOT / "notebooks").glob("*.ipynb"))
-CHAPTERS = {
-    "cost",
-    "data",
-    "engine",
-    "forget_size",
-    "learning_rates",
-    "main_table",
-    "membership",
-    "real_model",
-    "release",
-    "robust_region",
-    "sensitivity",
-    "step_by_step",
-    "target_check",
-    "trajectories",
-    "what_holds",
-}
+BOOK = ROOT / "unlearnlib" / "book"
+SHARED = {"drawing", "exhibits", "records"}  # modules of the book that are no chapter
+OF_ALL = {"no_torch"}  # tests of all modules of the book together
 # Chapters whose studies may be missing at a profile, and which then say so.
 PATIENT = ("forget_size", "robust_region", "sensitivity", "target_check", "what_holds")
 
@@ -42,18 +28,33 @@ every_chapter = pytest.mark.parametrize(
 )
 
 
-def read(path: Path) -> Any:
-    return nbformat.read(path, as_version=4)
+def modules(folder: Path) -> set[str]:
+    """The names of the modules in a folder, without the package itself."""
+    return {path.stem for path in folder.glob("*.py")} - {"__init__"}
 
 
-def code(path: Path) -> str:
-    """All code of a template that is plain Python."""
-    cells = [c.source for c in read(path).cells if c.cell_type == "code"]
-    return "\n".join(re.sub(r"^\s*[!%].*$", "    pass", source, flags=re.M) for source in cells)
+def test_every_module_of_the_book_is_a_chapter_or_shared_by_chapters() -> None:
+    assert modules(BOOK) == {path.stem for path in TEMPLATES} | SHARED
 
 
-def test_every_chapter_with_results_has_a_template() -> None:
-    assert {path.stem for path in TEMPLATES} >= CHAPTERS
+def test_every_test_of_the_book_is_of_one_of_its_modules() -> None:
+    tests = {name for name in modules(ROOT / "tests" / "book") if name.startswith("test_")}
+    assert {name.removeprefix("test_") for name in tests} == modules(BOOK) | OF_ALL
+
+
+@pytest.mark.parametrize("name", sorted(modules(BOOK)))
+def test_a_module_of_the_book_says_what_it_is_of_and_has_a_test(name: str) -> None:
+    assert ast.get_docstring(ast.parse((BOOK / f"{name}.py").read_text(encoding="utf-8")))
+    tests = ROOT / "tests" / "book" / f"test_{name}.py"
+    tree = ast.parse(tests.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree)
+    assert any(isinstance(n, ast.FunctionDef) and n.name.startswith("test_") for n in tree.body)
+
+
+@every_template
+def test_a_template_opens_the_chapter_of_its_name(path: Path) -> None:
+    assert imports(path)["chapter"] == f"unlearnlib.book.{path.stem}"
+    assert attributes(path, "chapter")
 
 
 @every_template
@@ -108,15 +109,28 @@ def test_a_template_imports_public_names_that_exist(path: Path) -> None:
             assert not node.attr.startswith("_")
 
 
+def module_of(name: str) -> ModuleType | None:
+    """The module of a full name such as unlearnlib.study, or None where it names no module."""
+    parent, _, last = name.rpartition(".")
+    found = getattr(importlib.import_module(parent), last, None)
+    if found is None:
+        found = importlib.import_module(name)
+    return found if isinstance(found, ModuleType) else None
+
+
 @every_template
-def test_every_attribute_of_figures_and_tables_that_a_template_uses_exists(path: Path) -> None:
-    modules = {
-        n: importlib.import_module(f"unlearnlib.{n}") for n in ("figures", "tables", "study")
-    }
-    for node in ast.walk(ast.parse(code(path))):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            module = modules.get(node.value.id)
-            assert module is None or hasattr(module, node.attr), node.attr
+def test_every_attribute_of_a_module_that_a_template_uses_is_public_there(path: Path) -> None:
+    checked = 0
+    for name, full in imports(path).items():
+        if (module := module_of(full)) is None:
+            continue
+        for attribute in attributes(path, name):
+            found = getattr(module, attribute, None)
+            assert found is not None, f"{full}.{attribute} does not exist"
+            assert not isinstance(found, ModuleType), f"{full}.{attribute} is a module"
+            assert not attribute.startswith("_"), f"{full}.{attribute}"
+            checked += 1
+    assert checked
 
 
 @every_template
@@ -126,7 +140,7 @@ def test_no_figure_is_shown_without_a_caption_and_a_command(path: Path) -> None:
         if (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)
-            and node.func.attr == "show"
+            and ast.unparse(node.func) == "exhibits.show"
         ):
             assert len(node.args) == 4
             names.append(ast.unparse(node.args[1]))
@@ -175,21 +189,6 @@ def test_a_template_runs_on_records_alone(
     assert list((tmp_path / "figures").glob("*.svg"))
 
 
-def shown(name: str, domain: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What a template displays, as text; run in this process, without a kernel."""
-    display = pytest.importorskip("IPython.display")
-    seen: list[Any] = []
-    monkeypatch.setattr(display, "display", lambda *things, **_: seen.extend(things))
-    namespace: dict[str, Any] = {"display": display.display}
-    for cell in read(ROOT / "notebooks" / f"{name}.ipynb").cells:
-        tags = cell.metadata.get("tags", [])
-        if cell.cell_type == "code" and "remove-cell" not in tags:
-            exec(compile(cell.source, f"{name}.ipynb, {cell.id}", "exec"), namespace)
-        if "parameters" in tags:
-            namespace["domain"] = domain
-    return [str(getattr(thing, "data", thing)) for thing in seen]
-
-
 @pytest.mark.parametrize("name", PATIENT[:-1])  # the last one has run with a kernel
 def test_a_chapter_shows_every_figure_that_it_has_records_for(
     name: str, made_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -197,7 +196,7 @@ def test_a_chapter_shows_every_figure_that_it_has_records_for(
     monkeypatch.setenv("UNLEARN_DATA", str(made_up))
     monkeypatch.setenv("UNLEARN_FIGURES", str(tmp_path / "figures"))
     pages = shown(name, "books", monkeypatch)
-    figures = re.findall(r"figures\.show\(", code(ROOT / "notebooks" / f"{name}.ipynb"))
+    figures = re.findall(r"exhibits\.show\(", code(ROOT / "notebooks" / f"{name}.ipynb"))
     assert sum("<figure" in page for page in pages) == len(figures) > 0
     assert not any("has no records" in page for page in pages)
 

@@ -140,9 +140,10 @@ def test_a_source_that_is_kept_has_a_domain_of_its_own_from_run_to_table(place: 
     assert (run["spec"]["profile"], run["spec"]["domain"]) == ("post", "letters")
     assert grid["runs"] == 2
     table = (
-        "from unlearnlib import study, tables;"
+        "from unlearnlib import study;"
+        "from unlearnlib.book.main_table import FORGETTING, main_table;"
         "found = study.at_hand('rates', 'post', ('letters',));"
-        "print(tables.main_table(found.records, found.baselines, tables.FORGETTING).to_string())"
+        "print(main_table(found.records, found.baselines, FORGETTING).to_string())"
     )
     assert "Letters" in python(place, "-c", table)
 

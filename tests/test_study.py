@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import importlib
 import os
+import pkgutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import synthetic
 
 from unlearnlib import study
+from unlearnlib.book.records import domains_of
 from unlearnlib.errors import UnlearnError
+from unlearnlib.profiles import PAPER_METHODS
 from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record, Store, read_parquet, write_parquet
 
 HERE, THERE = "a" * 64, "b" * 64  # hashes of two starting models
-METHODS = tuple(study.PAPER_METHODS)
+METHODS = tuple(PAPER_METHODS)
 
 
 def of(model: str, record: Record) -> Record:
@@ -211,3 +216,22 @@ def test_records_from_elsewhere_are_published_of_one_model_and_lose_nothing_eith
         path.unlink()
     study.publish_records("lab", [*part, *whole])
     assert starts(read_parquet(data / "lab-main.parquet")) == {THERE}
+
+
+def test_a_domain_is_not_shown_with_two_vanillas() -> None:
+    one = study.StudyResult([synthetic.run("books", "ga")], baselines(HERE), 0)
+    github = [synthetic.run("github", "ga")], [synthetic.baseline("github", "vanilla")]
+    apart = [one, study.StudyResult(*github, 0)]
+    both = study.joined(apart)
+    assert domains_of(both.records) == ["github", "books"]
+    assert len(both.baselines) == len(one.baselines) + 1
+    with pytest.raises(UnlearnError, match="'books' is in two of the profiles"):
+        study.joined([one, study.StudyResult([], one.baselines, 0)])
+
+
+@pytest.mark.parametrize("name", study.__all__)
+def test_every_name_that_studies_offer_can_be_had_whatever_was_imported_before(name: str) -> None:
+    """Importing a file of the package must not put the file in the place of its function."""
+    for module in pkgutil.iter_modules(study.__path__):
+        importlib.import_module(f"unlearnlib.study.{module.name}")
+    assert not isinstance(getattr(study, name), ModuleType)

@@ -1,4 +1,4 @@
-"""The chapter *text*: its tables, sentences and figures, from records made by hand."""
+"""Numbers are written with three significant digits, and as means with a spread."""
 
 from __future__ import annotations
 

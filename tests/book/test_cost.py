@@ -1,12 +1,10 @@
-"""The chapter *cost*: its tables, sentences and figures, from records made by hand."""
+"""Ratios of cost are counted in tokens, and timings tell what the paper's own runs would take."""
 
 from __future__ import annotations
 
 import hashlib
-from html.parser import HTMLParser
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import synthetic
 
@@ -14,20 +12,13 @@ from unlearnlib.book.cost import (
     KINDS,
     RELEASE_BATCH,
     Retraining,
-    account_table,
     cost_in_words,
     cost_ratios,
-    cost_table,
     release_accounts,
     throughput_in_words,
     throughput_table,
     throughputs,
 )
-from unlearnlib.book.exhibits import table_html
-from unlearnlib.book.main_table import main_table, settings_table
-from unlearnlib.book.membership import membership_table
-from unlearnlib.book.release import averages_table
-from unlearnlib.book.trajectories import trajectory_table
 from unlearnlib.store import Record
 from unlearnlib.text import number
 
@@ -64,44 +55,6 @@ def test_words_say_how_far_apart_the_times_of_equal_retrainings_are() -> None:
     words = cost_in_words(MAIN, again)
     assert "2 retrainings took 300 to 900 of them" in words and "by 1.0 %" in words
     assert "coarse" not in cost_in_words(MAIN, {"books": again["books"]})
-
-
-class Cells(HTMLParser):
-    """Counts the columns of every row, and collects classes and text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.widths: list[int] = []
-        self.classes: set[str] = set()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        if tag == "tr":
-            self.widths.append(0)
-        elif tag in ("th", "td"):
-            self.widths[-1] += int(given.get("colspan") or 1)
-        elif tag == "table":
-            self.classes.add(given.get("class") or "")
-
-
-@pytest.mark.parametrize(
-    "table",
-    [
-        main_table(MAIN, BASELINES),
-        settings_table(MAIN),
-        account_table(),
-        trajectory_table(synthetic.trajectory_study(), BASELINES),
-        membership_table(MAIN, BASELINES),
-        averages_table(MAIN, BASELINES),
-        cost_table(MAIN, {"books": Retraining(1e6, 10.0, 1e6)}),
-    ],
-    ids=lambda table: str(table.columns[0]),
-)
-def test_every_row_of_the_html_is_equally_wide(table: pd.DataFrame) -> None:
-    cells = Cells()
-    cells.feed(table_html(table, "A caption"))
-    assert set(cells.widths) == {1 + table.shape[1]}
-    assert cells.classes == {"dataframe sortable"}
 
 
 def timing(recipe: str = "ours", rate: float = 10_000.0) -> Record:

@@ -1,4 +1,4 @@
-"""The chapter *data*: its tables, sentences and figures, from records made by hand."""
+"""Documents, facts, lengths and n-grams of the corpora are counted as their tables say."""
 
 from __future__ import annotations
 

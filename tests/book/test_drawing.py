@@ -1,11 +1,13 @@
-"""The chapter *drawing*: its tables, sentences and figures, from records made by hand."""
+"""Every figure of the book has an alternative text, and survives broken and missing records.
+
+Figures are drawn at both widths. What one figure shows is tested with its chapter.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import synthetic
 from synthetic import drawn, spoilt
@@ -14,18 +16,16 @@ from unlearnlib.book.cost import Retraining, cost_ratio, cost_ratios
 from unlearnlib.book.learning_rates import learning_rates
 from unlearnlib.book.main_table import at_rate, distance_to_oracle, forget_vs_general
 from unlearnlib.book.membership import membership_auc, roc_curves
-from unlearnlib.book.records import baseline_record, first_perplexity, seed_values
 from unlearnlib.book.robust_region import region_tolerance, robust_region, shares_figure
 from unlearnlib.book.sensitivity import schedules, swept
 from unlearnlib.book.step_by_step import loss_terms, run_trajectory
-from unlearnlib.book.target_check import early_stops_figure
+from unlearnlib.book.target_check import early_stops_figure, target_check
 from unlearnlib.book.trajectories import trajectories
 from unlearnlib.book.what_holds import share_of_the_way
 from unlearnlib.errors import UnlearnError
-from unlearnlib.figures import WIDE, DescribedFigure
+from unlearnlib.figures import WIDE, DescribedFigure, to_svg
 from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record
-from unlearnlib.text import number
 
 Draw = Callable[[list[Record], list[Record]], DescribedFigure]
 
@@ -113,13 +113,6 @@ def test_a_figure_without_records_names_the_remedy(name: str) -> None:
         FIGURES[name][1]([], BASELINES)
 
 
-def test_the_alternative_text_has_the_values_of_the_records() -> None:
-    figure = membership_auc(STUDIES["main"], BASELINES)
-    for domain in DOMAINS:
-        values = seed_values(STUDIES["main"], domain, "ga", "membership/min_k_40/auc")
-        assert f"GA {number(float(np.mean(values)))}" in figure.alt
-
-
 def test_records_may_come_from_a_generator() -> None:
     figure = membership_auc((r for r in STUDIES["main"]), iter(BASELINES))
     assert drawn(figure).count("<svg") == 2
@@ -142,9 +135,6 @@ def test_a_figure_for_phones_stacks_its_panels() -> None:
     assert narrow.get_figwidth() < figure.get_figwidth() < narrow.get_figheight()
 
 
-def test_the_lines_of_a_sweep_over_documents_follow_the_documents() -> None:
-    figure = swept(STUDIES["forget_size"], BASELINES, "forget_size")
-    record = baseline_record(BASELINES, "books", "oracle")
-    assert record is not None
-    ends = [number(first_perplexity(record, "forget", n)) for n in (1, 64)]
-    assert f"Oracle (truth) {ends[0]} to {ends[1]}" in figure.alt
+def test_the_same_records_give_the_same_bytes() -> None:
+    one, two = (to_svg(target_check(BASELINES)) for _ in range(2))
+    assert one == two

@@ -1,4 +1,4 @@
-"""The chapter on the engine says what the benchmarks wrote, good or bad."""
+"""What the chapter on the engine says is what the benchmarks wrote, good or bad."""
 
 from __future__ import annotations
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
-from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,25 @@ import pytest
 import synthetic
 import yaml
 from books import extension, small_book
+from pages import EXHIBIT, Cells, Open
 
 from unlearnlib.book import exhibits
+from unlearnlib.book.cost import Retraining, account_table, cost_table
 from unlearnlib.book.exhibits import table_html
+from unlearnlib.book.main_table import main_table, settings_table
+from unlearnlib.book.membership import membership_table
+from unlearnlib.book.release import averages_table
 from unlearnlib.book.target_check import target_check
+from unlearnlib.book.trajectories import trajectory_table
 from unlearnlib.errors import UnlearnError
 from unlearnlib.figures import DescribedFigure
 from unlearnlib.spec import PROFILES
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOK = extension("exhibits")
+BASELINES = synthetic.baselines()
+MAIN = synthetic.main_study()
+TABLE = pd.DataFrame({"a": ["1", "2"]}, index=pd.Index(["x", "y"], name="n"))
 
 
 def test_html_escapes_what_the_records_hold() -> None:
@@ -49,35 +60,8 @@ def test_a_figure_without_alternative_text_is_refused() -> None:
         exhibits.figure_html(DescribedFigure(), "caption")
 
 
-ROOT = Path(__file__).resolve().parents[2]
-
-TABLE = pd.DataFrame({"a": ["1", "2"]}, index=pd.Index(["x", "y"], name="n"))
-
-EXHIBIT = re.compile(r'<(figure|div) class="exhibit" id="([^"]+)" data-title="([^"]*)"')
-
-
-BOOK = extension("exhibits")
-
-
-class Open(HTMLParser):
-    """Elements that were opened and not closed, or closed and not open."""
-
-    VOID = ("img", "source", "br", "meta", "link", "input", "hr")
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.wrong: Counter[str] = Counter()
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.wrong[tag] += tag not in self.VOID
-
-    def handle_endtag(self, tag: str) -> None:
-        self.wrong[tag] -= 1
-
-
 def a_figure(command: str = "") -> str:
-    plate = target_check(synthetic.baselines())
+    plate = target_check(BASELINES)
     return exhibits.figure_html(plate, "The target & more. Explained.", command, "check")
 
 
@@ -92,7 +76,7 @@ def test_a_figure_and_a_table_have_an_anchor_and_the_title_that_the_index_shows(
 def test_what_has_no_name_has_no_anchor_and_no_mark() -> None:
     for page in (
         table_html(TABLE),
-        exhibits.figure_html(target_check(synthetic.baselines()), "C."),
+        exhibits.figure_html(target_check(BASELINES), "C."),
     ):
         assert not EXHIBIT.search(page) and "<!--" not in page and "<details" not in page
 
@@ -202,3 +186,54 @@ def test_the_citation_is_made_of_the_citation_file() -> None:
     for name in ("title", "version", "repository-code"):
         assert f"{{{citation[name]}}}" in entry
     assert "{{The unlearnlib developers}}" in entry and entry.count("{") == entry.count("}")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        main_table(MAIN, BASELINES),
+        settings_table(MAIN),
+        account_table(),
+        trajectory_table(synthetic.trajectory_study(), BASELINES),
+        membership_table(MAIN, BASELINES),
+        averages_table(MAIN, BASELINES),
+        cost_table(MAIN, {"books": Retraining(1e6, 10.0, 1e6)}),
+    ],
+    ids=lambda table: str(table.columns[0]),
+)
+def test_every_row_of_the_html_is_equally_wide(table: pd.DataFrame) -> None:
+    cells = Cells()
+    cells.feed(table_html(table, "A caption"))
+    assert set(cells.widths) == {1 + table.shape[1]}
+    assert cells.classes == {"dataframe sortable"}
+
+
+def test_showing_leaves_both_drawings_and_the_alternative_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLEARN_FIGURES", str(tmp_path))
+    exhibits.show(target_check(BASELINES), "check", "A caption.", "unlearn study main")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "check-narrow.svg",
+        "check.svg",
+        "check.txt",
+    ]
+
+
+def test_the_html_carries_images_alternative_text_caption_and_command() -> None:
+    figure = target_check(BASELINES)
+    page = exhibits.figure_html(figure, 'A "caption" & more', "unlearn study main")
+    images = re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", page)
+    assert len(images) == 2 and all(b"<svg" in base64.b64decode(image) for image in images)
+    assert "A &quot;caption&quot; &amp; more" in page
+    assert "<code>unlearn study main</code>" in page
+    assert figure.alt[:40] in page
+
+
+def test_nothing_is_left_behind_where_there_is_no_book(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("UNLEARN_FIGURES", raising=False)
+    monkeypatch.chdir(tmp_path)
+    exhibits.show(target_check(BASELINES), "check", "A caption.")
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The chapter *learning rates*: its tables, sentences and figures, from records made by hand."""
+"""A learning rate is usable near the target and without harm; the ticks of its axis can be read."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from unlearnlib.study import RATES
 from unlearnlib.tuning_rule import TOLERATED_RISE
 
 BASELINES = synthetic.baselines()
+RUN = synthetic.rates_study()[0]
 
 
 def test_a_setting_is_usable_only_near_the_target_and_without_harm() -> None:
@@ -37,23 +38,9 @@ def test_the_table_of_rates_names_the_update_of_a_divergence() -> None:
     assert table.loc[("Books", "GA"), f"{RATES[-1]:g}"] == "diverged at 5"
 
 
-STUDIES = {
-    "main": synthetic.main_study(),
-    "rates": synthetic.rates_study(),
-    "trajectory": synthetic.trajectory_study(),
-    "region": synthetic.region_study(),
-    "region_seeds": synthetic.region_study(seeds=synthetic.REGION_SEEDS),
-    **{name: synthetic.swept_study(name) for name in synthetic.SWEPT},
-}
-
-
 def ticks_of(rates: tuple[float, ...]) -> list[str]:
     """The labels under the learning rates of a figure with such a grid."""
-    runs = [
-        replace(r, spec={**r.spec, "learning_rate": rate})
-        for rate in rates
-        for r in STUDIES["rates"][:1]
-    ]
+    runs = [replace(RUN, spec={**RUN.spec, "learning_rate": rate}) for rate in rates]
     figure = learning_rates(runs, BASELINES)
     figure.canvas.draw()
     low, high = figure.axes[-1].get_xlim()

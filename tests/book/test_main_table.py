@@ -1,4 +1,4 @@
-"""The chapter *main table*: its tables, sentences and figures, from records made by hand."""
+"""Cells are means over seeds, and sentences follow the records whichever way those come out."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from unlearnlib.book.main_table import (
     main_table,
 )
 from unlearnlib.book.membership import membership_in_words
-from unlearnlib.book.records import KL, auc_with_interval, baseline_record, select
+from unlearnlib.book.records import KL, select
 from unlearnlib.looks import BASELINE_TITLES
 from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record
 from unlearnlib.study import RATES
-from unlearnlib.text import mean_and_spread, number, with_spread
+from unlearnlib.text import mean_and_spread, with_spread
 
 BASELINES = synthetic.baselines()
 
@@ -141,37 +141,6 @@ def test_words_set_a_distance_beside_what_training_twice_costs() -> None:
     found = findings([synthetic.run("books", "ga")], pair)
     assert found["books.kl.floor"] == 0.123
     assert "(0.123 on unseen documents)" in findings_in_words(found)
-
-
-@pytest.mark.parametrize(("auc", "said"), [(0.4, "1 ends below 0.5: there"), (0.6, "No method")])
-def test_words_count_the_methods_that_went_past_one_half(auc: float, said: str) -> None:
-    run = changed(synthetic.run("books", "ga"), membership__min_k_40__auc=auc)
-    words = membership_in_words(findings([run], BASELINES))
-    assert said in words and "By Min-40 %, vanilla’s" in words
-    assert "By other attacks" not in words
-
-
-def test_words_give_the_interval_of_the_oracle_s_auc_where_documents_have_scores() -> None:
-    run = synthetic.run("books", "ga")
-    words = membership_in_words(findings([run], BASELINES))
-    oracle = baseline_record(BASELINES, "books", "oracle")
-    assert oracle is not None
-    _, low, high = auc_with_interval(oracle)
-    assert 0 <= low < high <= 1 and f"(95 % {number(low)} to" in words
-    bare = [replace(b, documents={}) for b in BASELINES]
-    assert "95 %" not in membership_in_words(findings([run], bare))
-
-
-def test_words_name_the_methods_that_only_another_attack_finds_below_one_half() -> None:
-    run = changed(
-        synthetic.run("books", "ga"),
-        membership__min_k_40__auc=0.6,
-        membership__min_k_20__auc=0.4,
-        membership__zlib__auc=0.3,
-    )
-    words = membership_in_words(findings([run], BASELINES))
-    assert "No method ends below 0.5" in words
-    assert "some do: GA (zlib, Min-20 %)." in words
 
 
 def test_words_do_not_fail_on_a_study_that_went_wrong() -> None:

@@ -1,35 +1,28 @@
-"""The chapter on a real model: what its records say of the paper's claims, and of which vanilla."""
+"""What the records of a published model say of the claims, and which vanilla they start from."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import synthetic
+from synthetic import scored
 
-from unlearnlib import study
 from unlearnlib.book import guidelines, real_model, what_holds
 from unlearnlib.book.real_model import two_models
 from unlearnlib.book.records import (
     FORGET,
     GENERAL,
     KL,
-    auc_with_interval,
     baseline_value,
-    domains_of,
     methods_of,
     select,
 )
 from unlearnlib.cost import SMOLLM2_135M, SMOLLM2_135M_TOKENS
-from unlearnlib.errors import UnlearnError
 from unlearnlib.looks import domain_title, method_title
-from unlearnlib.metrics.membership import auc, bootstrap_auc
 from unlearnlib.spec import COMPARED, DOMAINS, PAPER_METHODS, get_profile
 from unlearnlib.store import Record
 from unlearnlib.study import STUDIES, StudyResult
@@ -144,18 +137,6 @@ def test_the_profiles_at_hand_have_each_domain_once_and_one_choice_of_settings()
         for spec in STUDIES["main"].runs(name, scale.domains[0])
     }
     assert len(chosen) == len(PAPER_METHODS)
-
-
-def test_a_domain_is_not_shown_with_two_vanillas() -> None:
-    apart = [
-        result(select(MAIN, "books")),
-        result([synthetic.run("github", "ga")], [synthetic.baseline("github", "vanilla")]),
-    ]
-    both = study.joined(apart)
-    assert domains_of(both.records) == ["github", "books"]
-    assert len(both.baselines) == len(BASELINES) + 1
-    with pytest.raises(UnlearnError, match="'books' is in two of the profiles"):
-        study.joined([apart[0], result([], BASELINES)])
 
 
 def scaled(records: list[Record], order: list[str], metric: str) -> list[Record]:
@@ -362,41 +343,6 @@ def test_the_history_of_training_further_is_told_from_its_record() -> None:
     assert len(table) == 1 + 2 * record["epochs"]
     words = real_model.history_in_words(record)
     assert f"After {record['epochs']} epoch" in words and "0.820" in words
-
-
-def scored(method: str | None, forget: list[float], approximate: list[float]) -> Record:
-    """A record of the published model with so many documents of two chunks, of equal loss."""
-    spec: dict[str, Any] = {"profile": "open_cpu", "domain": "books", "seed": 0}
-    spec |= {"base": "published"}
-    spec |= {"baseline": "vanilla"} if method is None else {"method": method}
-    documents = {
-        split: {
-            "id": [f"{split}-{i}#{half}" for i in range(len(values)) for half in (0, 1)],
-            "loss": [v + shift for v in values for shift in (-0.5, 0.5)],
-        }
-        for split, values in (("forget", forget), ("approximate", approximate))
-    }
-    metrics = {f"{s}/perplexity": 20.0 for s in ("forget", "approximate", "general")}
-    metrics["forget/perplexity"] *= 1 if method is None else 3
-    return Record(
-        key=hashlib.sha256(str(method).encode()).hexdigest(),
-        kind="score" if method is None else "run",
-        status="done",
-        spec=spec,
-        data_hash="d",
-        model_hash="m",
-        metrics=metrics,
-        documents=documents,
-    )
-
-
-def test_the_interval_of_the_auc_counts_documents_and_not_their_chunks() -> None:
-    forget, others = [0.1, 0.2, 0.9, 1.4], [0.0, 0.3, 0.8, 1.0]
-    members, rest = np.array(forget), np.array(others)
-    found = auc_with_interval(scored("ga", forget, others), "loss")
-    assert found == pytest.approx((auc(members, rest), *bootstrap_auc(members, rest)))
-    assert all(map(math.isnan, auc_with_interval(scored("ga", [math.nan], others), "loss")))
-    assert all(map(math.isnan, auc_with_interval(scored("ga", forget, []), "loss")))
 
 
 def test_what_the_protocol_says_of_a_published_model() -> None:

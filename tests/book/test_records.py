@@ -1,4 +1,4 @@
-"""The chapter *records*: its tables, sentences and figures, from records made by hand."""
+"""Baselines, documents, crossings and intervals, as all chapters read them from records."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import synthetic
-from synthetic import changed, probed
+from synthetic import changed, probed, scored
 
 from unlearnlib.book.records import (
+    auc_with_interval,
     baseline_record,
     baseline_value,
     bootstrap_perplexity,
@@ -20,6 +21,7 @@ from unlearnlib.book.records import (
     first_perplexity,
     within_factor,
 )
+from unlearnlib.metrics.membership import auc, bootstrap_auc
 
 BASELINES = synthetic.baselines()
 
@@ -119,3 +121,12 @@ def test_chunks_of_one_document_are_drawn_together() -> None:
     low, high = bootstrap_perplexity(one, "forget")
     assert low == high == pytest.approx(math.e**2)
     assert bootstrap_perplexity(two, "forget") == pytest.approx((math.e, math.e**3))
+
+
+def test_the_interval_of_the_auc_counts_documents_and_not_their_chunks() -> None:
+    forget, others = [0.1, 0.2, 0.9, 1.4], [0.0, 0.3, 0.8, 1.0]
+    members, rest = np.array(forget), np.array(others)
+    found = auc_with_interval(scored("ga", forget, others), "loss")
+    assert found == pytest.approx((auc(members, rest), *bootstrap_auc(members, rest)))
+    assert all(map(math.isnan, auc_with_interval(scored("ga", [math.nan], others), "loss")))
+    assert all(map(math.isnan, auc_with_interval(scored("ga", forget, []), "loss")))

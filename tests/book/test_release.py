@@ -1,4 +1,4 @@
-"""The chapter *release*: its tables, sentences and figures, from records made by hand."""
+"""What the authors' release averages, flips and pads is set beside what was meant."""
 
 from __future__ import annotations
 

@@ -1,25 +1,22 @@
-"""The chapter *sensitivity*: its tables, sentences and figures, from records made by hand."""
+"""A sweep has a point per value of the swept setting, in tables, in words and in its span."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import synthetic
-from synthetic import base, probed
+from synthetic import TOLERANCE, probed
 
 from unlearnlib.book import sensitivity
-from unlearnlib.book.records import FORGET, KL, baseline_record
-from unlearnlib.book.robust_region import UsableWithin
+from unlearnlib.book.records import FORGET
 from unlearnlib.book.sensitivity import (
     points,
     shape_title,
     span,
     swept_in_words,
     swept_table,
-    yardstick_at,
 )
 from unlearnlib.errors import UnlearnError
 from unlearnlib.study import RETAIN_WEIGHTS, SIZES
@@ -27,8 +24,6 @@ from unlearnlib.study import RETAIN_WEIGHTS, SIZES
 BASELINES = synthetic.baselines()
 
 REGION = synthetic.region_study(("books",))
-
-TOLERANCE = UsableWithin(near=1.25, harmless=1.05)
 
 
 @pytest.mark.parametrize(
@@ -51,13 +46,6 @@ def test_a_sweep_over_updates_reads_the_probes_and_ends_where_a_run_diverged() -
     assert math.isnan(points[0]["no/such_metric"])
 
 
-def test_a_run_that_says_nothing_of_requests_had_one() -> None:
-    base = synthetic.swept_study("batch_size", ("books",))[0]
-    several = replace(base, spec={**base.spec, "requests": 4})
-    assert "requests" not in base.spec
-    assert [p.x for p in points([several, base], "requests")] == [1, 4]
-
-
 def test_a_schedule_is_named_with_its_warm_up() -> None:
     assert shape_title({"schedule": "linear", "warmup": 0.25}) == "linear, 25 % warm-up"
     assert shape_title({"schedule": "cosine", "warmup": 0.0}) == "cosine"
@@ -66,21 +54,6 @@ def test_a_schedule_is_named_with_its_warm_up() -> None:
 def test_a_sweep_over_what_is_no_setting_is_refused() -> None:
     with pytest.raises(UnlearnError, match="'speed'"):
         points(REGION, "speed")
-
-
-def test_yardsticks_of_a_sweep_over_documents_are_those_of_the_documents() -> None:
-    oracle = baseline_record(BASELINES, "books", "oracle")
-    assert oracle is not None
-    kept = oracle.documents["forget"]
-    two = math.exp(np.average(kept["nll"][:2], weights=kept["tokens"][:2]))
-    asked = ("books", "oracle", FORGET, "forget_size", 2)
-    assert yardstick_at(BASELINES, *asked) == pytest.approx(two)
-    target = yardstick_at(BASELINES, "books", "target", FORGET, "forget_size", 2)
-    assert target == base("target")
-    few, whole = (
-        yardstick_at(BASELINES, "books", "vanilla", KL, "forget_size", n) for n in (2, 64)
-    )
-    assert math.isnan(few) and whole == base("vanilla", KL)
 
 
 def test_the_span_of_a_sweep_is_its_largest_value_over_its_least() -> None:

@@ -1,13 +1,9 @@
-"""The chapter *step by step*: its tables, sentences and figures, from records made by hand."""
+"""What a model reproduces of a text is marked word by word, and each text is an exhibit."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from html.parser import HTMLParser
-from typing import Any
-
 import pytest
+from pages import EXHIBIT, Open
 
 from unlearnlib.book.step_by_step import beginning_shared, samples_html
 
@@ -25,26 +21,6 @@ def test_only_whole_words_from_the_start_count_as_reproduced(
     text: str, truth: str, expected: str
 ) -> None:
     assert beginning_shared(text, truth) == expected
-
-
-EXHIBIT = re.compile(r'<(figure|div) class="exhibit" id="([^"]+)" data-title="([^"]*)"')
-
-
-class Open(HTMLParser):
-    """Elements that were opened and not closed, or closed and not open."""
-
-    VOID = ("img", "source", "br", "meta", "link", "input", "hr")
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.wrong: Counter[str] = Counter()
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.wrong[tag] += tag not in self.VOID
-
-    def handle_endtag(self, tag: str) -> None:
-        self.wrong[tag] -= 1
 
 
 def test_the_continuations_of_a_text_are_tables_with_anchors() -> None:

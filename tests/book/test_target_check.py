@@ -1,18 +1,14 @@
-"""The chapter *target check*: its tables, sentences and figures, from records made by hand."""
+"""How far the target is from the truth, by number of documents, and where stopping by it ends."""
 
 from __future__ import annotations
 
-import base64
 import math
-import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import synthetic
 from synthetic import base, drawn, probed, spoilt
 
-from unlearnlib.book import exhibits
 from unlearnlib.book.target_check import (
     EarlyStop,
     early_stops,
@@ -25,7 +21,6 @@ from unlearnlib.book.target_check import (
     target_sizes_in_words,
     target_sizes_table,
 )
-from unlearnlib.figures import to_svg
 from unlearnlib.store import Record
 from unlearnlib.study import SIZES
 
@@ -96,11 +91,6 @@ def test_stops_are_found_for_every_probed_run_in_whole_updates_too() -> None:
     assert len(early_stops_table([], BASELINES)) == 0
 
 
-def test_the_same_records_give_the_same_bytes() -> None:
-    one, two = (to_svg(target_check(BASELINES)) for _ in range(2))
-    assert one == two
-
-
 @pytest.mark.parametrize("x", [math.nan, math.inf])
 def test_the_target_can_be_drawn_without_an_oracle_or_numbers(x: float) -> None:
     vanilla = [b for b in BASELINES if b.spec["baseline"] == "vanilla"]
@@ -114,34 +104,3 @@ def test_the_target_by_size_can_be_drawn_without_an_oracle_or_numbers(x: float) 
     assert "no oracle" in target_sizes(vanilla, (1, 8)).alt
     drawn(target_sizes(vanilla, (1, 8)))
     drawn(target_sizes([spoilt(b, x) for b in BASELINES], (1, 8)))
-
-
-def test_showing_leaves_both_drawings_and_the_alternative_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("UNLEARN_FIGURES", str(tmp_path))
-    exhibits.show(target_check(BASELINES), "check", "A caption.", "unlearn study main")
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "check-narrow.svg",
-        "check.svg",
-        "check.txt",
-    ]
-
-
-def test_the_html_carries_images_alternative_text_caption_and_command() -> None:
-    figure = target_check(BASELINES)
-    page = exhibits.figure_html(figure, 'A "caption" & more', "unlearn study main")
-    images = re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", page)
-    assert len(images) == 2 and all(b"<svg" in base64.b64decode(image) for image in images)
-    assert "A &quot;caption&quot; &amp; more" in page
-    assert "<code>unlearn study main</code>" in page
-    assert figure.alt[:40] in page
-
-
-def test_nothing_is_left_behind_where_there_is_no_book(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("UNLEARN_FIGURES", raising=False)
-    monkeypatch.chdir(tmp_path)
-    exhibits.show(target_check(BASELINES), "check", "A caption.")
-    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The chapter *trajectories*: its tables, sentences and figures, from records made by hand."""
+"""Where a run passes the target, whether it slows down, and where the oracle is nearest."""
 
 from __future__ import annotations
 
