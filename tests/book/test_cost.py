@@ -22,8 +22,6 @@ from unlearnlib.book.cost import (
 from unlearnlib.store import Record
 from unlearnlib.text import number
 
-BASELINES = synthetic.baselines()
-
 MAIN = synthetic.main_study()
 
 
