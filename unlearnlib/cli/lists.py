@@ -7,12 +7,12 @@ import dataclasses
 
 from unlearnlib.cli.output import Report, columns
 from unlearnlib.profiles import DOMAINS, PROFILES
-from unlearnlib.report.saved import term_in_words
 
 
 def methods_command(args: argparse.Namespace) -> Report:
     """Every registered method: its terms and its retain data."""
-    from unlearnlib.methods import METHODS
+    from unlearnlib.methods import METHODS  # loads torch, as the next line does
+    from unlearnlib.report.saved import term_in_words
 
     methods = [
         {
