@@ -35,7 +35,7 @@ from unlearnlib.methods import Descent
 from unlearnlib.metrics.membership import auc, loss_score, min_k
 from unlearnlib.metrics.perplexity import accuracy, perplexity
 from unlearnlib.models import load_model, load_tokenizer, model_hash, parameter_count, save_model
-from unlearnlib.profiles import get_profile
+from unlearnlib.profiles import clipped, get_profile, load_domain
 from unlearnlib.scoring import score_chunks
 from unlearnlib.store.files import write_file
 from unlearnlib.store.provenance import provenance
@@ -133,8 +133,6 @@ def _most_epochs(profile: str, name: str, recipe: Continuation) -> int:
 
 def _domains(profile: str, corpora: str | Path | None, tokenizer: Any) -> dict[str, DomainData]:
     """The data of all domains of a profile, as much of each document as the profile takes."""
-    from unlearnlib.profiles import clipped, load_domain  # which imports this file
-
     data = {d: load_domain(profile, d, corpora) for d in get_profile(profile).domains}
     return {domain: clipped(profile, splits, tokenizer) for domain, splits in data.items()}
 
