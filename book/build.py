@@ -5,9 +5,9 @@ the repository's root as working directory, into `book/_run/NAME.ipynb`; Jupyter
 HTML of the chapters and of those results, and a warning is an error. A notebook is run again
 only when something that it can depend on has changed: its template, the library, the published
 data, the records of the local store or the locked requirements. Their hash is kept beside each
-result.
+result. As many notebooks run at a time as there are cores, four at most.
 
-    python book/build.py [--force] [--only NAME] [--no-html | --single-page | --pdf]
+    python book/build.py [--force] [--only NAME] [--jobs N] [--no-html | --single-page | --pdf]
 
 With `--single-page` the book is one page, `_build/singlehtml/index.html`, and with `--pdf` that
 page is also printed to `_build/book.pdf` by a Chromium, Chrome or Edge of this machine, which
@@ -24,8 +24,10 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,47 +80,83 @@ def fingerprint(paths: Iterable[Path], records: Iterable[str] = ()) -> str:
     return digest.hexdigest()
 
 
-def execute(template: Path, result: Path) -> None:
+def execute(template: Path, result: Path, *, progress: bool = False) -> None:
     """Runs one template into `result`; raises papermill's error for the cell that failed."""
     import papermill
 
     papermill.execute_notebook(
-        str(template),
-        str(result),
-        cwd=str(ROOT),
-        kernel_name="python3",
-        # A bar helps whoever watches; in a log it is noise.
-        progress_bar=sys.stderr.isatty(),
+        str(template), str(result), cwd=str(ROOT), kernel_name="python3", progress_bar=progress
     )
 
 
-def execute_changed(templates: list[Path], *, force: bool) -> None:
-    """Runs the templates whose inputs changed since their last run (all of them with `force`)."""
-    from papermill.exceptions import PapermillExecutionError
+def default_jobs() -> int:
+    """How many notebooks run at a time: one a core, and no more than memory has room for."""
+    return max(1, min(4, os.cpu_count() or 1))
 
+
+def execute_changed(templates: list[Path], *, force: bool, jobs: int = 1) -> None:
+    """Runs the templates whose inputs changed since their last run (all of them with `force`).
+
+    `jobs` run at a time. When one fails, those that have not begun are left out.
+    """
     RESULTS.mkdir(parents=True, exist_ok=True)
     shared, records = list(shared_inputs()), local_records()
+    due: list[tuple[str, Path, str]] = []  # the beginning of its line, the template, its inputs
     for number, template in enumerate(templates, start=1):
-        result = RESULTS / template.name
         stamp = RESULTS / f"{template.stem}.sha256"
         inputs = fingerprint([template, *shared], records)
         line = f"[{number}/{len(templates)}] {template.stem}"
-        if not force and result.is_file() and stamp.is_file() and stamp.read_text() == inputs:
+        done = (RESULTS / template.name).is_file() and stamp.is_file()
+        if not force and done and stamp.read_text() == inputs:
             print(f"{line}: unchanged", flush=True)
-            continue
-        # Without a stamp, a run that fails or is interrupted is never taken for a finished one.
-        stamp.unlink(missing_ok=True)
-        print(f"{line}: running", flush=True)
-        start = time.monotonic()
+        else:
+            due.append((line, template, inputs))
+    # Kernels with a thread for every core, beside each other, would wait for one another.
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    if jobs > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    failed = threading.Event()
+
+    def run_next(line: str, template: Path, inputs: str) -> None:
+        if failed.is_set():
+            return
         try:
-            execute(template, result)
-        except PapermillExecutionError as error:
-            raise SystemExit(
-                f"{error}\n{template.relative_to(ROOT)}: the cell In [{error.exec_count}] failed "
-                f"with {error.ename}; the run up to there is {result.relative_to(ROOT)}."
-            ) from None
-        stamp.write_text(inputs)
-        print(f"{line}: {time.monotonic() - start:.0f} s", flush=True)
+            execute_one(line, template, inputs, alone=jobs == 1)
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(jobs) as pool:
+        running = [pool.submit(run_next, *each) for each in due]
+        try:
+            for future in as_completed(running):
+                future.result()
+        except BaseException as error:
+            failed.set()
+            if isinstance(error, KeyboardInterrupt):
+                print("interrupted: the notebooks that are running end first", file=sys.stderr)
+            raise
+
+
+def execute_one(line: str, template: Path, inputs: str, *, alone: bool) -> None:
+    """Runs one template and leaves the hash of its inputs; says when, and how long it took."""
+    from papermill.exceptions import PapermillExecutionError
+
+    result, stamp = RESULTS / template.name, RESULTS / f"{template.stem}.sha256"
+    # Without a stamp, a run that fails or is interrupted is never taken for a finished one.
+    stamp.unlink(missing_ok=True)
+    print(f"{line}: running", flush=True)
+    start = time.monotonic()
+    try:
+        # A bar helps whoever watches one notebook; in a log, or beside others, it is noise.
+        execute(template, result, progress=alone and sys.stderr.isatty())
+    except PapermillExecutionError as error:
+        raise SystemExit(
+            f"{error}\n{template.relative_to(ROOT)}: the cell In [{error.exec_count}] failed "
+            f"with {error.ename}; the run up to there is {result.relative_to(ROOT)}."
+        ) from None
+    stamp.write_text(inputs)
+    print(f"{line}: {time.monotonic() - start:.0f} s", flush=True)
 
 
 def remove_orphans(templates: list[Path]) -> None:
@@ -182,12 +220,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Execute the notebooks and build the book.")
     parser.add_argument("--force", action="store_true", help="run notebooks that did not change")
     parser.add_argument("--only", action="append", metavar="NAME", help="run these notebooks only")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", default=default_jobs(), help="notebooks at a time"
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--no-html", action="store_true", help="run the notebooks, build nothing")
     what.add_argument("--single-page", action="store_true", help="build the book as one page")
     what.add_argument("--pdf", action="store_true", help="print it to PDF as well (needs Chromium)")
     arguments = parser.parse_args()
 
+    if arguments.jobs < 1:
+        parser.error(f"--jobs is {arguments.jobs}: give at least 1.")
     browser = find_browser() if arguments.pdf else None
     if arguments.pdf and browser is None:
         raise SystemExit(
@@ -205,7 +248,7 @@ def main() -> None:
         chosen = [template for template in templates if template.stem in arguments.only]
     # The book is made of what the repository holds; a hub that does not answer must not slow it.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    execute_changed(chosen, force=arguments.force)
+    execute_changed(chosen, force=arguments.force, jobs=arguments.jobs)
     if arguments.single_page or arguments.pdf:
         build_html("singlehtml")
         print(f"\nThe book as one page: {SINGLE / 'index.html'}")

@@ -7,6 +7,7 @@ import re
 import stat
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -123,7 +124,7 @@ def test_a_notebook_is_run_again_when_the_local_store_has_other_records(
 ) -> None:
     ran = []
 
-    def execute(template: Path, result: Path) -> None:
+    def execute(template: Path, result: Path, *, progress: bool) -> None:
         ran.append(template.stem)
         result.write_text("{}")
 
@@ -139,6 +140,40 @@ def test_a_notebook_is_run_again_when_the_local_store_has_other_records(
     for runs in (2, 2):
         build.execute_changed(templates, force=False)
         assert len(ran) == runs
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_notebooks_run_at_a_time_and_one_that_fails_ends_the_others_that_wait(
+    jobs: int, build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from papermill.exceptions import PapermillExecutionError
+
+    together = threading.Barrier(jobs, timeout=30)
+    ran = []
+
+    def execute(template: Path, result: Path, *, progress: bool) -> None:
+        ran.append(template.stem)
+        together.wait()  # breaks unless so many run at a time
+        if template.stem == "bad":
+            raise PapermillExecutionError(0, 3, "1/0", "ZeroDivisionError", "by zero", [])
+        result.write_text("{}")
+
+    monkeypatch.setattr(build, "execute", execute)
+    monkeypatch.setattr(build, "shared_inputs", lambda: iter(()))
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    monkeypatch.setattr(build, "RESULTS", tmp_path / "results")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    templates = []
+    for name in (*(f"good{n}" for n in range(jobs)), "bad", *(f"other{n}" for n in range(9))):
+        templates.append(tmp_path / f"{name}.ipynb")
+        templates[-1].write_text("{}")
+    build.execute_changed(templates[:jobs], force=False, jobs=jobs)
+    assert sorted(ran) == [f"good{n}" for n in range(jobs)]
+    together.reset()
+    with pytest.raises(SystemExit, match=r"bad\.ipynb: the cell In \[3\] failed"):
+        build.execute_changed(templates, force=False, jobs=jobs)
+    assert len(ran) < len(templates)
+    assert not (tmp_path / "results" / "bad.sha256").exists()
 
 
 # --- the PDF
