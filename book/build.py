@@ -90,7 +90,7 @@ def execute(template: Path, result: Path, *, progress: bool = False) -> None:
 
 
 def default_jobs() -> int:
-    """How many notebooks run at a time: one a core, and no more than memory has room for."""
+    """How many notebooks run at a time: one a core, four at most (each takes up to 1 GB)."""
     return max(1, min(4, os.cpu_count() or 1))
 
 
