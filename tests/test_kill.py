@@ -6,6 +6,7 @@ one would have its threads.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -16,12 +17,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import synthetic
 import torch
 from helpers import tiny_bench, tiny_data, tiny_llama, tiny_tokenizer
 from hypothesis import given
@@ -29,6 +32,8 @@ from hypothesis import strategies as st
 
 from unlearnlib import study
 from unlearnlib.bench import Bench, key_of
+from unlearnlib.cli import main
+from unlearnlib.cli import run as cli_run
 from unlearnlib.cli.parser import build_parser
 from unlearnlib.cli.run import _claimed
 from unlearnlib.engine import Execution
@@ -36,8 +41,8 @@ from unlearnlib.errors import UnlearnError
 from unlearnlib.models import load_model, model_hash, save_model
 from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
-from unlearnlib.store import FORMAT, Store
-from unlearnlib.store.claims import _born
+from unlearnlib.store import FORMAT, Store, read_parquet, write_parquet
+from unlearnlib.store.claims import _boot, _born, _namespace
 from unlearnlib.study import Portion, Shard, Study, StudyResult, run_study
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -466,13 +471,71 @@ def test_a_run_that_another_process_computes_is_refused_by_name(tmp_path: Path) 
         pass  # and now it is free
 
 
+def test_a_run_that_another_process_finishes_before_the_claim_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "--json", "--quiet", "--profile", "lab", "--domain", "books", "--method", "ga"]
+
+    @contextmanager
+    def later(store: Store, key: str) -> Iterator[None]:
+        """Another process finishes the run between our looking and our claiming."""
+        store.put(dataclasses.replace(synthetic.main_study()[0], key=key))
+        with _claimed(store, key):
+            yield
+
+    def execute(*_: object, **__: object) -> None:
+        raise AssertionError("it is made again")
+
+    monkeypatch.setattr(cli_run, "_claimed", later)
+    monkeypatch.setattr(cli_run, "execute", execute)
+    assert main([*words, "--set", "updates=1", "--store", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["computed"] is False
+    assert not list((tmp_path / "claims").iterdir())
+
+
+PUBLISHER = """
+import sys, time
+from pathlib import Path
+from unlearnlib.store import read_parquet
+from unlearnlib.study import publishing
+write = publishing.write_parquet
+def slowly(records, path):
+    Path(sys.argv[1]).touch()  # the file was read, and is not written yet
+    time.sleep(0.5)
+    write(records, path)
+publishing.write_parquet = slowly
+found = [r for r in read_parquet(Path(sys.argv[2])) if r.spec["domain"] == sys.argv[4]]
+publishing._merge(Path(sys.argv[3]), found)
+"""
+
+
+def test_two_processes_that_publish_into_one_file_lose_nothing_of_each_other(
+    tmp_path: Path,
+) -> None:
+    records = synthetic.main_study()
+    write_parquet(records, tmp_path / "all.parquet")
+    folder = tmp_path / "results"
+    files = [tmp_path / "read", tmp_path / "all.parquet", folder / "lab-main.parquet"]
+    sent = [sys.executable, "-c", PUBLISHER, *map(str, files)]
+    there = os.environ | {"PYTHONPATH": str(PROJECT)}
+    first = subprocess.Popen([*sent, "books"], env=there)
+    while first.poll() is None and not (tmp_path / "read").exists():
+        time.sleep(0.01)
+    second = subprocess.Popen([*sent, "arxiv"], env=there)
+    assert (first.wait(60), second.wait(60)) == (0, 0)
+    found = read_parquet(folder / "lab-main.parquet")
+    assert {r.spec["domain"] for r in found} == {"books", "arxiv"}
+    assert [path.name for path in folder.iterdir()] == ["lab-main.parquet"]  # and no lock
+
+
 # --- claims of processes that are no more --------------------------------------------------------
 
 
 def claimed_by(root: Path, key: str, **owner: object) -> None:
     path = root / "claims" / f"{key}.json"
     path.parent.mkdir(exist_ok=True)
-    body = {"host": socket.gethostname(), "time": "", "token": "x", **owner}
+    here = {"host": socket.gethostname(), "namespace": _namespace()}
+    body = {**here, "time": "", "token": "x", **owner}
     path.write_text(json.dumps(body))
 
 
@@ -499,6 +562,6 @@ def test_a_process_that_got_the_number_of_a_dead_one_holds_no_claim(tmp_path: Pa
     claimed_by(tmp_path, "a" * 64, pid=os.getpid(), born=_born(os.getpid()))
     with Store(tmp_path).claim("a" * 64) as mine:
         assert not mine
-    claimed_by(tmp_path, "b" * 64, pid=os.getpid(), born="another boot:17")
+    claimed_by(tmp_path, "b" * 64, pid=os.getpid(), born=f"{_boot(_born(os.getpid()))}:17")
     with Store(tmp_path).claim("b" * 64) as mine:
         assert mine
