@@ -103,6 +103,80 @@ def test_nothing_half_written_is_taken_for_a_record(counts: dict[str, Any]) -> N
     assert steps["unreadable"] == steps["rewritten"] == steps["not_resumed"] == 0
 
 
+MOVER = """
+import os, shutil, signal, sys
+from pathlib import Path
+from unlearnlib.store.files import move_in
+root = Path(sys.argv[1])
+def write(folder, which, names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(which)
+OLD = ["config.json", "model-00001-of-00002.safetensors", "record.json", "notes.txt",
+       "adapter/adapter_config.json", "adapter/adapter_model.safetensors"]
+NEW = ["config.json", "model.safetensors", "record.json", "tokenizer.json",
+       "adapter/adapter_config.json", "adapter/adapter_model.safetensors"]
+def steps(real):  # every change of a name counts; the one that is chosen is never made
+    def counted(*given, **more):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+            if sys.argv[2] == "SIGKILL":
+                signal.pause()
+        return real(*given, **more)
+    return counted
+os.replace, os.unlink = steps(os.replace), steps(os.unlink)
+Path.unlink = lambda self, missing_ok=False: os.path.exists(self) and os.unlink(self)
+for number in range(1, 12):
+    folder, staged = root / str(number), root / f"staged-{number}"
+    write(folder, "old", OLD)
+    write(staged, "new", NEW)
+    if (child := os.fork()) == 0:
+        left = number
+        try:
+            move_in(staged, folder, [folder / "model-00001-of-00002.safetensors"])
+        except KeyboardInterrupt:
+            os._exit(130)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def moved(root: Path, name: str) -> list[int]:
+    """The exit codes of moving a model over another one, ended by a signal at step 1, 2, ..."""
+    done = subprocess.run(
+        [sys.executable, "-c", MOVER, str(root), name],
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [int(code) for code in done.stdout.split()]
+
+
+def test_a_model_killed_while_it_replaces_another_is_old_or_new_or_does_not_load(
+    tmp_path: Path,
+) -> None:
+    codes = moved(tmp_path, "SIGKILL")
+    assert codes == [-9] * 9 + [0] * 2  # two marks, old weights, six new files
+    for number in range(1, len(codes) + 1):
+        folder = tmp_path / str(number)
+        for mark in (folder / "config.json", folder / "adapter" / "adapter_config.json"):
+            if mark.exists():
+                files = [p for p in mark.parent.iterdir() if p.is_file() and p.suffix != ".txt"]
+                assert len({p.read_text() for p in files}) == 1
+        assert (folder / "notes.txt").read_text() == "old"
+
+
+def test_an_interrupt_waits_until_a_model_is_in_its_place(tmp_path: Path) -> None:
+    codes = moved(tmp_path, "SIGINT")
+    assert codes == [130] * 9 + [0] * 2
+    for number in range(1, len(codes) + 1):
+        files = [p for p in (tmp_path / str(number)).rglob("*.*") if p.suffix != ".txt"]
+        assert len(files) == 6 and {p.read_text() for p in files} == {"new"}
+
+
 # --- a tiny study --------------------------------------------------------------------------------
 
 

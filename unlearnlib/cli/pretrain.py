@@ -20,6 +20,7 @@ from unlearnlib.trained import (
     continued_checkpoint,
     continued_names,
     is_made,
+    is_whole,
     lab_checkpoint,
     made_here,
 )
@@ -50,8 +51,12 @@ def pretrain_command(args: argparse.Namespace) -> Report:
         if name not in LAB_MODELS:
             raise unknown("lab model", name, LAB_MODELS)
     if args.missing:
-        needed = ("model.safetensors", "record.json")
-        names = tuple(n for n in names if not all((lab_checkpoint(n) / f).exists() for f in needed))
+        folders = {name: lab_checkpoint(name) for name in names}
+        names = tuple(
+            name
+            for name, folder in folders.items()
+            if not (is_whole(folder) and (folder / "record.json").exists())
+        )
     models = [
         {
             "name": r["name"],

@@ -111,7 +111,7 @@ def run_command(args: argparse.Namespace) -> Report:
         PartialState().destroy_process_group()
     if out is not None and is_main_process():
         facts = card_facts(bench, spec, record, before, args.adapter)
-        save_unlearned(out, model, bench.tokenizer, record, facts)
+        save_unlearned(out, model, bench.tokenizer, record, facts, force=args.force)
     return _run_report(record, computed=True, store=where, before=before, out=out)
 
 
