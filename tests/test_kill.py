@@ -13,6 +13,7 @@ import os
 import random
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from unlearnlib import study
 from unlearnlib.bench import Bench, key_of
 from unlearnlib.cli import main
 from unlearnlib.cli import run as cli_run
+from unlearnlib.cli.arguments import write_output
 from unlearnlib.cli.parser import build_parser
 from unlearnlib.cli.run import _claimed
 from unlearnlib.engine import Execution
@@ -175,6 +177,80 @@ def test_an_interrupt_waits_until_a_model_is_in_its_place(tmp_path: Path) -> Non
     for number in range(1, len(codes) + 1):
         files = [p for p in (tmp_path / str(number)).rglob("*.*") if p.suffix != ".txt"]
         assert len(files) == 6 and {p.read_text() for p in files} == {"new"}
+
+
+TERMINATED = """
+import sys, tempfile, time
+from importlib import import_module
+from pathlib import Path
+from unlearnlib.cli.output import Report
+cli = import_module("unlearnlib.cli.main")
+def command(args):
+    with tempfile.TemporaryDirectory(dir=Path(sys.argv[1]), prefix=".unlearn-"):
+        if sys.argv[2] == "saved":
+            (Path(args.out) / "config.json").write_text("a new one")
+        print("ready", file=sys.stderr, flush=True)
+        for _ in range(3000):  # a signal just before a long sleep would wait for its end
+            time.sleep(0.01)
+    return Report({}, "")
+cli._function_of = lambda name: command
+sys.exit(cli.main(["run", "--method", "ga", "--out", sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("when", ["before", "saved"])
+def test_a_command_that_is_ended_leaves_no_hidden_copy_and_tells_the_truth(
+    name: str, when: str, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", TERMINATED, str(tmp_path), when],
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while "ready" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(getattr(signal, name))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == {"SIGTERM": -15, "SIGINT": 130}[name]
+    assert [p.name for p in tmp_path.iterdir()] == (["config.json"] if when == "saved" else [])
+    truth = f"the model and its card are in {tmp_path}" if when == "saved" else "nothing was saved"
+    assert truth in said and "Traceback" not in said
+
+
+def test_no_command_writes_a_file_by_itself() -> None:
+    """Files that a user names are written by `write_output`: whole, or the old one stays."""
+    direct = re.compile(r"\.write_(text|bytes)\(|open\([^)]*[\"'][wax]b?[\"']")
+    found = {
+        path.name: len(direct.findall(path.read_text(encoding="utf-8")))
+        for path in (PROJECT / "unlearnlib" / "cli").glob("*.py")
+    }
+    assert {name: count for name, count in found.items() if count} == {"arguments.py": 1}  # devices
+
+
+def test_a_disk_that_fills_leaves_the_old_file_of_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "report.html"
+    out.write_text("old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UnlearnError, match="free some space"):
+            write_output(out, b"new", "--report", force=True)
+    with pytest.raises(UnlearnError, match=r"--report .* was written by something else meanwhile"):
+        write_output(out, b"new", "--report", force=False)
+    assert out.read_text() == "old" and list(tmp_path.iterdir()) == [out]
+    (tmp_path / "link").symlink_to(out)
+    write_output(tmp_path / "link", b"new", "--report", force=True)
+    assert out.read_text() == "new" and (tmp_path / "link").is_symlink()
+    write_output(Path("/dev/null"), b"new", "--report", force=True)
+    assert Path("/dev/null").is_char_device()
 
 
 # --- a tiny study --------------------------------------------------------------------------------

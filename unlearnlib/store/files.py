@@ -112,8 +112,8 @@ def undisturbed() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in waiting:
-            signal.raise_signal(number)
+        for waited in waiting:
+            signal.raise_signal(waited)
 
 
 def move_in(staged: Path, folder: Path, obsolete: Iterable[Path] = ()) -> None:
