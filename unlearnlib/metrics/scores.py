@@ -11,7 +11,6 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -122,12 +121,13 @@ class TokenScores:
 
     def save(self, path: str | Path | BinaryIO) -> None:
         """Write as .npz (no pickle), to exactly this path, or to a file that is open."""
+        if isinstance(path, str | Path):
+            # Given a name, NumPy would append ".npz" to it; given a file, it does not.
+            with Path(path).open("wb") as file:
+                self.save(file)
+            return
         arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
-        # Given a name, NumPy would append ".npz" to it; given a file, it does not.
-        with ExitStack() as stack:
-            named = isinstance(path, str | Path)
-            file = stack.enter_context(Path(path).open("wb")) if named else path
-            np.savez_compressed(file, ids=np.array(self.ids, dtype=np.str_), **arrays)
+        np.savez_compressed(path, ids=np.array(self.ids, dtype=np.str_), **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> TokenScores:
