@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -431,7 +432,7 @@ def test_the_names_in_a_checkpoint_are_those_of_earlier_versions(tmp_path: Path)
         resumed(path, killed_at=5)
     with safe_open(path, "pt") as file:
         metadata, names = file.metadata(), set(file.keys())
-    assert set(metadata) == {"key", "update", "numbers", "outcome"}
+    assert set(metadata) == {"key", "update", "numbers", "outcome", "digest"}
     assert set(json.loads(metadata["outcome"])) == {"trajectory", "tokens", "recalled"}
     assert {name.partition("/")[0] for name in names} == {
         "parameter",
@@ -459,6 +460,51 @@ def test_a_checkpoint_that_cannot_be_used_is_set_aside(
     assert torch.equal(again, whole)
     assert [p.name for p in tmp_path.iterdir()] == ["run.safetensors.damaged"]
     assert "cannot be used" in caplog.text and "run.safetensors" in caplog.text
+
+
+def test_a_checkpoint_with_one_bit_flipped_is_set_aside_and_the_run_begins_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, expected = resumed(tmp_path / "whole.safetensors")
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(Killed):
+        resumed(path, killed_at=5)
+    raw = path.read_bytes()
+    header = int.from_bytes(raw[:8], "little")
+    draw = random.Random(5)
+    places = [raw.index(b"grad_norm") + 14, header + 9, len(raw) - 1]
+    places += [draw.randrange(len(raw)) for _ in range(12)]
+    for place in places:
+        changed = bytearray(raw)
+        changed[place] ^= 1 << draw.randrange(7)
+        path.write_bytes(changed)
+        caplog.clear()
+        again, outcome = resumed(path)
+        assert torch.equal(again, whole) and outcome == expected
+        assert not path.exists()
+        if place >= header + 8:  # a letter of the header may mean nothing, as in a space
+            assert "cannot be used" in caplog.text
+
+
+@pytest.mark.parametrize("digest", [False, True])
+def test_a_checkpoint_of_another_shape_is_set_aside(
+    digest: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, _ = resumed(tmp_path / "whole.safetensors")
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(Killed):
+        resumed(path, killed_at=5)
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
+    name = next(name for name in sorted(tensors) if name.startswith("parameter/"))
+    tensors[name] = tensors[name][:1].clone()
+    metadata.pop("digest")
+    if digest:
+        metadata["digest"] = engine._checkpoint_digest(tensors, metadata)
+    save_file(tensors, path, metadata)
+    again, _ = resumed(path)
+    assert torch.equal(again, whole)
+    assert "has the shape" in caplog.text and (tmp_path / "run.safetensors.damaged").exists()
 
 
 def test_a_damaged_checkpoint_is_set_aside_by_whichever_process_is_first(

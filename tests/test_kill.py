@@ -6,22 +6,26 @@ one would have its threads.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
 import random
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import synthetic
 import torch
 from helpers import tiny_bench, tiny_data, tiny_llama, tiny_tokenizer
 from hypothesis import given
@@ -29,6 +33,9 @@ from hypothesis import strategies as st
 
 from unlearnlib import study
 from unlearnlib.bench import Bench, key_of
+from unlearnlib.cli import main
+from unlearnlib.cli import run as cli_run
+from unlearnlib.cli.arguments import write_output
 from unlearnlib.cli.parser import build_parser
 from unlearnlib.cli.run import _claimed
 from unlearnlib.engine import Execution
@@ -36,8 +43,8 @@ from unlearnlib.errors import UnlearnError
 from unlearnlib.models import load_model, model_hash, save_model
 from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
-from unlearnlib.store import FORMAT, Store
-from unlearnlib.store.claims import _born
+from unlearnlib.store import FORMAT, Store, read_parquet, write_parquet
+from unlearnlib.store.claims import _boot, _born, _namespace
 from unlearnlib.study import Portion, Shard, Study, StudyResult, run_study
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -96,6 +103,154 @@ def test_nothing_half_written_is_taken_for_a_record(counts: dict[str, Any]) -> N
     assert steps["steps"] > 20 and steps["partial_files"] > 0  # some did die in the middle
     assert 0 < steps["filed_before_the_kill"] < steps["steps"]
     assert steps["unreadable"] == steps["rewritten"] == steps["not_resumed"] == 0
+
+
+MOVER = """
+import os, shutil, signal, sys
+from pathlib import Path
+from unlearnlib.store.files import move_in
+root = Path(sys.argv[1])
+def write(folder, which, names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(which)
+OLD = ["config.json", "model-00001-of-00002.safetensors", "record.json", "notes.txt",
+       "adapter/adapter_config.json", "adapter/adapter_model.safetensors"]
+NEW = ["config.json", "model.safetensors", "record.json", "tokenizer.json",
+       "adapter/adapter_config.json", "adapter/adapter_model.safetensors"]
+def steps(real):  # every change of a name counts; the one that is chosen is never made
+    def counted(*given, **more):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+            if sys.argv[2] == "SIGKILL":
+                signal.pause()
+        return real(*given, **more)
+    return counted
+os.replace, os.unlink = steps(os.replace), steps(os.unlink)
+Path.unlink = lambda self, missing_ok=False: os.path.exists(self) and os.unlink(self)
+for number in range(1, 12):
+    folder, staged = root / str(number), root / f"staged-{number}"
+    write(folder, "old", OLD)
+    write(staged, "new", NEW)
+    if (child := os.fork()) == 0:
+        left = number
+        try:
+            move_in(staged, folder, [folder / "model-00001-of-00002.safetensors"])
+        except KeyboardInterrupt:
+            os._exit(130)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def moved(root: Path, name: str) -> list[int]:
+    """The exit codes of moving a model over another one, ended by a signal at step 1, 2, ..."""
+    done = subprocess.run(
+        [sys.executable, "-c", MOVER, str(root), name],
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [int(code) for code in done.stdout.split()]
+
+
+def test_a_model_killed_while_it_replaces_another_is_old_or_new_or_does_not_load(
+    tmp_path: Path,
+) -> None:
+    codes = moved(tmp_path, "SIGKILL")
+    assert codes == [-9] * 9 + [0] * 2  # two marks, old weights, six new files
+    for number in range(1, len(codes) + 1):
+        folder = tmp_path / str(number)
+        for mark in (folder / "config.json", folder / "adapter" / "adapter_config.json"):
+            if mark.exists():
+                files = [p for p in mark.parent.iterdir() if p.is_file() and p.suffix != ".txt"]
+                assert len({p.read_text() for p in files}) == 1
+        assert (folder / "notes.txt").read_text() == "old"
+
+
+def test_an_interrupt_waits_until_a_model_is_in_its_place(tmp_path: Path) -> None:
+    codes = moved(tmp_path, "SIGINT")
+    assert codes == [130] * 9 + [0] * 2
+    for number in range(1, len(codes) + 1):
+        files = [p for p in (tmp_path / str(number)).rglob("*.*") if p.suffix != ".txt"]
+        assert len(files) == 6 and {p.read_text() for p in files} == {"new"}
+
+
+TERMINATED = """
+import sys, tempfile, time
+from importlib import import_module
+from pathlib import Path
+from unlearnlib.cli.output import Report
+cli = import_module("unlearnlib.cli.main")
+def command(args):
+    with tempfile.TemporaryDirectory(dir=Path(sys.argv[1]), prefix=".unlearn-"):
+        if sys.argv[2] == "saved":
+            (Path(args.out) / "config.json").write_text("a new one")
+        print("ready", file=sys.stderr, flush=True)
+        for _ in range(3000):  # a signal just before a long sleep would wait for its end
+            time.sleep(0.01)
+    return Report({}, "")
+cli._function_of = lambda name: command
+sys.exit(cli.main(["run", "--method", "ga", "--out", sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("when", ["before", "saved"])
+def test_a_command_that_is_ended_leaves_no_hidden_copy_and_tells_the_truth(
+    name: str, when: str, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", TERMINATED, str(tmp_path), when],
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while "ready" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(getattr(signal, name))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == {"SIGTERM": -15, "SIGINT": 130}[name]
+    assert [p.name for p in tmp_path.iterdir()] == (["config.json"] if when == "saved" else [])
+    truth = f"the model and its card are in {tmp_path}" if when == "saved" else "nothing was saved"
+    assert truth in said and "Traceback" not in said
+
+
+def test_no_command_writes_a_file_by_itself() -> None:
+    """Files that a user names are written by `write_output`: whole, or the old one stays."""
+    direct = re.compile(r"\.write_(text|bytes)\(|open\([^)]*[\"'][wax]b?[\"']")
+    found = {
+        path.name: len(direct.findall(path.read_text(encoding="utf-8")))
+        for path in (PROJECT / "unlearnlib" / "cli").glob("*.py")
+    }
+    assert {name: count for name, count in found.items() if count} == {"arguments.py": 1}  # devices
+
+
+def test_a_disk_that_fills_leaves_the_old_file_of_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "report.html"
+    out.write_text("old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UnlearnError, match="free some space"):
+            write_output(out, b"new", "--report", force=True)
+    with pytest.raises(UnlearnError, match=r"--report .* was written by something else meanwhile"):
+        write_output(out, b"new", "--report", force=False)
+    assert out.read_text() == "old" and list(tmp_path.iterdir()) == [out]
+    (tmp_path / "link").symlink_to(out)
+    write_output(tmp_path / "link", b"new", "--report", force=True)
+    assert out.read_text() == "new" and (tmp_path / "link").is_symlink()
+    write_output(Path("/dev/null"), b"new", "--report", force=True)
+    assert Path("/dev/null").is_char_device()
 
 
 # --- a tiny study --------------------------------------------------------------------------------
@@ -466,13 +621,71 @@ def test_a_run_that_another_process_computes_is_refused_by_name(tmp_path: Path) 
         pass  # and now it is free
 
 
+def test_a_run_that_another_process_finishes_before_the_claim_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "--json", "--quiet", "--profile", "lab", "--domain", "books", "--method", "ga"]
+
+    @contextmanager
+    def later(store: Store, key: str) -> Iterator[None]:
+        """Another process finishes the run between our looking and our claiming."""
+        store.put(dataclasses.replace(synthetic.main_study()[0], key=key))
+        with _claimed(store, key):
+            yield
+
+    def execute(*_: object, **__: object) -> None:
+        raise AssertionError("it is made again")
+
+    monkeypatch.setattr(cli_run, "_claimed", later)
+    monkeypatch.setattr(cli_run, "execute", execute)
+    assert main([*words, "--set", "updates=1", "--store", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["computed"] is False
+    assert not list((tmp_path / "claims").iterdir())
+
+
+PUBLISHER = """
+import sys, time
+from pathlib import Path
+from unlearnlib.store import read_parquet
+from unlearnlib.study import publishing
+write = publishing.write_parquet
+def slowly(records, path):
+    Path(sys.argv[1]).touch()  # the file was read, and is not written yet
+    time.sleep(0.5)
+    write(records, path)
+publishing.write_parquet = slowly
+found = [r for r in read_parquet(Path(sys.argv[2])) if r.spec["domain"] == sys.argv[4]]
+publishing._merge(Path(sys.argv[3]), found)
+"""
+
+
+def test_two_processes_that_publish_into_one_file_lose_nothing_of_each_other(
+    tmp_path: Path,
+) -> None:
+    records = synthetic.main_study()
+    write_parquet(records, tmp_path / "all.parquet")
+    folder = tmp_path / "results"
+    files = [tmp_path / "read", tmp_path / "all.parquet", folder / "lab-main.parquet"]
+    sent = [sys.executable, "-c", PUBLISHER, *map(str, files)]
+    there = os.environ | {"PYTHONPATH": str(PROJECT)}
+    first = subprocess.Popen([*sent, "books"], env=there)
+    while first.poll() is None and not (tmp_path / "read").exists():
+        time.sleep(0.01)
+    second = subprocess.Popen([*sent, "arxiv"], env=there)
+    assert (first.wait(60), second.wait(60)) == (0, 0)
+    found = read_parquet(folder / "lab-main.parquet")
+    assert {r.spec["domain"] for r in found} == {"books", "arxiv"}
+    assert [path.name for path in folder.iterdir()] == ["lab-main.parquet"]  # and no lock
+
+
 # --- claims of processes that are no more --------------------------------------------------------
 
 
 def claimed_by(root: Path, key: str, **owner: object) -> None:
     path = root / "claims" / f"{key}.json"
     path.parent.mkdir(exist_ok=True)
-    body = {"host": socket.gethostname(), "time": "", "token": "x", **owner}
+    here = {"host": socket.gethostname(), "namespace": _namespace()}
+    body = {**here, "time": "", "token": "x", **owner}
     path.write_text(json.dumps(body))
 
 
@@ -499,6 +712,6 @@ def test_a_process_that_got_the_number_of_a_dead_one_holds_no_claim(tmp_path: Pa
     claimed_by(tmp_path, "a" * 64, pid=os.getpid(), born=_born(os.getpid()))
     with Store(tmp_path).claim("a" * 64) as mine:
         assert not mine
-    claimed_by(tmp_path, "b" * 64, pid=os.getpid(), born="another boot:17")
+    claimed_by(tmp_path, "b" * 64, pid=os.getpid(), born=f"{_boot(_born(os.getpid()))}:17")
     with Store(tmp_path).claim("b" * 64) as mine:
         assert mine

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import ast
+import copy
+import functools
+import hashlib
+import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import synthetic
@@ -34,9 +40,7 @@ def harmed(raw: bytes, harm: tuple[str, float, bytes]) -> bytes:
     return raw[:at] + new + raw[at + (len(new) if kind == "replace" else 0) :]
 
 
-@settings(max_examples=60, deadline=None)
-@given(HARM)
-def test_a_harmed_record_is_never_taken_for_another(harm: tuple[str, float, bytes]) -> None:
+def check_harmed_record(harm: tuple[str, float, bytes]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
         store.put(RECORDS[0])
@@ -50,6 +54,94 @@ def test_a_harmed_record_is_never_taken_for_another(harm: tuple[str, float, byte
         assert [r for r in store.records()] == [RECORDS[0]]
 
 
+@settings(max_examples=60, deadline=None)
+@given(HARM)
+def test_a_harmed_record_is_never_taken_for_another(harm: tuple[str, float, bytes]) -> None:
+    check_harmed_record(harm)
+
+
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None)
+@given(HARM)
+def test_500_harmed_records_are_never_taken_for_another(harm: tuple[str, float, bytes]) -> None:
+    check_harmed_record(harm)
+
+
+# What somebody may write into a record, with the digest that fits.
+HOSTILE = st.sampled_from(
+    [None, True, -1, 10**400, 1e308, "", "\ud800", "\n\x1b[2J", "NaN", "x" * 9999, [], {}, [[]],
+     {"": {}}]
+)  # fmt: skip
+
+
+def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to everything in a JSON value, but for long lists to their first elements."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value[:2])
+    for name, part in inner:
+        yield (*above, name)
+        if isinstance(part, dict | list):
+            yield from places(part, (*above, name))
+
+
+BODY = RECORDS[0].to_json()
+PLACES = sorted(places(BODY), key=str)
+
+
+def check_rewritten_record(way: tuple[Any, ...], value: Any, kind: str) -> None:
+    """A record whose content was changed is read as it is or refused; nothing else happens."""
+    body = copy.deepcopy(BODY)
+    *above, last = way
+    part = functools.reduce(lambda inner, name: inner[name], above, body)
+    if kind == "delete":
+        del part[last]
+    else:
+        part[last] = value
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode("ascii")).hexdigest()
+    key = RECORDS[0].key
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        store.put(RECORDS[1])
+        file = Path(folder) / "records" / key[:2] / f"{key}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f'{{"digest":"{digest}","format":1,"record":{text}}}', encoding="ascii")
+        rewritten = file.read_bytes()
+        try:
+            record = store.get(key)
+        except UnlearnError as error:
+            assert "\n" not in str(error) and "\x1b" not in str(error)
+            assert not file.exists() and list((Path(folder) / "set_aside").iterdir())
+            assert [r.key for r in store.records()] == [RECORDS[1].key]
+            return
+        assert record.key == key and file.read_bytes() == rewritten
+        write_parquet([record], Path(folder) / "x.parquet")
+        assert [r.comparable() for r in read_parquet(Path(folder) / "x.parquet")] == [
+            record.comparable()
+        ]
+
+
+REWRITTEN = given(
+    st.sampled_from(PLACES), HOSTILE, st.sampled_from(["replace", "replace", "delete"])
+)
+
+
+@settings(max_examples=60, deadline=None)
+@REWRITTEN
+def test_a_rewritten_record_is_read_as_it_is_or_set_aside(
+    way: tuple[Any, ...], value: Any, kind: str
+) -> None:
+    check_rewritten_record(way, value, kind)
+
+
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None)
+@REWRITTEN
+def test_500_rewritten_records_are_read_as_they_are_or_set_aside(
+    way: tuple[Any, ...], value: Any, kind: str
+) -> None:
+    check_rewritten_record(way, value, kind)
+
+
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("published") / "x.parquet"
@@ -57,11 +149,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@settings(max_examples=60, deadline=None)
-@given(harm=HARM)
-def test_harmed_published_records_are_refused(
-    published: bytes, harm: tuple[str, float, bytes]
-) -> None:
+def check_harmed_file(published: bytes, harm: tuple[str, float, bytes]) -> None:
     found: list[Record]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.parquet"
@@ -72,6 +160,23 @@ def test_harmed_published_records_are_refused(
             assert "\n" not in str(error)
         else:
             assert found == RECORDS  # the harm was to bytes that mean nothing
+
+
+@settings(max_examples=60, deadline=None)
+@given(harm=HARM)
+def test_harmed_published_records_are_refused(
+    published: bytes, harm: tuple[str, float, bytes]
+) -> None:
+    check_harmed_file(published, harm)
+
+
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None)
+@given(harm=HARM)
+def test_500_harmed_files_of_published_records_are_refused(
+    published: bytes, harm: tuple[str, float, bytes]
+) -> None:
+    check_harmed_file(published, harm)
 
 
 @settings(max_examples=80, deadline=None)

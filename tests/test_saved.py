@@ -27,7 +27,7 @@ from unlearnlib.comparison import compare
 from unlearnlib.corpus.documents import DomainData
 from unlearnlib.errors import UnlearnError
 from unlearnlib.models import load_model, load_tokenizer, model_hash, save_model
-from unlearnlib.report import card
+from unlearnlib.report import card, saved
 from unlearnlib.report.page import render
 from unlearnlib.report.saved import save
 from unlearnlib.spec import RunSpec
@@ -263,14 +263,54 @@ def test_what_does_not_fit_is_named_before_anything_is_written(
 def test_a_folder_with_other_files_is_refused_unless_forced(run: Run, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"of an earlier model")
+    (tmp_path / "record.json").write_text('{"format": 1, "base_model": "lab", "record": {}}')
     with pytest.raises(UnlearnError, match=r"is not empty.*force=True"):
         save(run.model, tiny_tokenizer(), run.record, tmp_path, TEXTS)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "model-00001-of-00002.safetensors", "notes.txt",
+        "model-00001-of-00002.safetensors", "notes.txt", "record.json",
     ]  # fmt: skip
     save(run.model, tiny_tokenizer(), run.record, tmp_path, TEXTS, force=True)
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert [p.name for p in tmp_path.glob("*.safetensors")] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("lora.safetensors", True), ("model.safetensors", False), ("README.md", False),
+     ("record.json", False)],
+)  # fmt: skip
+def test_a_file_that_no_earlier_model_wrote_is_never_deleted_or_replaced(
+    name: str, ours: bool, run: Run, tmp_path: Path
+) -> None:
+    if ours:
+        save(run.model, tiny_tokenizer(), run.record, tmp_path, TEXTS)
+    (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(UnlearnError, match=rf"has {name}, which unlearnlib did not write: move it"):
+        save(run.model, tiny_tokenizer(), run.record, tmp_path, TEXTS, force=True)
+    assert (tmp_path / name).read_bytes() == b"{}"
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
+def test_a_folder_that_was_filled_meanwhile_is_left_and_the_model_is_kept_beside_it(
+    there: bool, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    if there:
+        out.mkdir()
+    write = saved.save_model
+
+    def slow(*given: Any) -> None:
+        write(*given)
+        out.mkdir(exist_ok=True)
+        (out / "model.safetensors").write_bytes(b"another's")
+
+    monkeypatch.setattr(saved, "save_model", slow)
+    kept = (out if there else tmp_path) / "out-2"
+    with pytest.raises(UnlearnError, match=re.escape(f"the model is in {str(kept)!r}")):
+        save(run.model, tiny_tokenizer(), run.record, out, TEXTS)
+    assert (out / "model.safetensors").read_bytes() == b"another's"
+    assert model_hash(load_model(kept)) == model_hash(run.model)
+    assert not [p for p in tmp_path.rglob(".*")]
 
 
 def test_the_folder_of_the_base_model_is_refused(

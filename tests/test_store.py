@@ -16,6 +16,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -43,6 +44,7 @@ from unlearnlib.store import (
     run_key,
     write_parquet,
 )
+from unlearnlib.store.claims import _boot, _born, _namespace
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -529,7 +531,8 @@ def dead_process() -> int:
 def leave_claim(root: Path, host: str, pid: int, age: float = 0.0) -> Path:
     path = root / "claims" / f"{KEY}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"host": host, "pid": pid, "time": "", "token": "old"}))
+    place = {"born": f"{_boot(_born(os.getpid()))}:1", "namespace": _namespace()}
+    path.write_text(json.dumps({"host": host, "pid": pid, "time": "", "token": "old", **place}))
     os.utime(path, (time.time() - age,) * 2)
     return path
 
@@ -569,6 +572,53 @@ def test_a_claim_of_another_host_counts_until_its_heartbeat_stops(tmp_path: Path
     with Store(tmp_path).claim(KEY, stale_after=4) as mine:
         assert mine is True
     assert claims_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("other", [{"namespace": 1}, {"born": "another boot:1"}, {"host": "there"}])
+def test_a_process_that_cannot_be_seen_from_here_holds_its_claim_until_the_heartbeat_stops(
+    other: dict[str, Any], tmp_path: Path
+) -> None:
+    path = leave_claim(tmp_path, socket.gethostname(), dead_process())
+    path.write_text(json.dumps(json.loads(path.read_text()) | other))
+    with Store(tmp_path).claim(KEY) as mine:
+        assert mine is False
+    os.utime(path, (0, 0))
+    with Store(tmp_path).claim(KEY) as mine:
+        assert mine is True
+
+
+def test_a_claim_from_before_namespaces_were_written_counts_until_it_is_old(tmp_path: Path) -> None:
+    path = leave_claim(tmp_path, socket.gethostname(), dead_process())
+    body = json.loads(path.read_text())
+    del body["namespace"]
+    path.write_text(json.dumps(body))
+    with Store(tmp_path).claim(KEY) as mine:
+        assert mine is (sys.platform != "linux")
+
+
+def test_a_claim_of_the_future_does_not_block_for_ever(tmp_path: Path) -> None:
+    leave_claim(tmp_path, "elsewhere", 1, age=-1e6)
+    with Store(tmp_path).claim(KEY) as mine:
+        assert mine is True
+    leave_claim(tmp_path, "elsewhere", 1, age=-5)  # two clocks that differ a little
+    with Store(tmp_path).claim(KEY) as mine:
+        assert mine is False
+
+
+def test_blocks_that_exclude_each_other_run_one_after_the_other(tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    count.write_text("0")
+    code = (
+        "import sys, pathlib; from unlearnlib.store.claims import exclusive\n"
+        "path = pathlib.Path(sys.argv[1])\n"
+        "for _ in range(10):\n"
+        "    with exclusive(path):\n"
+        "        path.write_text(str(int(path.read_text()) + 1))\n"
+    )
+    workers = [subprocess.Popen([sys.executable, "-c", code, str(count)]) for _ in range(2)]
+    assert [worker.wait(60) for worker in workers] == [0, 0]
+    assert count.read_text() == "20"
+    assert list(tmp_path.iterdir()) == [count]
 
 
 def test_a_claim_that_names_nobody_counts_until_it_is_old(tmp_path: Path) -> None:

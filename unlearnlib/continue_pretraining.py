@@ -162,15 +162,6 @@ def _course(outcome: Outcome, history: Sequence[Mapping[str, float]]) -> dict[st
     }
 
 
-def _write_record(record: Mapping[str, Any], publish: bool) -> None:
-    """Write a model's record beside its weights and, with `publish`, into the project."""
-    profile, name = record["profile"], record["name"]
-    text = (json.dumps(record, indent=1) + "\n").encode("utf-8")
-    write_file(continued_checkpoint(profile, name) / TRAINING, text, replace=True)
-    if publish:
-        write_file(record_path(profile, name), text, replace=True)
-
-
 def train_further(
     profile: str,
     name: str,
@@ -248,6 +239,8 @@ def train_further(
             float32_products=torch.get_float32_matmul_precision(),
         ),
     }
-    save_model(model, tokenizer, continued_checkpoint(profile, name))
-    _write_record(record, publish)
+    text = json.dumps(record, indent=1) + "\n"
+    save_model(model, tokenizer, continued_checkpoint(profile, name), {TRAINING: text})
+    if publish:
+        write_file(record_path(profile, name), text.encode("utf-8"), replace=True)
     return record

@@ -15,6 +15,7 @@ many updates, and go on from there after an interruption (`Checkpoint`).
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import math
@@ -505,9 +506,45 @@ def _save_checkpoint(
             }
         ),
     }
+    metadata["digest"] = _checkpoint_digest(tensors, metadata)
     path = _shard_path(checkpoint, model)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, save(tensors, metadata), replace=True)
+
+
+def _checkpoint_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of all that a checkpoint holds, but for the digest itself."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(_local(tensor).cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for name, text in sorted(metadata.items()):
+        if name != "digest":
+            digest.update(f"{name} {text}\n".encode())
+    return digest.hexdigest()
+
+
+def _read_checkpoint(
+    path: Path, key: str, masters: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a checkpoint; an error of any kind where it cannot be used.
+
+    Earlier versions wrote no digest: of theirs only names and shapes are checked.
+    """
+    with safe_open(path, "pt") as file:
+        metadata = dict(file.metadata() or {})
+        if metadata.get("key") != key:
+            raise ValueError("it belongs to another run")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if metadata.get("digest", "") not in ("", _checkpoint_digest(tensors, metadata)):
+        raise ValueError("it was changed since it was written")
+    if {f"parameter/{name}" for name in masters} - set(tensors):
+        raise ValueError("it lacks parameters")
+    for name, parameter in masters.items():
+        found = tensors[f"parameter/{name}"]
+        if found.shape != parameter.shape or found.dtype != parameter.dtype:
+            raise ValueError(f"{name} has the shape {tuple(found.shape)} of {found.dtype}")
+    return tensors, metadata
 
 
 def _load_checkpoint(
@@ -525,17 +562,11 @@ def _load_checkpoint(
     if not path.exists():
         return _min_over_ranks(0)
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("key") != checkpoint.key:
-                raise ValueError("it belongs to another run")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            past = json.loads(metadata["outcome"])
-            done = int(metadata["update"])
-            state: dict[str, Any] = {**tensors, **json.loads(metadata.get("numbers", "{}"))}
-        if {f"parameter/{name}" for name in masters} - set(tensors):
-            raise ValueError("it lacks parameters")
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        tensors, metadata = _read_checkpoint(path, checkpoint.key, masters)
+        past = json.loads(metadata["outcome"])
+        done = int(metadata["update"])
+        state: dict[str, Any] = {**tensors, **json.loads(metadata.get("numbers", "{}"))}
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         aside = path.with_name(path.name + ".damaged")
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             path.replace(aside)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
+import re
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from unlearnlib.decoder import check_head, disable_dropout, head_of
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.folders import cache_folder
 from unlearnlib.sharding import plain_copy
+from unlearnlib.store.files import move_in, undisturbed
 from unlearnlib.trained import lab_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -172,32 +174,57 @@ def convert_gguf(path: Path) -> Path:
     return target
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write model (safetensors) and tokenizer; the folder appears whole or not at all."""
+def save_model(
+    model: Any, tokenizer: Any, folder: Path, more: Mapping[str, str] | None = None
+) -> None:
+    """Write model (safetensors), tokenizer and `more` (name -> text).
+
+    The folder appears whole or not at all; one that is there is never a mixture that loads.
+    """
     from safetensors import SafetensorError
 
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    # What is complete can always be moved into a folder from inside, whatever disk it is of.
+    place = folder if folder.exists() else folder.parent
+    staged: Path | None = None
     try:
+        staged = Path(tempfile.mkdtemp(dir=place, prefix=f".{folder.name}-"))
         model.save_pretrained(staged, safe_serialization=True)
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)
+        for name, text in (more or {}).items():
+            (staged / name).write_text(text, encoding="utf-8")
         staged.chmod(0o755)  # a temporary folder is its owner's alone, and so are some files in it
         for item in staged.iterdir():
             item.chmod(0o644)
         if folder.exists():
-            for item in staged.iterdir():
-                os.replace(item, folder / item.name)
+            move_in(staged, folder, earlier_weights(folder, staged))
         else:
-            staged.rename(folder)
+            with undisturbed():
+                staged.rename(folder)
     except (OSError, SafetensorError) as error:
         raise UnlearnError(
             f"the model cannot be written to {str(folder)!r} ({_first_line(error)}): choose "
             "another folder or free some space."
         ) from error
     finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        if staged is not None:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def is_weights(name: str) -> bool:
+    """Whether `save_model` writes weights, or their index, under this name."""
+    return bool(re.fullmatch(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?", name))
+
+
+def earlier_weights(folder: Path, staged: Path) -> list[Path]:
+    """The weights in a model's folder that those in `staged` do not replace."""
+    return [
+        path
+        for path in folder.iterdir()
+        if is_weights(path.name) and not (staged / path.name).exists()
+    ]
 
 
 def model_hash(model: nn.Module) -> str:

@@ -220,6 +220,5 @@ def train_lab_model(
             peak_memory_bytes=peak_memory_bytes("cpu"),
         ),
     }
-    save_model(model, tokenizer, folder)
-    (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
+    save_model(model, tokenizer, folder, {"record.json": json.dumps(record, indent=1) + "\n"})
     return record

@@ -63,7 +63,13 @@ def continued_checkpoint(profile: str, name: str, needed: bool = False) -> Path:
 
 def is_made(profile: str, name: str) -> bool:
     """Whether a model's weights are on this machine."""
-    return (continued_checkpoint(profile, name) / "model.safetensors").exists()
+    return is_whole(continued_checkpoint(profile, name))
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a whole model lies in a folder, in one file of weights or several."""
+    weights = (folder / name for name in ("model.safetensors", "model.safetensors.index.json"))
+    return (folder / "config.json").exists() and any(path.exists() for path in weights)
 
 
 def lab_checkpoint(name: str = "vanilla") -> Path:

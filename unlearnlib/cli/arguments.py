@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.profiles import get_profile
+from unlearnlib.store.files import write_file
 
 if TYPE_CHECKING:
     from unlearnlib.engine import Execution
@@ -180,3 +181,18 @@ def file_to_write(name: str | None, option: str, force: bool) -> Path | None:
     if not path.absolute().parent.is_dir():
         raise UnlearnError(f"the folder of {option} {name!r} does not exist: make it first.")
     return path
+
+
+def write_output(path: Path, raw: bytes, option: str, force: bool) -> None:
+    """Write the file that an option names, whole or not at all; see `file_to_write`.
+
+    Without `force`, a file that came there meanwhile is left, and `UnlearnError` says so.
+    """
+    if path.exists() and not path.is_file():  # a device or a pipe: nothing to keep
+        path.write_bytes(raw)
+    # A link stays one: what it leads to is replaced.
+    elif not write_file(path.resolve(), raw, replace=force):
+        raise UnlearnError(
+            f"{option} {str(path)!r} was written by something else meanwhile, and is left as it "
+            "is: give another name, or --force."
+        )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unlearnlib.cli.arguments import chosen_domains, chosen_limits, hush_transformers
+from unlearnlib.cli.arguments import chosen_domains, chosen_limits, hush_transformers, write_output
 from unlearnlib.cli.output import Report, columns
 from unlearnlib.corpus.documents import SPLITS, Document, DomainData
 from unlearnlib.corpus.public import fetch
@@ -43,7 +43,7 @@ def data_command(args: argparse.Namespace) -> Report:
     header = ("domain", "split", "documents", "characters", "tokens", "facts")
     text = columns(header, [[row[name] for name in header] for row in statistics])
     if args.export is not None:
-        files = [file for data in sets for file in _export(Path(args.export), data)]
+        files = [file for data in sets for file in _export(Path(args.export), data, args.force)]
         values["exported"] = [str(file) for file in files]
         text += f"\nwrote {len(files)} files in {args.export}"
     if args.show is not None:
@@ -107,7 +107,7 @@ def _check_export(folder: Path, domains: Sequence[str], force: bool) -> None:
                 raise UnlearnError(f"{file} exists: export to another folder, or give --force.")
 
 
-def _export(folder: Path, data: DomainData) -> list[Path]:
+def _export(folder: Path, data: DomainData, force: bool) -> list[Path]:
     """Write the splits that have documents; returns the files."""
     files = []
     for split, file in _export_files(folder, data.domain).items():
@@ -116,6 +116,6 @@ def _export(folder: Path, data: DomainData) -> list[Path]:
             continue
         file.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(dataclasses.asdict(d), ensure_ascii=False) + "\n" for d in documents]
-        file.write_bytes("".join(lines).encode("utf-8"))
+        write_output(file, "".join(lines).encode("utf-8"), "--export", force)
         files.append(file)
     return files

@@ -21,7 +21,7 @@ from unlearnlib.cli.arguments import (
 from unlearnlib.corpus.documents import DomainData
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.profiles import DOMAINS, YOURS
-from unlearnlib.report.saved import check_out, check_space
+from unlearnlib.report.saved import check_out, check_space, is_written
 from unlearnlib.spec import RunSpec
 from unlearnlib.text import file_name, source_name
 
@@ -215,6 +215,12 @@ def _check_apart(out: Path, files: Mapping[str, str]) -> None:
             raise UnlearnError(
                 f"--out {str(out)!r} lies in --{name} {given!r}, where the model card would be "
                 "read as a document: give a folder elsewhere."
+            )
+        inside = Path(given).resolve().parent == out.resolve()
+        if inside and Path(given).is_file() and is_written(Path(given).name):
+            raise UnlearnError(
+                f"--{name} {given!r} would be replaced by the model's own file of that name: move "
+                "it, or give another --out."
             )
 
 

@@ -12,10 +12,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
+from types import FrameType
 
 from unlearnlib.cli.arguments import is_main_process, process_count, store_path
 from unlearnlib.cli.output import (
@@ -56,13 +61,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             "without the launcher (only `unlearn run` divides its work).",
             2,
         )
+    saved = _saved_model(args)
     try:
-        with set_up_logging(args.quiet), contextlib.redirect_stdout(sys.stderr):
+        with _termination(), set_up_logging(args.quiet), contextlib.redirect_stdout(sys.stderr):
             report = _function_of(args.command)(args)
     except UnlearnError as error:
         return complain(str(error), 2)
+    except Terminated:
+        complain(f"terminated; {_what_remains(args, saved)}.", 143)
+        return _die_of(signal.SIGTERM)
     except KeyboardInterrupt:
-        return complain(f"interrupted; {_what_remains(args)}.", 130)
+        return complain(f"interrupted; {_what_remains(args, saved)}.", 130)
     except MemoryError:
         return complain(out_of_memory_sentence("the computer"), 2)
     except OSError as error:
@@ -101,9 +110,51 @@ def _with_negative_numbers(argv: Sequence[str]) -> list[str]:
     return words
 
 
-def _what_remains(args: argparse.Namespace) -> str:
-    """What an interrupted command leaves behind."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which batch systems send: the command tidies up, as after Ctrl-C."""
+
+
+@contextlib.contextmanager
+def _termination() -> Iterator[None]:
+    """Turn SIGTERM into `Terminated` for a block, unless whoever called us handles it."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one means: at once
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _die_of(number: signal.Signals) -> int:
+    """End as the signal would have ended us, so that whoever waits for us sees it."""
+    os.kill(os.getpid(), number)
+    return 128 + number  # where the signal was blocked
+
+
+def _saved_model(args: argparse.Namespace) -> tuple[int, int] | None:
+    """What tells the model in --out from another one that replaces it; None if there is none."""
+    if args.command not in ("run", "tune") or not args.out:
+        return None
+    try:  # it comes last, so the model is whole
+        mark = (Path(args.out) / "config.json").stat()
+    except (OSError, ValueError):
+        return None
+    return mark.st_ino, mark.st_mtime_ns
+
+
+def _what_remains(args: argparse.Namespace, saved: tuple[int, int] | None) -> str:
+    """What an interrupted command leaves behind; `saved` is `_saved_model` before it."""
     store = None
+    if _saved_model(args) != saved:
+        return f"the model and its card are in {args.out}"
     if args.command == "pretrain":
         return "finished models stay, and --missing goes on with the others"
     if args.command == "tune":
@@ -111,7 +162,8 @@ def _what_remains(args: argparse.Namespace) -> str:
     if args.command == "run":
         if args.save_every:
             return "the same command goes on after the last state that --save-every kept"
-        store = store_path(args.store, args.model, args.limit, args.files)
+        if args.out is None:  # with it, a run is made whatever the store has
+            store = store_path(args.store, args.model, args.limit, args.files)
     if args.command == "study":
         store = store_path(args.store, args.model, args.limit)
     if store is None:

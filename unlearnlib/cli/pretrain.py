@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any
 
 from unlearnlib.cli.arguments import chosen_device, hush_transformers
@@ -20,6 +22,7 @@ from unlearnlib.trained import (
     continued_checkpoint,
     continued_names,
     is_made,
+    is_whole,
     lab_checkpoint,
     made_here,
 )
@@ -50,8 +53,12 @@ def pretrain_command(args: argparse.Namespace) -> Report:
         if name not in LAB_MODELS:
             raise unknown("lab model", name, LAB_MODELS)
     if args.missing:
-        needed = ("model.safetensors", "record.json")
-        names = tuple(n for n in names if not all((lab_checkpoint(n) / f).exists() for f in needed))
+        folders = {name: lab_checkpoint(name) for name in names}
+        names = tuple(
+            name
+            for name, folder in folders.items()
+            if not (is_whole(folder) and (folder / "record.json").exists())
+        )
     models = [
         {
             "name": r["name"],
@@ -75,13 +82,21 @@ def _train_lab(names: Sequence[str], jobs: int, progress: bool) -> list[dict[str
         return [train_one(name, progress) for name in names]
     threads = max(1, (os.cpu_count() or 1) // jobs)
     # "spawn": a fork of a process that has started torch's threads may hang.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_tidy_when_terminated) as pool:
         waiting = [pool.submit(train_one, name, progress, threads) for name in names]
         try:
             return [future.result() for future in waiting]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for child in active_children():
+                child.terminate()
             raise
+
+
+def _tidy_when_terminated() -> None:
+    """Let SIGTERM end what a process does as an error would: no half-written folder stays."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def _models_report(

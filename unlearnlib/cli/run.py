@@ -89,6 +89,12 @@ def run_command(args: argparse.Namespace) -> Report:
     progress = not args.quiet
     before: dict[str, float] = {}
     with _claimed(store, key if out is None and is_main_process() else None):
+        # Between looking and claiming, another process may have finished. Several processes of one
+        # run must do the same, and what one of them finds now another may not: they compute.
+        if out is None and store is not None and process_count() == 1:
+            recorded = _recorded(library, key, bench, tasks)
+            if recorded is not None:
+                return _run_report(recorded, computed=False, store=where)
         if out is not None:
             logger.info("scoring the model before")
             before = evaluate(bench, bench.model, spec)[0]
@@ -105,7 +111,7 @@ def run_command(args: argparse.Namespace) -> Report:
         PartialState().destroy_process_group()
     if out is not None and is_main_process():
         facts = card_facts(bench, spec, record, before, args.adapter)
-        save_unlearned(out, model, bench.tokenizer, record, facts)
+        save_unlearned(out, model, bench.tokenizer, record, facts, force=args.force)
     return _run_report(record, computed=True, store=where, before=before, out=out)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from unlearnlib.cli.arguments import (
     chosen_tasks,
     file_to_write,
     hush_transformers,
+    write_output,
 )
 from unlearnlib.cli.inputs import chunk_length
 from unlearnlib.cli.output import Report, columns
@@ -51,7 +53,9 @@ def score_command(args: argparse.Namespace) -> Report:
         for name, parts in chunks.items()
     }
     if out is not None:
-        scores["texts"].save(out)
+        buffer = io.BytesIO()
+        scores["texts"].save(buffer)
+        write_output(out, buffer.getvalue(), "--out", args.force)
     values: dict[str, Any] = {"model": args.model, "length": length, "out": out, "sets": {}}
     for name, token_scores in scores.items():
         values["sets"][name] = {"documents": len(sets[name]), **_score_values(token_scores)}

@@ -65,7 +65,8 @@ def tune_command(args: argparse.Namespace) -> Report:
     record = dataclasses.replace(found.record, provenance=provenance)
     facts = card_facts(bench, made, record, found.before, args.adapter)
     page = report(facts, found.steps, found.best, found.situation, found.ending)
-    save_unlearned(out, found.model, bench.tokenizer, record, facts, {"report.html": page})
+    more = {"report.html": page}
+    save_unlearned(out, found.model, bench.tokenizer, record, facts, more, force=args.force)
     values["out"] = str(out)
     text += f"\n\nrun {found.best + 1} is saved in {out}, with report.html"
     return Report(values, text)

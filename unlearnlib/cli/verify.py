@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlearnlib.bench import Models, Selection, open_bench
@@ -17,6 +16,7 @@ from unlearnlib.cli.arguments import (
     chosen_limits,
     file_to_write,
     hush_transformers,
+    write_output,
 )
 from unlearnlib.cli.output import Report, columns
 from unlearnlib.comparison import REMADE, NumericalTolerance, as_row
@@ -69,7 +69,10 @@ def verify_command(args: argparse.Namespace) -> Report:
     text = _verification_text(values, comparisons, tolerance, remade)
     if page is not None:
         command = _verify_again(args)
-        _write_verification(page, comparisons, tolerance, len(runs), command, remade)
+        html = verification(
+            comparisons, tolerance, available=len(runs), command=command, remade=remade
+        )
+        write_output(page, html.encode("utf-8"), "--report", args.force)
         values["report"] = str(page)
         text += f"\nevery number: {page}"
     return Report(values, text, 1 if values["differ"] else 0)
@@ -146,19 +149,6 @@ def _verification_table(rows: Sequence[Mapping[str, Any]]) -> str:
             for row in rows
         ],
     )
-
-
-def _write_verification(
-    page: Path,
-    comparisons: Sequence[Comparison],
-    tolerance: NumericalTolerance,
-    available: int,
-    command: str,
-    remade: NumericalTolerance | None,
-) -> None:
-    """Write the page with every number beside its repetition."""
-    text = verification(comparisons, tolerance, available=available, command=command, remade=remade)
-    page.write_text(text, encoding="utf-8")
 
 
 def _verify_again(args: argparse.Namespace) -> str:

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -118,12 +119,15 @@ class TokenScores:
             kl=None if self.kl is None else self.kl[take],
         )
 
-    def save(self, path: str | Path) -> None:
-        """Write as .npz (no pickle), to exactly this path."""
+    def save(self, path: str | Path | BinaryIO) -> None:
+        """Write as .npz (no pickle), to exactly this path, or to a file that is open."""
+        if isinstance(path, str | Path):
+            # Given a name, NumPy would append ".npz" to it; given a file, it does not.
+            with Path(path).open("wb") as file:
+                self.save(file)
+            return
         arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
-        # Given a name, NumPy would append ".npz" to it; given a file, it does not.
-        with Path(path).open("wb") as file:
-            np.savez_compressed(file, ids=np.array(self.ids, dtype=np.str_), **arrays)
+        np.savez_compressed(path, ids=np.array(self.ids, dtype=np.str_), **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> TokenScores:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import inspect
+import itertools
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -22,11 +23,13 @@ from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import data_folder
 from unlearnlib.lora import save_adapter
 from unlearnlib.methods import Descent, get_method
-from unlearnlib.models import save_model
+from unlearnlib.models import earlier_weights, is_weights, save_model
 from unlearnlib.profiles import get_profile
 from unlearnlib.report.card import CardFacts, model_card, split_facts
 from unlearnlib.run import unlearn
 from unlearnlib.spec import RunSpec
+from unlearnlib.store.claims import exclusive
+from unlearnlib.store.files import move_in, undisturbed
 from unlearnlib.store.record import Record
 from unlearnlib.text import file_name, strict_json
 
@@ -39,6 +42,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ADAPTER, ADAPTER_FILES = "adapter", ("adapter_config.json", "adapter_model.safetensors")
+# What is written beside weights. A tokenizer may have files of other names, see `_put_in_place`.
+WRITTEN = {"README.md", "record.json", "report.html", "config.json", "generation_config.json"}
+WRITTEN |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 
 
 def save(
@@ -64,7 +70,8 @@ def save(
     adapter         also write the adapter of a run with `lora_rank` alone, to `adapter/`. Whoever
                     has it and the model can undo the unlearning
     force           write into a folder that is not empty: weights, card and record of an earlier
-                    model there are replaced, other files stay
+                    model there are replaced, other files stay. Files of these names that are not
+                    an earlier model's are refused
 
     The folder has safetensors, `README.md` (the card), `record.json` and the tokenizer's files;
     `transformers` loads it. All are written to a temporary folder and then moved. The card names
@@ -93,7 +100,7 @@ def save(
     }
     name = _public_name(source) if source else (type(model).__name__, None)
     card = _facts(record, data, chunks, before or {}, name, adapter)
-    save_unlearned(out, model, tokenizer, record, card)
+    save_unlearned(out, model, tokenizer, record, card, force=force)
 
 
 def _check_run(model: Any, record: object, before: object, adapter: bool) -> None:
@@ -144,6 +151,11 @@ def check_out(out: Path, force: bool, model: str | None = None, *, option: str =
                 f"{option} {str(out)!r} is not empty: give another folder, or {forced} to write "
                 "into it."
             )
+        if foreign := _foreign(out):
+            raise UnlearnError(
+                f"{option} {str(out)!r} has {foreign[0]}, which unlearnlib did not write: move it "
+                "away, or give another folder."
+            )
     place = _existing(out)
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=".unlearn-"):
@@ -153,6 +165,30 @@ def check_out(out: Path, force: bool, model: str | None = None, *, option: str =
             f"{option} {str(out)!r} cannot be written ({error.strerror}): check its permissions or "
             "give another folder."
         ) from None
+
+
+def is_written(name: str) -> bool:
+    """Whether a saved model has a file of this name."""
+    return name in WRITTEN or is_weights(name)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether `save_unlearned` wrote the record in a folder."""
+    try:
+        body = json.loads((folder / "record.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(body, dict) and {"format", "base_model", "record"} <= set(body)
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Files in a folder that are not an earlier model's, and that a model would replace or load."""
+    ours = _is_ours(folder)
+    names = sorted(item.name for item in folder.iterdir())
+    weights = [n for n in names if n.endswith((".safetensors", ".safetensors.index.json"))]
+    if ours:
+        return [name for name in weights if not is_weights(name)]
+    return weights + [name for name in names if is_written(name) and name not in weights]
 
 
 def _existing(path: Path) -> Path:
@@ -295,12 +331,15 @@ def save_unlearned(
     record: Record,
     card: CardFacts,
     more: Mapping[str, str] | None = None,
+    *,
+    force: bool = False,
 ) -> None:
     """Write model, tokenizer, record.json, README.md and `more` (name -> text) to `out`.
 
     A model trained with LoRA comes with its adapter, in `out/adapter`, only where the card says so.
-    Everything is written to a temporary folder, then moved. Weights, adapter and report.html of an
-    earlier model in `out` are deleted.
+    Everything is written to a temporary folder, then moved. With `force`, weights, adapter and
+    report.html of an earlier model in `out` are deleted. If `out` was filled since `check_out`, the
+    model is kept beside it, and `UnlearnError` says where.
     """
     body = {
         "format": 1,
@@ -309,45 +348,60 @@ def save_unlearned(
         "before": strict_json(card.before),
         "record": record.to_json(),
     }
+    texts = {
+        "record.json": json.dumps(body, indent=1) + "\n",
+        "README.md": model_card(card),
+        **(more or {}),
+    }
     # A folder that is there may be a link or a mount of another disk, or its parent not ours to
     # write: what is complete can only be moved into it from inside.
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=out if out.exists() else out.parent, prefix=".unlearn-"
-    ) as scratch:
+    place = out if out.exists() else out.parent
+    with tempfile.TemporaryDirectory(dir=place, prefix=".unlearn-") as scratch:
         staged = Path(scratch) / "model"
-        save_model(model, tokenizer, staged)
-        (staged / "record.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-        (staged / "README.md").write_text(model_card(card), encoding="utf-8")
-        for name, text in (more or {}).items():
-            (staged / name).write_text(text, encoding="utf-8")
+        save_model(model, tokenizer, staged, texts)
         if card.adapter:
             save_adapter(model.lora_adapter, staged / ADAPTER, card.base_model)
-        if out.exists():
-            _move_into(staged, out)
-        else:
-            staged.rename(out)
+        if not _put_in_place(staged, out, force):
+            kept = _keep_beside(staged, place, out.name)
+            raise UnlearnError(
+                f"{str(out)!r} was filled by something else meanwhile, and was left as it is: the "
+                f"model is in {str(kept)!r}, move it to where you want it."
+            )
     logger.info("saved the model, record.json and README.md in %s", out)
 
 
-def _move_into(staged: Path, out: Path) -> None:
-    """Move all files to a folder that is there, and delete what an earlier model left in it."""
-    stale = (out / "record.json").exists()
-    for name in ADAPTER_FILES:
-        if (staged / ADAPTER).exists():
-            (out / ADAPTER).mkdir(exist_ok=True)
-            os.replace(staged / ADAPTER / name, out / ADAPTER / name)
-        else:  # of an earlier model
-            (out / ADAPTER / name).unlink(missing_ok=True)
-    if not (staged / ADAPTER).exists():
-        with contextlib.suppress(OSError):  # there is none, or it holds files of the user's
+def _put_in_place(staged: Path, out: Path, force: bool) -> bool:
+    """Make a whole model the content of `out`; False if that would replace what is not ours to."""
+    if not out.exists():
+        try:
+            with undisturbed():
+                staged.rename(out)
+            return True
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    with exclusive(out / "unlearn"):
+        there = [item.name for item in out.iterdir() if not item.name.startswith(".unlearn")]
+        if there and not force:
+            return False
+        ours = _is_ours(out)
+        if _foreign(out) or (not ours and any((out / p.name).exists() for p in staged.iterdir())):
+            return False
+        obsolete = earlier_weights(out, staged) if ours else []
+        old = [*(out / ADAPTER / name for name in ADAPTER_FILES), out / "report.html"]
+        obsolete += [path for path in old if ours and not (staged / path.relative_to(out)).exists()]
+        move_in(staged, out, obsolete)
+        with contextlib.suppress(OSError):  # there is none, or it holds files
             (out / ADAPTER).rmdir()
-    written = sorted(item for item in staged.iterdir() if item.is_file())
-    for item in written:
-        os.replace(item, out / item.name)
-    names = {item.name for item in written}
-    for weights in (*out.glob("*.safetensors"), *out.glob("*.safetensors.index.json")):
-        if weights.name not in names:
-            weights.unlink()
-    if stale and "report.html" not in names:  # it tells how the earlier model was made
-        (out / "report.html").unlink(missing_ok=True)
+    return True
+
+
+def _keep_beside(staged: Path, place: Path, name: str) -> Path:
+    """Give a whole model the first free name like NAME-2 in a folder."""
+    for number in itertools.count(2):
+        kept = place / f"{name}-{number}"
+        if not kept.exists():
+            staged.rename(kept)
+            return kept
+    raise AssertionError("itertools.count ends")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+import itertools
 import json
+import logging
 import os
 import socket
+import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +21,31 @@ from pathlib import Path
 from unlearnlib.errors import UnlearnError
 from unlearnlib.store.files import file_error, write_file
 
+_log = logging.getLogger(__name__)
+
 STALE_AFTER = 600.0  # seconds without a heartbeat after which a claim counts as abandoned
+
+
+_SHORT = 30.0  # the same for `exclusive`, whose blocks take a moment
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Keep other processes out of the blocks on the same file, on whatever machine, one by one.
+
+    For reading a shared file, changing it and writing it: `write_file` alone would let the later
+    writer drop what the earlier one added. It waits; a claim beside the file says who is inside,
+    and one whose process was ended counts as abandoned, see `Claims`.
+    """
+    claims = Claims(path.parent)
+    for attempt in itertools.count():
+        with claims.hold(f".{path.name}.lock", _SHORT) as mine:
+            if mine:
+                yield
+                return
+        if attempt == 20:
+            _log.info("waiting for another process that writes %s", path)
+        time.sleep(0.05)
 
 
 @dataclass(frozen=True)
@@ -63,7 +92,7 @@ class Claims:
     def _standing(self, key: str) -> dict[int, Path]:
         """Number -> file of the claims on `key`."""
         found = {}
-        for path in self.folder.glob(f"{key}*.json"):
+        for path in self.folder.glob(f"{glob.escape(key)}*.json"):
             number = path.name.removeprefix(key).removesuffix("json").strip(".") or "0"
             if number.isdecimal():
                 found[int(number)] = path
@@ -76,6 +105,7 @@ class Claims:
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "born": _born(os.getpid()),
+                "namespace": _namespace(),
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
                 "token": uuid.uuid4().hex,
             }
@@ -135,14 +165,33 @@ def _abandoned(claim: tuple[bytes, float], folder: Path, stale_after: float) -> 
             probe.unlink(missing_ok=True)
     except OSError as error:
         raise file_error("write", probe, error) from None
-    if now - touched > stale_after:
+    # An owner touches its claim, so one that is dated further ahead than that (a clock was put
+    # right) is nobody's either.
+    if abs(now - touched) > stale_after:
         return True
     try:
         owner = json.loads(content)
         host, pid, born = owner["host"], int(owner["pid"]), owner.get("born")
+        namespace = owner.get("namespace")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False  # it names nobody: only its age can tell
-    return host == socket.gethostname() and not _is_alive(pid, born)
+    here = (socket.gethostname(), _boot(_born(os.getpid())), _namespace())
+    if (host, _boot(born), namespace) != here or (sys.platform == "linux" and None in here):
+        return False  # a process that this one cannot see
+    return not _is_alive(pid, born)
+
+
+def _boot(born: object) -> str | None:
+    """The boot in a process's birth (see `_born`): several machines may share a host's name."""
+    return born.partition(":")[0] if isinstance(born, str) and born else None
+
+
+def _namespace() -> int | None:
+    """The PID namespace of this process, by which containers of one host differ; None off Linux."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return None
 
 
 def _is_alive(pid: int, born: object = None) -> bool:

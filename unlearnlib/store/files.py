@@ -1,13 +1,21 @@
-"""Files that appear whole or not at all, on disks of every kind."""
+"""Files and folders that appear whole or not at all, on disks of every kind."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
+import threading
 import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 
 from unlearnlib.errors import UnlearnError
+
+# Without it nothing loads a model's folder, or an adapter's.
+MARKS = ("config.json", "adapter_config.json")
 
 
 def file_error(verb: str, path: Path, error: OSError) -> UnlearnError:
@@ -85,3 +93,46 @@ def write_file(path: Path, raw: bytes, *, replace: bool = False) -> bool:
     except OSError as error:
         raise file_error("write", path, error) from None
     return True
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait for the end of a block that takes a moment (main thread only)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+
+    def later(number: int, _: FrameType | None) -> None:
+        waiting.append(number)
+
+    before = {number: signal.signal(number, later) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for waited in waiting:
+            signal.raise_signal(waited)
+
+
+def move_in(staged: Path, folder: Path, obsolete: Iterable[Path] = ()) -> None:
+    """Move all files of a model's folder into another one, and delete `obsolete` files there.
+
+    Both are on one disk. Whoever is ended in the middle leaves a folder that does not load, never
+    one that mixes two models: the file without which nothing loads (`MARKS`) goes first and comes
+    last. A record comes before the weights, so that they have an owner.
+    """
+    files = [path.relative_to(staged) for path in staged.rglob("*") if path.is_file()]
+    files.sort(key=lambda path: (path.name in MARKS, path.name != "record.json", path))
+    with undisturbed():
+        for mark in (*(folder / name for name in MARKS), *folder.glob("*/adapter_config.json")):
+            if mark in obsolete or mark.relative_to(folder) in files:
+                mark.unlink(missing_ok=True)
+        _sync_folder(folder)
+        for old in obsolete:
+            old.unlink(missing_ok=True)
+        for name in files:
+            (folder / name).parent.mkdir(exist_ok=True)
+            os.replace(staged / name, folder / name)
+        _sync_folder(folder)

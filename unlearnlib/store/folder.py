@@ -184,8 +184,9 @@ class Store:
         (Look into the store again inside: another process may have finished just before.) The
         claim is a file that names host and process; while the block runs a thread touches it
         every `stale_after` / 10 seconds, and leaving the block in any way removes it. A claim is
-        taken over if its process no longer exists on this host, or if it was not touched for
-        `stale_after` seconds, on whatever host. A claim saves work and is not needed for
+        taken over if it was not touched for `stale_after` seconds by the file system's clock,
+        wherever its process is; sooner if that was of this host, this boot and this PID namespace
+        (containers have their own) and no longer exists. A claim saves work and is not needed for
         correctness: `put` keeps the first record whoever computes. Raises UnlearnError if the
         folder cannot be written.
         """

@@ -11,6 +11,7 @@ from typing import Any
 from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import settings_path
 from unlearnlib.profiles import get_profile
+from unlearnlib.store.claims import exclusive
 from unlearnlib.store.files import write_file
 from unlearnlib.store.record import Record
 from unlearnlib.tuning_rule import shortfall
@@ -62,16 +63,17 @@ def _shortfall(record: Record, vanilla: Record) -> float:
 def write_settings(profile: str, domain: str, chosen: dict[str, dict[str, Any]]) -> None:
     """Merge the choice for one domain into `settings_path()`."""
     path = settings_path()
-    try:
-        table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise UnlearnError(
-            f"the settings in {path} cannot be read ({type(error).__name__}): restore the file "
-            "from the repository, or delete it and choose all settings anew."
-        ) from error
-    table.setdefault(profile, {})[domain] = chosen
-    text = json.dumps(table, indent=1, sort_keys=True) + "\n"
-    write_file(path, text.encode("utf-8"), replace=True)
+    with exclusive(path):
+        try:
+            table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except (OSError, ValueError) as error:
+            raise UnlearnError(
+                f"the settings in {path} cannot be read ({type(error).__name__}): restore the file "
+                "from the repository, or delete it and choose all settings anew."
+            ) from error
+        table.setdefault(profile, {})[domain] = chosen
+        text = json.dumps(table, indent=1, sort_keys=True) + "\n"
+        write_file(path, text.encode("utf-8"), replace=True)
 
 
 def average(values: Sequence[float]) -> float:

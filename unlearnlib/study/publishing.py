@@ -11,6 +11,7 @@ from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import data_folder
 from unlearnlib.profiles import get_profile
 from unlearnlib.spec import RunSpec
+from unlearnlib.store.claims import exclusive
 from unlearnlib.store.published import read_parquet, write_parquet
 from unlearnlib.store.record import Record
 from unlearnlib.study.grids import STUDIES, Specs, specs_of
@@ -79,12 +80,25 @@ def publish(name: str, profile: str, result: StudyResult) -> Path:
 def _merge(path: Path, records: Sequence[Record], grid: Iterable[RunSpec] = ()) -> None:
     """Add records to a published file; those of other domains stay, equal ones are replaced.
 
+    Of several processes that add to one file none loses what another added.
+
     The runs of a domain are of one starting model: those of another go when the new ones are at
     least as many of the `grid`. Of fewer, both stay: a part is no reason to lose the whole, and who
     reads the file takes the runs of the model that has most (`load_study`). Scores of vanilla and
     oracle stay for every starting model: studies may differ in theirs.
     """
-    kept = {_place(r): r for r in read_parquet(path)} if path.exists() else {}
+    with exclusive(path):
+        kept = {_place(r): r for r in read_parquet(path)} if path.exists() else {}
+        write_parquet(_merged(kept, records, grid, path.name), path)
+
+
+def _merged(
+    kept: dict[tuple[str, str], Record],
+    records: Sequence[Record],
+    grid: Iterable[RunSpec],
+    file: str,
+) -> Iterable[Record]:
+    """What a published file holds after `records` are added to those that it has (`kept`)."""
     kept.update({_place(r): r for r in records})
     wanted = {spec_text(spec.as_dict()) for spec in grid}
     for domain in {r.spec["domain"] for r in records if r.kind == "run"}:
@@ -99,14 +113,14 @@ def _merge(path: Path, records: Sequence[Record], grid: Iterable[RunSpec] = ()) 
             logger.warning(
                 "%s: on %s another model (%s) has %d runs, more than the %d of the new one: both "
                 "stay, and its runs are shown",
-                path.name, domain, more[0][:12], count[more[0]], most,
+                file, domain, more[0][:12], count[more[0]], most,
             )  # fmt: skip
         kept = {
             place: r
             for place, r in kept.items()
             if r.kind != "run" or r.spec["domain"] != domain or r.model_hash not in old
         }
-    write_parquet(kept.values(), path)
+    return kept.values()
 
 
 def _place(record: Record) -> tuple[str, str]:
