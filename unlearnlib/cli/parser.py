@@ -221,7 +221,8 @@ def _add_abilities(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--confirm-unsafe-code",
         action="store_true",
-        help="let tasks such as humaneval run the code that the model writes, on this machine",
+        help="let tasks such as humaneval run the code that the model writes, and a task file of "
+        "your own its templates and functions, on this machine",
     )
 
 
