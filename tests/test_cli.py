@@ -796,7 +796,9 @@ def test_a_study_goes_on_where_it_stopped_is_published_and_verified(
 
     words = ["verify", "--study", "main", *LIMITS, "--quiet", "--json"]
     checked = values(unlearn(*words, "--sample", 2, "--seed", 5))
-    assert (checked["agree"], checked["differ"], checked["records"]) == (2, 0, 4)
+    # Vanilla and the retrained model, which runs are held against, come with whatever is picked.
+    assert (checked["agree"], checked["differ"], checked["records"]) == (4, 0, 6)
+    assert {row["method"] for row in checked["comparisons"][2:]} == {"vanilla", "oracle"}
     assert checked["largest"]["excess"] <= 1
 
     # One number, changed by 2 % and published anew with a digest that fits.
@@ -806,16 +808,33 @@ def test_a_study_goes_on_where_it_stopped_is_published_and_verified(
     write_parquet(records.values(), path)
     code, out, _ = unlearn(*words, "--sample", 9)
     line = json.loads(out)
-    assert code == 1 and (line["agree"], line["differ"]) == (3, 1)
+    assert code == 1 and (line["agree"], line["differ"]) == (5, 1)
     assert line["largest"]["metric"] == "general/nll" and line["largest"]["key"] == changed.key
     code, out, _ = unlearn(*words[:-1], "--sample", 9, "--report", lab / "report.html")
     assert code == 1 and "DIFFER" in out and "general/nll" in out and "report.html" in out
     page = (lab / "report.html").read_text(encoding="utf-8")
-    assert page.index("1 of 4 records differs") < page.index("<table")  # the verdict comes first
+    assert page.index("1 of 6 records differs") < page.index("<table")  # the verdict comes first
     assert differing_rows(page) == ["general/nll"]
     code, _, err = unlearn(*words, "--report", lab / "report.html")
     assert code == 2 and "report.html' exists" in err
     assert values(unlearn(*words, "--sample", 9, "--tolerance", 0.1))["differ"] == 0
+
+    # A baseline that was doubled is found with whichever run is picked.
+    write_parquet([changed if r.key == changed.key else r for r in records.values()], path)
+    where = path.with_name("lab-baselines.parquet")
+    vanilla, oracle = sorted(read_parquet(where), key=lambda r: r.spec["baseline"] == "oracle")
+    doubled = {name: 2 * x for name, x in vanilla.metrics.items()}
+    write_parquet([dataclasses.replace(vanilla, metrics=doubled), oracle], where)
+    code, out, _ = unlearn(*words, "--sample", 1)
+    line = json.loads(out)
+    assert code == 1 and [r["method"] for r in line["comparisons"] if not r["agrees"]] == [
+        "vanilla"
+    ]
+    # A file without rows agrees with everything, and so with nothing.
+    write_parquet([], path)
+    for more in ((), ("--study", "main")):
+        code, out, err = unlearn("verify", *more, *LIMITS, "--quiet", "--json")
+        assert code == 2 and not out and "lab-main.parquet holds no records" in err
 
 
 def differing_rows(page: str) -> list[str]:
@@ -1011,7 +1030,7 @@ def test_a_report_of_a_verification_shows_every_metric_and_where_it_was_computed
     )
     assert "1 of 1 record differs" in page and "1 of 7 published runs" in page
     assert differing_rows(page) == ["a"]
-    for cell in ("1.5", "1.6", "0.1", "0.0025", "cpu, A", "cpu, B", "torch 2.13.0"):
+    for cell in ("1.5", "1.6", "0.1", "0.00031", "cpu, A", "cpu, B", "torch 2.13.0"):
         assert f"<td>{cell}</td>" in page
     assert all(f"<th scope=row>{name}</th>" in page for name in published.metrics)
     assert "4 numbers were compared" in page and "unlearn verify --sample 1" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -21,6 +22,7 @@ from unlearnlib.methods import METHODS
 from unlearnlib.models import DTYPES
 from unlearnlib.spec import (
     DOMAINS,
+    LARGEST,
     LATER_FIELDS,
     PROFILES,
     SCHEDULES,
@@ -117,7 +119,7 @@ def test_equal_specs_have_equal_keys_however_their_numbers_were_written() -> Non
         method=st.sampled_from(sorted(METHODS)),
         learning_rate=st.floats(0, 1),
         updates=st.integers(0, 1000),
-        seed=st.integers(0, 2**70),
+        seed=st.integers(0, 2**63 - 1),
         schedule=st.sampled_from(SCHEDULES),
         forget_size=st.none() | st.integers(1, 100),
     )
@@ -211,3 +213,21 @@ def test_a_domain_of_a_profile_of_its_own_is_valid_there_alone(
     assert RunSpec("post", "letters").domain == "letters"
     with pytest.raises(UnlearnError, match="unknown domain 'letters'"):
         RunSpec("lab", "letters")
+
+
+@pytest.mark.parametrize("name", sorted(LARGEST))
+@pytest.mark.parametrize("text", ["10000000000000000000", "9" * 400, "9" * 9000, "1e19", "1e300"])
+def test_a_whole_number_that_nothing_can_run_is_one_sentence(name: str, text: str) -> None:
+    for value in (text, float(text), *([int(text)] if len(text) == 20 else [])):
+        with pytest.raises(UnlearnError) as caught:
+            RunSpec(**{name: value})
+        assert str(caught.value).startswith(f"{name} is ") and len(str(caught.value)) < 200
+
+
+def test_the_largest_of_every_whole_number_is_bounded_and_a_trillion_updates_are_refused() -> None:
+    kinds = typing.get_type_hints(RunSpec)
+    whole = {f.name for f in dataclasses.fields(RunSpec) if kinds[f.name] in (int, int | None)}
+    assert whole == set(LARGEST)
+    with pytest.raises(UnlearnError, match=r"updates is 1,000,000,000,000, .* 100,000,000"):
+        RunSpec(updates="1e12")
+    assert RunSpec(seed=2**63 - 1).seed == 2**63 - 1

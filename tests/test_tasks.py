@@ -22,7 +22,7 @@ from unlearnlib.comparison import compare
 from unlearnlib.errors import UnlearnError
 from unlearnlib.models import load_model, load_tokenizer, save_model
 from unlearnlib.store import Store
-from unlearnlib.tasks import load_tasks, metrics_of, run_tasks, stderr_of, task_rows
+from unlearnlib.tasks import load_tasks, metrics_of, run_tasks, stderr_of, task_rows, without_ending
 
 harness = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None,
@@ -45,6 +45,22 @@ metric_list:
   - metric: acc
     aggregation: mean
     higher_is_better: true
+"""
+LAST_WORD = """\
+task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {name}.jsonl
+output_type: loglikelihood
+test_split: test
+doc_to_text: "{{{{prompt.rstrip()}}}}"
+doc_to_target: " {{{{answer.strip()}}}}"
+target_delimiter: ""
+metric_list:
+  - metric: perplexity
+    aggregation: perplexity
+    higher_is_better: false
 """
 GENERATION = """\
 task: {name}
@@ -103,7 +119,7 @@ def test_a_choice_task_gives_the_share_of_questions_whose_right_option_is_most_l
 
     path = write_task(tmp_path / "own")
     model, tokenizer = tiny_llama(dtype=torch.float32), tiny_tokenizer()
-    found = run_tasks(model, tokenizer, load_tasks([str(path)]), progress=False)
+    found = run_tasks(model, tokenizer, load_tasks([str(path)], unsafe=True), progress=False)
 
     # The slow way: each option's log-probability after its prompt, one forward pass each.
     right = 0
@@ -114,8 +130,9 @@ def test_a_choice_task_gives_the_share_of_questions_whose_right_option_is_most_l
         sums = []
         for option in options:
             # Bytes and merges of the prompt are the same with any option after it.
-            prompt = tokenizer(fact.prompt.rstrip())["input_ids"]
-            whole = tokenizer(fact.prompt + option)["input_ids"]
+            plain = without_ending(tokenizer)
+            prompt = plain(fact.prompt.rstrip())["input_ids"]
+            whole = plain(fact.prompt + option)["input_ids"]
             with torch.no_grad():
                 logits = model(torch.tensor([whole])).logits[0]
             logs = logits.double().log_softmax(-1)
@@ -140,12 +157,77 @@ def test_a_generation_task_is_judged_by_what_the_model_writes(tmp_path: Path, ca
     rows = [json.loads(line) for line in (path.parent / "recall.jsonl").read_text().splitlines()]
     # The questions' answers are made to be what the model writes for every other question.
     for row in rows[::2]:
-        tokens = tokenizer(row["prompt"], return_tensors="pt")["input_ids"]
+        tokens = without_ending(tokenizer)(row["prompt"], return_tensors="pt")["input_ids"]
         more = model.generate(tokens, max_new_tokens=4, do_sample=False)[0, tokens.shape[1] :]
         row["answer"] = tokenizer.decode(more, skip_special_tokens=True).split(".")[0]
     (path.parent / "recall.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    found = run_tasks(model, tokenizer, load_tasks([str(path)]), progress=False)
+    found = run_tasks(model, tokenizer, load_tasks([str(path)], unsafe=True), progress=False)
     assert found["task/recall/exact_match"] == pytest.approx(0.5, abs=0.1)
+
+
+def tokenizers() -> dict[str, Any]:
+    """Two that differ in this alone: the one puts an end token after every text."""
+    ending = tiny_tokenizer()
+    start, end = ending("a")["input_ids"][0], ending("a")["input_ids"][-1]
+    assert {start, end} <= set(ending.all_special_ids)
+    return {"ending": ending, "open": without_ending(ending)}
+
+
+@pytest.mark.parametrize("kind", ["ending", "open"])
+def test_a_tokenizer_for_tasks_puts_nothing_after_a_text(kind: str) -> None:
+    tokenizer = tokenizers()[kind]
+    before = tokenizer("some text")["input_ids"]
+    made = without_ending(tokenizer)
+    inner = tokenizer("some text", add_special_tokens=False)["input_ids"]
+    assert made("some text")["input_ids"] == [before[0], *inner]
+    assert tokenizer("some text")["input_ids"] == before, "ours stays as it is"
+
+
+@harness
+@pytest.mark.parametrize("kind", ["ending", "open"])
+def test_the_likelihood_of_a_last_word_is_that_by_hand(
+    tmp_path: Path, cache: None, kind: str
+) -> None:
+    import torch
+
+    path = write_task(tmp_path / "own", "last", LAST_WORD)
+    model, tokenizer = tiny_llama(dtype=torch.float32), tokenizers()[kind]
+    found = run_tasks(model, tokenizer, load_tasks([str(path)], unsafe=True), progress=False)
+    start = tokenizer("a")["input_ids"][:1]
+    totals = []
+    for document in documents("forget", 12):
+        fact = document.facts[0]
+        text, word = fact.prompt.rstrip(), " " + fact.answer.strip()
+        prompt, whole = (
+            start + tokenizer(t, add_special_tokens=False)["input_ids"] for t in (text, text + word)
+        )
+        with torch.no_grad():
+            logs = model(torch.tensor([whole])).logits[0].double().log_softmax(-1)
+        places = range(len(prompt), len(whole))
+        totals.append(sum(float(logs[i - 1, whole[i]]) for i in places))
+    expected = math.exp(-sum(totals) / len(totals))
+    assert found["task/last/perplexity"] == pytest.approx(expected, rel=1e-3)
+
+
+@harness
+@pytest.mark.parametrize("how", ["template", "function"])
+def test_code_in_a_task_file_runs_only_where_that_is_confirmed(
+    tmp_path: Path, cache: None, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    """The file would write another, by a Jinja expression or by a function beside it."""
+    sign, path = tmp_path / "written", write_task(tmp_path / "own")
+    if how == "template":
+        evil = "{{ cycler.__init__.__globals__.os.system('touch " + str(sign) + "') }}"
+        path.write_text(path.read_text().replace('"{{prompt}}"', json.dumps(evil)))
+        assert str(sign) in path.read_text()
+    else:
+        (path.parent / "code.py").write_text(f"open({str(sign)!r}, 'w')\ndef f(x): return x\n")
+        path.write_text(path.read_text() + "process_docs: !function code.f\n")
+    code = main(["score", "--model", "lab", "--tasks", str(path), "--quiet"])
+    shown = capsys.readouterr()
+    assert code == 2 and not shown.out and shown.err.count("\n") == 1
+    assert "--confirm-unsafe-code" in shown.err and "keepers.yaml" in shown.err
+    assert not sign.exists()
 
 
 @harness
@@ -156,7 +238,7 @@ def test_a_limit_asks_only_the_first_questions_and_a_folder_all_of_its_tasks(
 
     write_task(tmp_path / "own", "one")
     write_task(tmp_path / "own", "two", GENERATION)
-    tasks = load_tasks([str(tmp_path / "own")], limit=4)
+    tasks = load_tasks([str(tmp_path / "own")], limit=4, unsafe=True)
     assert set(tasks.tasks) == {"one", "two"} and tasks.names == ("own",)
     tokenizer = tiny_tokenizer()
     found = run_tasks(tiny_llama(dtype=torch.float32), tokenizer, tasks, progress=False)
@@ -168,10 +250,12 @@ def test_a_limit_asks_only_the_first_questions_and_a_folder_all_of_its_tasks(
 def test_the_fingerprint_follows_questions_limit_and_settings_and_not_the_place(
     tmp_path: Path, cache: None
 ) -> None:
-    here, there = (load_tasks([str(write_task(tmp_path / f))]) for f in ("here", "there"))
-    fewer = load_tasks([str(write_task(tmp_path / "fewer", questions=11))])
-    other = load_tasks([str(write_task(tmp_path / "other", more="num_fewshot: 1\n"))])
-    limited = load_tasks([str(tmp_path / "here" / "keepers.yaml")], limit=3)
+    here, there = (
+        load_tasks([str(write_task(tmp_path / f))], unsafe=True) for f in ("here", "there")
+    )
+    fewer = load_tasks([str(write_task(tmp_path / "fewer", questions=11))], unsafe=True)
+    other = load_tasks([str(write_task(tmp_path / "other", more="num_fewshot: 1\n"))], unsafe=True)
+    limited = load_tasks([str(tmp_path / "here" / "keepers.yaml")], limit=3, unsafe=True)
     assert here.fingerprint == there.fingerprint
     assert len({t.fingerprint for t in (here, fewer, other, limited)}) == 4
 
@@ -182,7 +266,7 @@ def test_code_of_the_model_runs_only_where_that_is_confirmed(
 ) -> None:
     monkeypatch.delenv("HF_ALLOW_CODE_EVAL", raising=False)
     path = write_task(tmp_path / "own", "coder", GENERATION, "unsafe_code: true\n")
-    with pytest.raises(UnlearnError, match=r"'coder' runs the code .* --confirm-unsafe-code"):
+    with pytest.raises(UnlearnError, match=r"coder.yaml' is not one of .* --confirm-unsafe-code"):
         load_tasks([str(path)])
     assert load_tasks([str(path)], unsafe=True).unsafe
 
@@ -221,7 +305,7 @@ def test_a_harmed_task_file_is_one_sentence(
 ) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(UnlearnError) as caught:
-        load_tasks([str(tmp_path / "bad.yaml")])
+        load_tasks([str(tmp_path / "bad.yaml")], unsafe=True)
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -286,7 +370,8 @@ def test_tasks_change_no_key_and_no_record_and_are_found_again(
     command = [*RUN, "--store", str(where), "--json", "--quiet"]
 
     def answer(*more: str) -> dict[str, Any]:
-        assert main([*command, *more]) == 0
+        flag = ["--confirm-unsafe-code"] if "--tasks" in more else []
+        assert main([*command, *more, *flag]) == 0
         return dict(json.loads(capsys.readouterr().out))
 
     plain = answer()
@@ -312,6 +397,7 @@ def test_model_card_and_record_show_the_tasks_before_and_after(
 ) -> None:
     task, out = str(write_task(tmp_path / "own")), tmp_path / "out"
     arguments = [*RUN, "--out", str(out), "--tasks", task, "--task-limit", "8", "--quiet"]
+    arguments += ["--confirm-unsafe-code"]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     assert "keepers, acc" in shown and "±" in shown
@@ -323,7 +409,8 @@ def test_model_card_and_record_show_the_tasks_before_and_after(
     assert str(tmp_path) not in card, "where files lay is nobody's business"
     # The saved tokenizer is the one that came in: the harness has not given it padding.
     assert load_tokenizer(out).pad_token == load_tokenizer("lab").pad_token
-    assert main(["score", "--model", str(out), "--tasks", task, "--task-limit", "8", "--json"]) == 0
+    words = ["score", "--model", str(out), "--tasks", task, "--task-limit", "8", "--json"]
+    assert main([*words, "--confirm-unsafe-code"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["tasks"]["task/keepers/acc"] == body["record"]["metrics"]["task/keepers/acc"]
 
@@ -336,6 +423,6 @@ def test_a_tokenizer_without_padding_stays_without(tmp_path: Path, cache: None) 
     save_model(tiny_llama(dtype=torch.float32), tiny_tokenizer(), folder)
     tokenizer = load_tokenizer(folder)
     tokenizer.pad_token = None
-    tasks = load_tasks([str(write_task(tmp_path / "own"))], limit=2)
+    tasks = load_tasks([str(write_task(tmp_path / "own"))], limit=2, unsafe=True)
     run_tasks(load_model(folder), tokenizer, tasks, progress=False)
     assert tokenizer.pad_token is None

@@ -37,7 +37,7 @@ class Original:
     special    ids of the tokenizer's special tokens
     vocabulary size of the tokenizer's vocabulary (the head may be padded beyond it)
     seed       the run's seed
-    alignment  "aligned", or "release" for the authors' label positions
+    alignment  "aligned", or "release" for the authors' labels
     """
 
     chunk: Chunk
@@ -131,27 +131,24 @@ class _Relabelled(LabelTerm):
 class RandomLabels(_Relabelled):
     """Cross-entropy against uniformly random tokens, drawn once per run and chunk.
 
-    Labels are uniform over the tokens that are not special. A target that is itself a special
-    token keeps it, as in the release: a document still ends where it ends. With
-    `alignment="release"` the target at t never gets x_t (there: the input token at t, after the
-    library's shift), which excludes the truth; aligned labels may hit it by chance, 1 in V.
+    Labels are uniform over the tokens that are not special; a target that is itself a special
+    token keeps it, so that a document still ends where it ends. With `alignment="release"` each
+    label is uniform over all ids of the tokenizer, specials among them and the truth, whatever the
+    target is, as the release draws them. (There a drawn padding id is ignored; here it is a label
+    like any other, since a padding id need not exist.) They are in place: only the release's
+    adversarial labels are one off.
     """
 
     def prepare(self, original: Original) -> Tensor:
         """(T - 1,) i64 labels; a function of seed and chunk alone, whatever batch it is in."""
         generator = seeded_generator(f"random-labels:{original.seed}:{original.chunk.id}")
         targets = torch.tensor(original.chunk.tokens[original.chunk.context :])
+        if original.alignment == "release":
+            return torch.randint(original.vocabulary, targets.shape, generator=generator)
         ordinary = torch.tensor(
             [t for t in range(original.vocabulary) if t not in original.special]
         )
-        if original.alignment == "release":
-            # Uniform over the others: as many steps past the truth as there are others.
-            rank = torch.searchsorted(ordinary, targets)
-            others = max(1, len(ordinary) - 1)
-            steps = 1 + torch.randint(others, targets.shape, generator=generator)
-            labels = ordinary[(rank + steps) % len(ordinary)]
-        else:
-            labels = ordinary[torch.randint(len(ordinary), targets.shape, generator=generator)]
+        labels = ordinary[torch.randint(len(ordinary), targets.shape, generator=generator)]
         special = torch.isin(targets, torch.tensor(sorted(original.special), dtype=torch.int64))
         return torch.where(special, targets, labels)
 

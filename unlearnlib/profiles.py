@@ -17,7 +17,9 @@ from unlearnlib.corpus.files import checked_limits
 from unlearnlib.corpus.texts import YOURS as YOURS
 from unlearnlib.errors import UnlearnError, unknown
 
-Alignment = Literal["aligned", "release"]  # of labels; the release's is off by one
+Alignment = Literal[
+    "aligned", "release"
+]  # of labels; the release's adversarial ones are off by one
 Precision = Literal["float32", "float64", "bfloat16"]
 
 DOMAINS = ("arxiv", "github", "books")  # the paper's; a profile may have others

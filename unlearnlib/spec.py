@@ -34,6 +34,18 @@ Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 Base = Literal["vanilla", "published"]
 SCHEDULES: tuple[str, ...] = typing.get_args(Schedule)
 OPTIMIZERS: tuple[str, ...] = typing.get_args(Optimizer)
+# Above these nothing can be run: a mistyped number is refused rather than begun. Whole numbers of
+# more than 64 bits would not fit into tensors and files, either.
+LARGEST = {
+    "updates": 10**8,
+    "batch_size": 10**7,
+    "forget_size": 10**9,
+    "length": 10**8,
+    "probe_every": 10**8,
+    "requests": 10**6,
+    "lora_rank": 10**6,
+    "seed": 2**63 - 1,
+}
 # Fields that came after records were published: at their defaults they are left out of a spec's
 # dictionary, and so of keys, which stay what they were.
 LATER_FIELDS = ("requests", "optimizer", "lora_rank", "lora_alpha", "base")
@@ -42,6 +54,13 @@ LATER_FIELDS = ("requests", "optimizer", "lora_rank", "lora_alpha", "base")
 def _is_choice(kind: Any) -> bool:
     """Whether an annotation is a `Literal`: one of the words that it lists."""
     return typing.get_origin(kind) is Literal
+
+
+def _shown(value: int) -> str:
+    """A whole number in few digits; Python itself refuses to print one of thousands."""
+    if value.bit_length() <= 64:
+        return f"{value:,}"
+    return f"a number of {round(value.bit_length() * math.log10(2))} digits or so"
 
 
 def _convert(name: str, value: Any, kind: Any) -> Any:
@@ -58,8 +77,11 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
     try:
         if isinstance(value, bool) or not isinstance(value, (numbers.Real, str)):
             raise ValueError
-        if kind is int and (isinstance(value, numbers.Integral) or str(value).isdecimal()):
-            return int(str(value))  # at once: on the way through a float a long seed loses digits
+        # At once: on the way through a float a long seed loses digits.
+        if kind is int and isinstance(value, numbers.Integral):
+            return int(value)
+        if kind is int and str(value).isdecimal():
+            return int(str(value))
         number = float(value)
         if kind is int:
             if number != int(number):
@@ -68,7 +90,9 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
         return number
     except (ValueError, OverflowError):
         what = "a whole number" if kind is int else "a number"
-        raise UnlearnError(f"{name} is {value!r}: give {what}.") from None
+        said = repr(value)
+        said = said if len(said) <= 60 else f"{said[:60]}..."
+        raise UnlearnError(f"{name} is {said}: give {what}.") from None
 
 
 @dataclass(frozen=True)
@@ -83,9 +107,9 @@ class RunSpec:
     retain_weight     weight of the retain term (ignored by methods without one)
     schedule, warmup  learning-rate schedule and the share of updates that warm up to it
     weight_decay      AdamW's
-    max_grad_norm     clip the gradient's norm to this; 0 does not clip (as the paper's methods)
+    max_grad_norm     clip the gradient's norm to this; 0 does not clip. The release clips at 1.0
     seed              order of documents and random labels
-    label_alignment   "aligned", or "release" for the authors' off-by-one
+    label_alignment   "aligned", or "release" for labels as the authors make them
     forget_size       forget only the first this many documents (None: all)
     length            tokens per chunk (None: the profile's)
     precision         dtype of the model while training; the optimizer steps bfloat16 models in
@@ -135,6 +159,11 @@ class RunSpec:
                 raise UnlearnError(f"{field.name} is {value}: give a finite number.")
             if isinstance(value, (int, float)) and value < 0:
                 raise UnlearnError(f"{field.name} is {value}: give a number that is not negative.")
+            if isinstance(value, int) and value > (most := LARGEST[field.name]):
+                raise UnlearnError(
+                    f"{field.name} is {_shown(value)}, and the largest that can be run is "
+                    f"{most:,}: give a smaller number."
+                )
         profile = get_profile(self.profile)
         if self.method not in PAPER_METHODS:
             from unlearnlib.methods import get_method  # here, because methods need torch

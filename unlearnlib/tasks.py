@@ -64,10 +64,17 @@ def load_tasks(names: Sequence[str], *, limit: int | None = None, unsafe: bool =
     """The named tasks with their data; `UnlearnError` for one that is unknown or cannot be read.
 
     A task that executes code which the model writes is refused unless `unsafe`, before its data
-    is read.
+    is read. So is a task file of one's own, before the file is: its templates, functions and
+    metrics are code, which the harness runs.
     """
     manager_class = _task_manager()
     files = {name: _task_files(name) for name in names if _is_file(name)}
+    if files and not unsafe:
+        raise UnlearnError(
+            f"the task file {next(iter(files))!r} is not one of the harness's own, and the harness "
+            "runs the code in a task file, on this machine: read it, and give "
+            "--confirm-unsafe-code if it may."
+        )
     hub = [name for name in names if name not in files]
     with _quiet():
         manager = manager_class(include_defaults=bool(hub))
@@ -124,8 +131,8 @@ def run_tasks(
 
     training = model.training
     with _quiet(everything=not progress):
-        # A copy: the harness adds a padding token if there is none, and ours is saved as it was.
-        wrapped = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=BATCH)  # type: ignore[arg-type, unused-ignore]
+        open_ended = without_ending(tokenizer)
+        wrapped = HFLM(pretrained=model, tokenizer=open_ended, batch_size=BATCH)  # type: ignore[arg-type, unused-ignore]
         try:
             found = evaluate(
                 lm=wrapped,
@@ -146,6 +153,48 @@ def run_tasks(
             ) from error
     model.train(training)
     return metrics_of(found or {})
+
+
+def without_ending(tokenizer: Any) -> Any:
+    """A copy of a tokenizer that puts the same special tokens before a text, and none after it.
+
+    The harness takes the tokens of a question and of question with answer, and calls the answer
+    what the latter has more. A special token after the question would stand in its midst there.
+
+    It is a copy because the harness adds a padding token if there is none, and ours is saved as
+    it was. Raises `UnlearnError` for a tokenizer that ends every text and cannot be told not to.
+    """
+    made = copy.deepcopy(tokenizer)
+    before, after = _around(made)
+    if not after:
+        return made
+    backend = getattr(made, "backend_tokenizer", None)
+    if backend is not None:
+        from tokenizers.processors import TemplateProcessing
+
+        names = made.convert_ids_to_tokens(before)
+        backend.post_processor = TemplateProcessing(
+            single=[*names, "$A"],
+            special_tokens=list(dict(zip(names, before, strict=True)).items()),
+        )
+    elif hasattr(made, "add_eos_token"):
+        made.add_eos_token = False
+    if _around(made) != (before, []):
+        raise UnlearnError(
+            f"the tokenizer ends every text with {made.convert_ids_to_tokens(after)}, which tasks "
+            "cannot be asked with: give a tokenizer that does not, or leave out --tasks."
+        )
+    return made
+
+
+def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The ids that a tokenizer puts before and after every text."""
+    inner = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    for start in range(len(whole) - len(inner) + 1):
+        if whole[start : start + len(inner)] == inner:
+            return list(whole[:start]), list(whole[start + len(inner) :])
+    return [], []
 
 
 def metrics_of(found: Mapping[str, Any]) -> dict[str, float]:

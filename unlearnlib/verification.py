@@ -3,12 +3,17 @@
     for comparison in verify("lab", study="main", sample=3):
         print(comparison.record.key, comparison.agrees)
 
-`verify` is `find_runs`, `pick` and `verify_records`, one after the other.
+`verify` is `find_runs`, `pick`, `with_baselines` and `verify_records`, one after the other.
+`check_published` looks at what was made of the records: chosen settings and searches.
 
 `compare` is a pure function of two records; only `verify_records` runs a model. Compared is what a
 run's key determines: every number of the record except those of its provenance, the ids of its
 documents, the status, and the update at which it diverged. Machines add floating-point numbers in
-different orders, so numbers are compared within a tolerance. NaN agrees with NaN only.
+different orders, so numbers are compared within a tolerance (`comparison.STRICT`, for two kinds of
+x86 processors). NaN agrees with NaN only.
+
+The scores of vanilla and of the retrained model ("baselines") are what every run is held against,
+so those of a picked run's domain are verified with it.
 
 Some profiles train a published model further to get vanilla. On another kind of machine that
 training gives other bits, so the model's hash differs, and so does every key. Then the comparison
@@ -20,19 +25,22 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from unlearnlib.comparison import Comparison, NumericalTolerance, compare
+from unlearnlib.comparison import STRICT, Comparison, NumericalTolerance, compare
 from unlearnlib.errors import UnlearnError
+from unlearnlib.folders import data_folder, published_files, settings_path
 from unlearnlib.profiles import DOMAINS, get_profile
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
 from unlearnlib.store.published import read_parquet
 from unlearnlib.store.record import Record, run_key
+from unlearnlib.study.searches import Search, decided_otherwise, load_searches, searches_path
 
 if TYPE_CHECKING:
     from unlearnlib.bench import Bench
@@ -50,13 +58,16 @@ def verify(
 ) -> list[Comparison]:
     """Repeat `sample` runs of a profile, picked at random by `seed`, on the CPU, and compare.
 
+    The scores of vanilla and of the retrained models that the runs are held against come after.
+
     domains, study, store  which runs to pick from, see `find_runs`
     tolerance              within which numbers agree
 
     Raises `UnlearnError` if there is no such run.
     """
     runs = find_runs(profile, domains, study=study, store=store)
-    return verify_records(pick(runs, sample, seed), tolerance=tolerance)
+    picked = with_baselines(pick(runs, sample, seed), find_baselines(profile, store=store))
+    return verify_records(picked, tolerance=tolerance)
 
 
 def find_runs(
@@ -82,16 +93,48 @@ def find_runs(
     return runs_to_verify(records, profile, domains)
 
 
+def find_baselines(profile: str = "lab", *, store: str | Path | None = None) -> list[Record]:
+    """The scores of vanilla and retrained models of a profile, published or of a run store."""
+    path = data_folder() / "results" / f"{profile}-baselines.parquet"
+    if store is not None:
+        records = list(Store(Path(store)).records())
+    else:
+        records = _whole_file(path) if path.exists() else []
+    return [r for r in records if _is_baseline(r) and r.spec.get("profile") == profile]
+
+
+def with_baselines(runs: Sequence[Record], baselines: Iterable[Record]) -> list[Record]:
+    """The runs, and after them the baselines that they are held against, each once.
+
+    A baseline belongs to a run of the same profile, domain, starting model and data. Copies of
+    one that are not equal all come, since one of them may be wrong.
+    """
+    started = {_start(run) for run in runs}
+    found: list[Record] = []
+    for one in baselines:
+        same = (other.comparable() == one.comparable() for other in found)
+        if _start(one) in started and not any(same):
+            found.append(one)
+    return [*runs, *sorted(found, key=lambda record: record.key)]
+
+
+def _start(record: Record) -> tuple[Any, ...]:
+    """What a run and its baselines share."""
+    spec = record.spec
+    base = spec.get("base", "vanilla")
+    return spec.get("profile"), spec.get("domain"), base, record.model_hash, record.data_hash
+
+
+def _is_baseline(record: Record) -> bool:
+    return record.kind == "score" and "baseline" in record.spec
+
+
 def _published_records(profile: str, study: str | None) -> list[Record]:
     """All published records, or those that were published with a study at a profile."""
-    from unlearnlib.folders import (
-        data_folder,  # here: comparing needs no torch
-        published_files,
-    )
     from unlearnlib.study.grids import get_study
 
     if study is None:
-        return [record for path in published_files() for record in read_parquet(path)]
+        return [record for path in published_files() for record in _whole_file(path)]
     get_study(study)  # an unknown name has a sentence of its own
     path = data_folder() / "results" / f"{profile}-{study}.parquet"
     if not path.exists():
@@ -99,7 +142,18 @@ def _published_records(profile: str, study: str | None) -> list[Record]:
             f"study {study!r} is not published at profile {profile!r}: run `unlearn "
             f"study {study} --profile {profile} --publish` first."
         )
-    return read_parquet(path)
+    return _whole_file(path)
+
+
+def _whole_file(path: Path) -> list[Record]:
+    """The records of a published file; `UnlearnError` if it holds none, which agrees with all."""
+    records = read_parquet(path)
+    if not records:
+        raise UnlearnError(
+            f"{path} holds no records, so there is nothing to compare: restore it from the "
+            "repository, or publish its study again."
+        )
+    return records
 
 
 def _stored_records(
@@ -159,20 +213,21 @@ def verify_records(
     progress: bool = True,
     remade: NumericalTolerance | None = None,
 ) -> list[Comparison]:
-    """Run each record's spec again and compare, in the given order.
+    """Run each record's spec again (of a baseline: score the model again) and compare, in order.
 
     bench_for  loads model and data for a spec, by default the profile's own on the CPU; it is
                called once per profile, domain, precision and base
-    tolerance  within which numbers agree
+    tolerance  within which numbers agree, by default `comparison.tolerance_for` each record
     remade     if given, records of a vanilla that another machine trained are compared with runs
                on the vanilla that was trained here by the same recipe, within this tolerance
 
     A record of another model or of other data is not run: its comparison has the reason.
     """
     from unlearnlib.run import execute  # here: comparing needs no torch
+    from unlearnlib.study.compute import baseline
 
     load = bench_for or _profile_bench
-    specs = [RunSpec.from_dict(record.spec) for record in records]
+    specs = [_bench_spec(record) for record in records]
     groups: dict[tuple[str, ...], list[int]] = {}
     for place, spec in enumerate(specs):
         group = (spec.profile, spec.domain, spec.precision, spec.base)
@@ -189,11 +244,25 @@ def verify_records(
                 if reason:
                     done[place] = Comparison(record, reason=reason)
                 else:
-                    _, repeated = execute(bench, specs[place])
+                    if _is_baseline(record):
+                        again = baseline(
+                            bench, specs[place].profile, record.spec["baseline"], specs[place].base
+                        )
+                    else:
+                        _, again = execute(bench, specs[place])
                     allowed = remade if on_remade else tolerance
-                    done[place] = compare(record, repeated, allowed, remade=on_remade)
+                    done[place] = compare(record, again, allowed, remade=on_remade)
                 bar.update()
     return [done[place] for place in range(len(records))]
+
+
+def _bench_spec(record: Record) -> RunSpec:
+    """The record's spec; of a baseline one that names the bench that it was scored on."""
+    spec = record.spec
+    if not _is_baseline(record):
+        return RunSpec.from_dict(spec)
+    profile, domain, base = spec["profile"], spec["domain"], spec.get("base", "vanilla")
+    return RunSpec(profile, domain, precision=get_profile(profile).precision, base=base)
 
 
 def _profile_bench(spec: RunSpec) -> Bench:
@@ -259,3 +328,105 @@ def why_not_remade(record: Record, bench: Bench) -> str:
         if (theirs.get(name) or False) != (here.get(name) or False):
             return f"the vanilla here was trained with another {name.replace('_', ' ')}"
     return ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Whether a published file that was made of records follows from them.
+
+    reason  in words, what does not; empty if all does
+    """
+
+    file: str
+    reason: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the file follows from the records."""
+        return not self.reason
+
+
+def check_published(profile: str, domains: Sequence[str]) -> list[Check]:
+    """Choose a profile's settings again from its published rates, and decide its searches again.
+
+    Runs no model. What cannot be recomputed, as settings without a whole published study `rates`,
+    has no `Check`.
+    """
+    found = [_check_settings(profile, domain) for domain in domains]
+    return [check for check in (*found, _check_searches(profile)) if check is not None]
+
+
+def _check_settings(profile: str, domain: str) -> Check | None:
+    """Whether the settings of a domain are those that the rule chooses from the published rates."""
+    from unlearnlib.study.chosen import choose, read_settings
+    from unlearnlib.study.grids import get_study
+
+    path = data_folder() / "results" / f"{profile}-rates.parquet"
+    if not path.exists():
+        return None
+    grid = [spec.as_dict() for spec in get_study("rates").runs(profile, domain)]
+    rates = [r for r in read_parquet(path) if r.kind == "run" and r.spec in grid]
+    vanillas = [b for b in find_baselines(profile) if b.spec["baseline"] == "vanilla"]
+    for vanilla in vanillas:
+        runs = [run for run in rates if _start(run) == _start(vanilla)]
+        if len(runs) == len(grid):
+            what = f"{settings_path().name}, {domain}"
+            try:
+                chosen = read_settings().get(profile, {}).get(domain)
+            except UnlearnError as error:
+                return Check(what, str(error).rstrip("."))
+            if chosen == choose(runs, vanilla):
+                return Check(what)
+            return Check(what, "it is not what the rule chooses from the published rates")
+    return None
+
+
+def _check_searches(profile: str) -> Check | None:
+    """Whether the published searches are decided as they were, and rest on vanilla's scores."""
+    path = searches_path(profile)
+    if not path.exists():
+        return None
+    try:
+        searches = load_searches(profile)
+    except UnlearnError as error:
+        return Check(path.name, str(error).rstrip("."))
+    if not searches:
+        return Check(path.name, "it holds no search")
+    vanillas = [b for b in find_baselines(profile) if b.spec["baseline"] == "vanilla"]
+    for number, search in enumerate(searches, 1):
+        here = [vanilla for vanilla in vanillas if vanilla.spec["domain"] == search.domain]
+        try:
+            reason = decided_otherwise(search) or _wrong_scores(search, here)
+        except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+            reason = f"it is no search ({type(error).__name__})"
+        if reason:
+            return Check(path.name, f"line {number}: {reason}")
+    return Check(path.name)
+
+
+def _wrong_scores(search: Search, vanillas: Sequence[Record]) -> str:
+    """Which score of a search is not that of the model it names; empty if all are."""
+    situation, before, after = search.situation, search.before, search.after
+    pairs = [
+        ("its start", situation.forget, before.get("forget/perplexity")),
+        ("its general perplexity", situation.general, before.get("general/perplexity")),
+    ]
+    if search.best is not None:
+        step = search.steps[search.best]
+        pairs += [
+            ("its end", step.path[step.updates], after.get("forget/perplexity")),
+            ("its end's general perplexity", step.general, after.get("general/perplexity")),
+        ]
+    for what, used, measured in pairs:
+        if measured is None or STRICT.excess(measured, used) > 1:
+            return f"{what} is not the perplexity that was measured"
+    vanilla = {**before, "approximate/perplexity": situation.target}
+    if vanillas and not any(_same_scores(one.metrics, vanilla) for one in vanillas):
+        return "its scores before are not those of a published vanilla"
+    return ""
+
+
+def _same_scores(published: Mapping[str, float], measured: Mapping[str, float]) -> bool:
+    """Whether the numbers that both have agree."""
+    both = published.keys() & measured.keys()
+    return all(STRICT.excess(published[name], measured[name], name) <= 1 for name in both)

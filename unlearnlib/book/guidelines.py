@@ -7,78 +7,22 @@ practitioner without an oracle can measure.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unlearnlib.book.robust_region import Cell, region_cells
 from unlearnlib.errors import UnlearnError
-from unlearnlib.folders import data_folder
 from unlearnlib.looks import domain_title, method_title
 from unlearnlib.store.record import Record
+from unlearnlib.study.searches import Search as Search
+from unlearnlib.study.searches import load_searches as load_searches
 from unlearnlib.text import number
-from unlearnlib.tuning_rule import GOOD_ENOUGH, TOLERATED_RISE, Situation, Step, shortfall
+from unlearnlib.tuning_rule import GOOD_ENOUGH, TOLERATED_RISE, Situation, shortfall
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True)
-class Search:
-    """One search and its end.
-
-    design         whether the rule was designed on this search; the others are held out
-    before, after  metrics of vanilla and of the chosen model; `after` is empty if no run was made
-    """
-
-    domain: str
-    seed: int
-    method: str
-    design: bool
-    situation: Situation
-    steps: tuple[Step, ...]
-    best: int | None
-    ending: str
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-
-    @property
-    def shortfall(self) -> float:
-        """The shortfall of the chosen run; of vanilla if no run was made."""
-        if self.best is None:
-            return abs(self.situation.distance)
-        return self.steps[self.best].shortfall(self.situation)
-
-
-def load_searches(profile: str = "lab") -> list[Search]:
-    """The published searches of a profile, the design's first; empty if there are none."""
-    path = data_folder() / "results" / f"{profile}-tuning.jsonl"
-    if not path.exists():
-        return []
-    try:
-        return [_search(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UnlearnError(
-            f"{str(path)!r} has a line that is no search ({type(error).__name__}): make the file "
-            "anew with benchmarks/tuning.py."
-        ) from error
-
-
-def _search(line: Mapping[str, Any]) -> Search:
-    return Search(
-        line["domain"],
-        int(line["seed"]),
-        line["method"],
-        bool(line["design"]),
-        Situation(**line["situation"]),
-        tuple(Step(**{**step, "path": tuple(step["path"])}) for step in line["steps"]),
-        line["best"],
-        line["ending"],
-        line["before"],
-        line["after"] or {},
-    )
 
 
 def cell_shortfall(cell: Cell, situation: Situation) -> float:

@@ -221,7 +221,8 @@ def _add_abilities(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--confirm-unsafe-code",
         action="store_true",
-        help="let tasks such as humaneval run the code that the model writes, on this machine",
+        help="let tasks such as humaneval run the code that the model writes, and a task file of "
+        "your own its templates and functions, on this machine",
     )
 
 
@@ -357,7 +358,12 @@ def _add_verify(commands: Any) -> None:
         commands,
         "verify",
         "re-run published records and compare",
-        epilog="Exits with 0 if all agree, with 1 if one differs, with 2 on bad input.",
+        epilog="With the picked runs, the scores of the vanilla and retrained models that they are "
+        "held\nagainst are verified, and without --store also that settings and searches follow "
+        "from\nthe published records. The default tolerance is for two kinds of x86 processors, "
+        "in\nfloat32, with the pinned libraries: the published records leave room for no more. "
+        "On a\nGPU, in another precision or with other libraries give a --tolerance.\n\n"
+        "Exits with 0 if all agree, with 1 if one differs, with 2 on bad input.",
     )
     parser.add_argument("--study", metavar="NAME", help="only records of this study")
     _add_scale(parser, several=True, default="lab")
@@ -367,7 +373,9 @@ def _add_verify(commands: Any) -> None:
         "--tolerance",
         type=float,
         metavar="T",
-        help="numbers a, b agree if |a - b| <= T + T |a| (default: 1e-3)",
+        help="numbers a, b agree if |a - b| <= T + T |a| (default: 1e-5 + 2e-4 |a|, for ranks and "
+        "shares 5e-4 + 2e-4 |a|, and more for a model that broke on its way); learning rates and "
+        "counts must be equal",
     )
     parser.add_argument(
         "--remade",

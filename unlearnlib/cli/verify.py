@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,12 +18,19 @@ from unlearnlib.cli.arguments import (
     write_output,
 )
 from unlearnlib.cli.output import Report, columns
-from unlearnlib.comparison import REMADE, NumericalTolerance, as_row
+from unlearnlib.comparison import REMADE, STRICT, NumericalTolerance, as_row
 from unlearnlib.profiles import get_profile
 from unlearnlib.report.verification import verification
 from unlearnlib.spec import RunSpec
 from unlearnlib.text import file_name, shell_join, source_name
-from unlearnlib.verification import find_runs, pick, verify_records
+from unlearnlib.verification import (
+    check_published,
+    find_baselines,
+    find_runs,
+    pick,
+    verify_records,
+    with_baselines,
+)
 
 if TYPE_CHECKING:
     from unlearnlib.bench import Bench
@@ -32,14 +38,16 @@ if TYPE_CHECKING:
 
 
 def verify_command(args: argparse.Namespace) -> Report:
-    """Pick published records at random, run them again, and compare."""
+    """Pick published runs at random, run them again with their baselines, and compare."""
     page = file_to_write(args.report, "--report", args.force)
     given = None if args.tolerance is None else NumericalTolerance(args.tolerance, args.tolerance)
-    tolerance = given or NumericalTolerance()
+    tolerance = given or STRICT
     remade = (given or REMADE) if args.remade else None
     domains, limits = chosen_domains(args.profile, args.domain), chosen_limits(args.limit)
     runs = find_runs(args.profile, domains, study=args.study, store=args.store)
-    picked = pick(runs, args.sample, args.seed)
+    baselines = with_baselines(runs, find_baselines(args.profile, store=args.store))[len(runs) :]
+    picked = with_baselines(pick(runs, args.sample, args.seed), baselines)
+    checks = [] if args.store is not None else check_published(args.profile, domains)
     device = chosen_device(args.device)
     hush_transformers()
 
@@ -53,29 +61,29 @@ def verify_command(args: argparse.Namespace) -> Report:
         )
 
     started = time.time()
-    comparisons = verify_records(
-        picked, bench_for, tolerance, progress=not args.quiet, remade=remade
-    )
+    comparisons = verify_records(picked, bench_for, given, progress=not args.quiet, remade=remade)
     values = {
         "profile": args.profile,
         "study": args.study,
-        "records": len(runs),
+        "records": len(runs) + len(baselines),
         "sample": len(comparisons),
         "seed": args.seed,
-        "tolerance": dataclasses.asdict(tolerance),
+        "tolerance": {"relative": tolerance.relative, "absolute": tolerance.absolute},
         **_verification_values(comparisons),
+        "files": [{"file": c.file, "agrees": c.agrees, "reason": c.reason} for c in checks],
         "seconds": round(time.time() - started, 3),
     }
     text = _verification_text(values, comparisons, tolerance, remade)
     if page is not None:
         command = _verify_again(args)
         html = verification(
-            comparisons, tolerance, available=len(runs), command=command, remade=remade
+            comparisons, tolerance, available=values["records"], command=command, remade=remade
         )
         write_output(page, html.encode("utf-8"), "--report", args.force)
         values["report"] = str(page)
         text += f"\nevery number: {page}"
-    return Report(values, text, 1 if values["differ"] else 0)
+    differ = values["differ"] or not all(check.agrees for check in checks)
+    return Report(values, text, 1 if differ else 0)
 
 
 def _verification_values(comparisons: Sequence[Comparison]) -> dict[str, Any]:
@@ -105,6 +113,10 @@ def _verification_text(
         f"{values['agree']} of {len(rows)} records agree (of {values['records']} in all); numbers "
         f"may differ by {_within(tolerance)}",
     ]
+    for check in values["files"]:
+        lines.append(f"{check['file']}: {'agrees' if check['agrees'] else 'DIFFERS'}")
+        if check["reason"]:
+            lines[-1] += f" ({check['reason']})"
     if remade is not None and values["remade"]:
         bases = {(c.record.model_hash[:12], c.base[:12]) for c in comparisons if c.base}
         which = ", ".join(f"published {theirs}, here {ours}" for theirs, ours in sorted(bases))
@@ -128,7 +140,8 @@ def _verification_text(
 
 def _within(tolerance: NumericalTolerance) -> str:
     """How far a repeated number may be from the published one."""
-    return f"{tolerance.absolute:g} + {tolerance.relative:g} x the published one"
+    ranks = f", ranks and shares by {tolerance.ranks:g} + the like" if tolerance.ranks else ""
+    return f"{tolerance.absolute:g} + {tolerance.relative:g} x the published one{ranks}"
 
 
 def _verification_table(rows: Sequence[Mapping[str, Any]]) -> str:

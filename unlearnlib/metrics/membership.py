@@ -43,12 +43,13 @@ def loss_score(scores: TokenScores) -> np.ndarray:
 
 
 def zlib_score(scores: TokenScores) -> np.ndarray:
-    """(C,) log-likelihood of a chunk over its zlib-compressed length, in nats per byte.
+    """(C,) *total* log-likelihood of a chunk over its zlib-compressed length, in nats per byte.
 
     Carlini et al. 2021 (Extracting Training Data from Large Language Models) divide the log of
     the perplexity, a mean over tokens, by the zlib length; their samples all have equally many
     tokens, so mean and total rank alike there. Chunks here differ in length, so the total is
-    taken: how much better the model compresses the text than zlib does.
+    taken: how much better the model compresses the text than zlib does. Others (OpenUnlearning,
+    mimir) divide the *mean*: divide these scores by `scores.lengths` to get theirs.
     """
     bad = np.flatnonzero(scores.zlib_bytes <= 0)
     if len(bad):

@@ -25,7 +25,9 @@ def cloze(scores: TokenScores, answer_starts: np.ndarray, options: int) -> dict[
                      per answer token (the mean, so that short answers have no advantage); a tie
                      of n options counts 1/n, so chance is 1 / options
     exact            share of questions whose right answer greedy decoding gives, token by token
-    answer_logprob   mean over questions of the right answer's total log-probability, in nats
+    answer_logprob   mean over questions of the log-probability of the right answer, in nats, summed
+                     over its tokens from `answer_starts` on: tokens that all options share with
+                     it at their beginning are no part of the sum (see `cloze_chunks`)
     questions        F
 
     Without questions the first three are NaN; so are those that a NaN log-probability enters.

@@ -33,7 +33,7 @@ def verification(
         "verification.html",
         title="Published and repeated: report",
         differing=sum(not c.agrees for c in comparisons),
-        runs=[_Run.of(c, remade if c.base and remade else tolerance) for c in comparisons],
+        runs=[_Run.of(c) for c in comparisons],
         available=available,
         compared=sum(len(c.differences) for c in comparisons),
         tolerance=tolerance,
@@ -59,13 +59,12 @@ class _Run:
     """
 
     comparison: Comparison
-    tolerance: NumericalTolerance
     shown: Sequence[Difference]
     others: Mapping[str, int]
     off: int
 
     @classmethod
-    def of(cls, comparison: Comparison, tolerance: NumericalTolerance) -> _Run:
+    def of(cls, comparison: Comparison) -> _Run:
         """Differences first, among the metrics too; at most `MOST_SHOWN` beside the metrics."""
         known = comparison.record.metrics
         metrics = [d for d in comparison.differences if d.name in known or "/" not in d.name]
@@ -75,7 +74,6 @@ class _Run:
         parts = Counter(d.name.partition("/")[0] for d in rest)
         return cls(
             comparison,
-            tolerance,
             [*off[:MOST_SHOWN], *sorted(metrics, key=lambda d: (d.agrees, d.name))],
             dict(sorted(parts.items())),
             len(off),

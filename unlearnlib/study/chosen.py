@@ -60,17 +60,26 @@ def _shortfall(record: Record, vanilla: Record) -> float:
     )
 
 
+def read_settings() -> dict[str, dict[str, Any]]:
+    """All chosen settings, profile -> domain -> method; none where there is no file."""
+    path = settings_path()
+    try:
+        table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not isinstance(table, dict) or not all(isinstance(x, dict) for x in table.values()):
+            raise ValueError
+    except (OSError, ValueError) as error:
+        raise UnlearnError(
+            f"the settings in {path} cannot be read ({type(error).__name__}): restore the file "
+            "from the repository, or delete it and choose all settings anew."
+        ) from error
+    return table
+
+
 def write_settings(profile: str, domain: str, chosen: dict[str, dict[str, Any]]) -> None:
     """Merge the choice for one domain into `settings_path()`."""
     path = settings_path()
     with exclusive(path):
-        try:
-            table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except (OSError, ValueError) as error:
-            raise UnlearnError(
-                f"the settings in {path} cannot be read ({type(error).__name__}): restore the file "
-                "from the repository, or delete it and choose all settings anew."
-            ) from error
+        table = read_settings()
         table.setdefault(profile, {})[domain] = chosen
         text = json.dumps(table, indent=1, sort_keys=True) + "\n"
         write_file(path, text.encode("utf-8"), replace=True)

@@ -189,7 +189,7 @@ STUDIES: dict[str, Study] = {
         Study("rates", "learning rates per method; chooses the main study's settings", _rates),
         Study("main", "seven methods on three domains, three seeds", _main),
         Study("trajectory", "perplexities and membership after every update", _trajectory),
-        Study("alignment", "the release's label positions beside the aligned ones", _alignment),
+        Study("alignment", "the release's labels beside the aligned ones", _alignment),
         Study(
             "robust_region", "learning rate x updates: which settings are usable", _robust_region
         ),
