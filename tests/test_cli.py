@@ -436,6 +436,23 @@ def test_the_card_says_what_was_forgotten_and_kept_at_once_and_what_was_not_draw
     assert re.search(r"The retain set was scored on its first 5 chunks of \d\d\.", written)
 
 
+def test_the_card_calls_forgotten_only_what_was_trained_on(
+    model: Path, files: Path, unlearn: Unlearn
+) -> None:
+    for name in ("forget", "approximate"):
+        with (files / f"{name}.jsonl").open("a") as rows:
+            rows.write('\n{"id": "stone\\u001b[2J", "text": "ab"}')
+    code, _, err = unlearn(*own(model, "--updates", 1, "--out", "out"))
+    assert code == 0 and "1 of 6 forget documents are shorter than 5 tokens" in err
+    assert "stone\\x1b[2J" in err and "\x1b" not in err
+    written = (files / "out" / "README.md").read_text()
+    assert "unlearning of 5 documents" in written
+    assert "**Left out:** 1 document of the set “forget” is shorter than 5 tokens" in written
+    assert "of the set “approximate” is shorter" in written
+    assert not any(line.startswith("| stone") for line in written.splitlines())
+    assert "| forget-4 |" in written
+
+
 def test_a_folder_that_is_there_is_written_from_inside(
     model: Path, files: Path, unlearn: Unlearn, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,9 +203,10 @@ def _jsonl_rows(file: Path, column: str | None, ids: str | None) -> Iterator[Row
     chosen: tuple[str, str | None] | None = None
     for number, row in _objects(file):
         chosen = chosen or (_text_column(file, list(row), column), _id_column(file, list(row), ids))
-        text, name = chosen
-        given = row.get("id" if ids is None else name) if ids != NO_IDS else None
-        yield _row(file, number, (text, row.get(text)), (name or "id", given))
+        # Rows may differ: one without an id may come first.
+        text, name = chosen[0], (chosen[1] or "id")
+        given = None if ids == NO_IDS else row.get(name)
+        yield _row(file, number, (text, row.get(text)), (name, given))
 
 
 def _objects(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
