@@ -243,6 +243,8 @@ def _table_rows(file: Path, column: str | None, ids: str | None) -> Iterator[Row
             text, name = _text_column(file, names, column), _id_column(file, names, ids)
             number = 0
             for batch in batches((text,) if name is None else (text, name)):
+                # A damaged file's offsets may point anywhere: looked at before they are followed.
+                batch.validate(full=True)
                 values = batch.column(text).to_pylist()
                 given = [None] * len(values) if name is None else batch.column(name).to_pylist()
                 for value, one in zip(values, given, strict=True):
