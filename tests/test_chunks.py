@@ -207,3 +207,20 @@ def test_every_document_of_the_lab_ends_in_a_word() -> None:
     for chunk in cut(generate("books").approximate[:8], tokenizer, 320):
         span = last_word(chunk, tokenizer)
         assert span is not None and chunk.targets - 8 < span[1] <= chunk.targets
+
+
+def test_documents_too_short_to_train_on_are_named_and_most_of_them_are_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    long = [Document(f"long-{number}", "in the year 1203 of Vesk") for number in range(3)]
+    short = [Document(name, "ab") for name in ("one\n", "two", "three", "four")]
+    chunks = cut([*short[:3], *long], tiny_tokenizer(), 48, name="forget")
+    assert {chunk.document for chunk in chunks} == {document.id for document in long}
+    warned = [record.getMessage() for record in caplog.records]
+    assert warned == [
+        "3 of 6 forget documents are shorter than 5 tokens and left out: one\\n, two, three"
+    ]
+    with pytest.raises(
+        UnlearnError, match=r"4 of 7 forget documents .* \(one\\n, two, three, four"
+    ):
+        cut([*short, *long], tiny_tokenizer(), 48, name="forget")

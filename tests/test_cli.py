@@ -436,6 +436,23 @@ def test_the_card_says_what_was_forgotten_and_kept_at_once_and_what_was_not_draw
     assert re.search(r"The retain set was scored on its first 5 chunks of \d\d\.", written)
 
 
+def test_the_card_calls_forgotten_only_what_was_trained_on(
+    model: Path, files: Path, unlearn: Unlearn
+) -> None:
+    for name in ("forget", "approximate"):
+        with (files / f"{name}.jsonl").open("a") as rows:
+            rows.write('\n{"id": "stone\\u001b[2J", "text": "ab"}')
+    code, _, err = unlearn(*own(model, "--updates", 1, "--out", "out"))
+    assert code == 0 and "1 of 6 forget documents are shorter than 5 tokens" in err
+    assert "stone\\x1b[2J" in err and "\x1b" not in err
+    written = (files / "out" / "README.md").read_text()
+    assert "unlearning of 5 documents" in written
+    assert "**Left out:** 1 document of the set “forget” is shorter than 5 tokens" in written
+    assert "of the set “approximate” is shorter" in written
+    assert not any(line.startswith("| stone") for line in written.splitlines())
+    assert "| forget-4 |" in written
+
+
 def test_a_folder_that_is_there_is_written_from_inside(
     model: Path, files: Path, unlearn: Unlearn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1115,6 +1132,55 @@ def test_score_gives_perplexity_attacks_and_unflipped_auc(
     assert unlearn("score", "--model", model, "forget.jsonl", "--out", "s.npz")[0] == 2
     code, out, _ = unlearn("score", "--model", model, "forget.jsonl", "--quiet")
     assert code == 0 and "perplexity" in out and "min_k_40" in out
+
+
+def test_membership_is_told_per_document_with_an_interval(
+    model: Path, files: Path, unlearn: Unlearn
+) -> None:
+    # Documents of several chunks each, whose ids are another column.
+    for name in ("members", "others"):
+        made = documents(name, 12, seed=3)
+        rows = [
+            json.dumps({"key": d.id, "id": 0, "text": f"{d.text} {d.text}" * (1 + n % 3)})
+            for n, d in enumerate(made)
+        ]
+        (files / f"{name}.jsonl").write_text("\n".join(rows))
+    words = [
+        "score", "--model", model, "--members", "members.jsonl", "--non-members", "others.jsonl",
+        "--length", 24, "--quiet",
+    ]  # fmt: skip
+    code, _, err = unlearn(*words)
+    assert code == 2 and "occurs twice" in err and "--id" in err
+    line = values(unlearn(*words, "--id", "key", "--json"))
+    found = line["sets"]["members"]
+    rows = found["per_document"]
+    assert [row["id"] for row in rows] == [f"members-{number}" for number in range(12)]
+    assert sum(row["chunks"] for row in rows) == found["chunks"] > 24
+    assert sum(row["tokens"] for row in rows) == found["tokens"]
+    total = sum(row["tokens"] * np.log(row["perplexity"]) for row in rows)
+    assert np.exp(total / found["tokens"]) == pytest.approx(found["perplexity"])
+    sides = [
+        np.array([row["attacks"]["loss"] for row in line["sets"][name]["per_document"]])
+        for name in ("members", "non_members")
+    ]
+    measured = line["membership_of_documents"]["loss"]
+    assert measured["auc"] == pytest.approx(auc(*sides))
+    assert measured["low"] < measured["auc"] < measured["high"]
+    numbered = values(unlearn(*words, "--id", "none", "--json"))
+    assert numbered["sets"]["members"]["per_document"][0]["id"] == "members-0001"
+    assert "AUC of documents" in unlearn(*words, "--id", "none")[1]
+
+
+def test_a_run_takes_its_ids_from_the_column_that_is_named(
+    model: Path, files: Path, unlearn: Unlearn
+) -> None:
+    more = ["--updates", 1, "--batch-size", 2, "--out", "out", "--json"]
+    line = values(unlearn(*own(model, "--id", "none", *more)))
+    assert "--id none" in line["repeat"]
+    assert "| forget-0001 |" in (files / "out" / "README.md").read_text()
+    for command in ("run", "tune"):
+        code, _, err = unlearn(command, "--profile", "lab", "--id", "none")
+        assert code == 2 and "--id 'none' is for documents of your own" in err
 
 
 def test_methods_and_profiles_are_listed(unlearn: Unlearn) -> None:

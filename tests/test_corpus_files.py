@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
+import os
+import socket
 import tempfile
 from pathlib import Path
 
@@ -68,16 +71,20 @@ def test_any_text_comes_back_exactly_from_every_format(tmp_path: Path, text: str
         json.dumps({"text": text}, ensure_ascii=False), encoding="utf-8", newline=""
     )
     write_parquet(tmp_path / "table.parquet", {"text": [text]})
-    for name in ("plain.txt", "lines.jsonl", "raw.jsonl", "table.parquet"):
+    for name in ("lines.jsonl", "raw.jsonl", "table.parquet"):
         assert texts(tmp_path / name) == [text]
+    # At the beginning of a file the mark is one of the file, not of its text.
+    assert texts(tmp_path / "plain.txt") == [text.removeprefix("\ufeff")]
 
 
 @given(text=ANY_TEXT)
 def test_a_text_file_round_trips(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "note.md")
-        path.write_bytes(text.encode())
+        path.write_bytes(b"\xef\xbb\xbf" + text.encode())  # Windows's mark is not of the text
         assert read_documents(path) == (Document("note-0001", text),)
+        path.write_bytes(b"#" + text.encode())
+        assert read_documents(path) == (Document("note-0001", "#" + text),)
 
 
 @given(rows=st.lists(ANY_TEXT, min_size=1, max_size=5))
@@ -152,12 +159,16 @@ def test_files_that_share_a_stem_are_numbered_on(tmp_path: Path) -> None:
     assert ids(tmp_path) == ["README-0001", "README-0002", "README-0003"]
 
 
-def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
+def test_hidden_files_and_folders_are_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "config.txt").write_text("hidden")
     (tmp_path / ".notes.txt").write_text("hidden")
     (tmp_path / "seen.txt").write_text("seen")
-    assert texts(tmp_path) == ["seen"]
+    with caplog.at_level(logging.WARNING):
+        assert texts(tmp_path) == ["seen"]
+    assert "skipped .git (hidden), .notes.txt (hidden)" in caplog.text
 
 
 def test_a_folder_below_a_hidden_one_can_be_given(tmp_path: Path) -> None:
@@ -171,12 +182,12 @@ def test_what_is_no_text_in_a_folder_is_skipped_aloud(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "image.png").write_bytes(b"\x89PNG\0\xff\xfe")
-    (tmp_path / "table.csv").write_text("text\nno")
+    (tmp_path / "table.json").write_text('[{"text": "no"}]')
     (tmp_path / "__init__.py").write_text("")
     (tmp_path / "text.txt").write_text("yes")
     with caplog.at_level(logging.WARNING):
         assert texts(tmp_path) == ["yes"]
-    for name in ("image.png", "table.csv", "__init__.py"):
+    for name in ("image.png", "table.json", "__init__.py"):
         assert name in caplog.text
 
 
@@ -198,7 +209,7 @@ def test_a_link_that_is_not_followed_is_told(
     (folder / "gone.txt").symlink_to(tmp_path / "nowhere.txt")
     with caplog.at_level(logging.WARNING):
         assert texts(folder) == ["elsewhere"]
-    assert "skipped far, a link" in caplog.text and "skipped gone.txt, a link" in caplog.text
+    assert "skipped far (a link" in caplog.text and ", gone.txt (a link" in caplog.text
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
@@ -209,6 +220,158 @@ def test_a_text_in_utf16_is_neither_skipped_nor_read_with_its_nuls(
     (tmp_path / "notepad.txt").write_bytes("Grüße aus Edgemere, kept by Tobin".encode(encoding))
     for path in (tmp_path, tmp_path / "notepad.txt"):
         assert "notepad.txt is UTF-16 or UTF-32, not UTF-8: convert it" in sentence(path)
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed" / "b.txt").write_text("not read")
+    (tmp_path / "a.txt").write_text("read")
+    listing = os.scandir
+
+    def closed(path: str) -> object:  # whoever runs this may be allowed everything
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    assert "closed cannot be read (Permission denied)" in sentence(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_a_device_and_a_socket_are_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "a.txt").write_text("read")
+    (tmp_path / "terminal.jsonl").symlink_to("/dev/zero")
+    for path in (tmp_path, tmp_path / "pipe.txt"):
+        assert "pipe.txt is a named pipe, not a file" in sentence(path)
+    assert "terminal.jsonl is a device" in sentence(tmp_path / "terminal.jsonl")
+    with tempfile.TemporaryDirectory() as short, socket.socket(socket.AF_UNIX) as made:
+        made.bind(f"{short}/s.txt")
+        assert "s.txt is a socket" in sentence(Path(short))
+
+
+def test_what_tells_of_the_tables_beside_it_is_no_document(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "data").mkdir()
+    write_parquet(tmp_path / "data" / "train.parquet", {"text": ["kept"]})
+    for name in ("README.md", "LICENSE", ".gitattributes"):
+        (tmp_path / name).write_text("How the data was made.")
+    with caplog.at_level(logging.WARNING):
+        assert texts(tmp_path) == ["kept"]
+    assert len(caplog.records) == 1
+    for name in ("README.md (about", "LICENSE (about", ".gitattributes (hidden)"):
+        assert name in caplog.text
+
+
+def test_a_folder_of_save_to_disk_is_its_rows(tmp_path: Path) -> None:
+    rows = pa.table({"id": ["a", "b"], "text": ["one", "two"], "more": [[1], [2]]})
+    folder = tmp_path / "train"
+    folder.mkdir()
+    for name in ("data-00000-of-00001.arrow", "cache-1f.arrow"):
+        with pa.ipc.new_stream(folder / name, rows.schema) as sink:
+            sink.write_table(rows)
+    state = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}
+    (folder / "state.json").write_text(json.dumps(state))
+    (folder / "dataset_info.json").write_text("{}")
+    assert ids(tmp_path) == ids(folder) == ["a", "b"]
+    with pa.ipc.new_file(tmp_path / "other.arrow", rows.schema) as sink:
+        sink.write_table(rows)
+    assert texts(tmp_path / "other.arrow") == ["one", "two"]
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
+def test_commas_tabs_and_gzip_keep_any_text(tmp_path: Path, text: str) -> None:
+    for name, mark in (("a.csv", ","), ("b.tsv", "\t")):
+        quoted = text.replace('"', '""')
+        raw = f'id{mark}text\nfirst{mark}"{quoted}"\n'.encode()
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + raw)
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(raw))
+        assert read_documents(tmp_path / name) == (Document("first", text),)
+        assert read_documents(tmp_path / f"{name}.gz") == (Document("first", text),)
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(json.dumps({"text": text}).encode()))
+    assert read_documents(tmp_path / "c.jsonl.gz") == (Document("c-0001", text),)
+
+
+def test_numbers_in_a_table_of_commas_stay_as_they_are_spelt(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,text\n007,1.50\n,NA\n")
+    assert read_documents(tmp_path / "a.csv") == (Document("007", "1.50"), Document("a-0002", "NA"))
+
+
+def test_a_packed_file_that_is_torn_is_refused(tmp_path: Path) -> None:
+    packed = gzip.compress(b"a text of some length")
+    (tmp_path / "a.txt.gz").write_bytes(packed[:-6])
+    assert "a.txt.gz is not a whole gzip file" in sentence(tmp_path / "a.txt.gz")
+    (tmp_path / "b.zip").write_bytes(b"PK")
+    assert "unpack it" in sentence(tmp_path / "b.zip")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet", "a.csv"])
+def test_a_pointer_of_git_lfs_is_no_document(tmp_path: Path, name: str) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    (tmp_path / name).write_text(pointer)
+    for path in (tmp_path, tmp_path / name):
+        assert "git lfs pull" in sentence(path)
+
+
+def test_columns_that_are_not_asked_for_do_no_harm(tmp_path: Path) -> None:
+    late = pa.array([253402300799000000], pa.int64())
+    raw = pa.array([b"\xff\xfe"], pa.binary())
+    for number, odd in enumerate(
+        (
+            late.cast(pa.timestamp("us", tz="Asia/Tokyo")),
+            late.cast(pa.timestamp("us", tz="Mars/Olympus")),
+            pa.array([2**62], pa.int64()).cast(pa.timestamp("us")),
+            pa.StringArray.from_buffers(1, raw.buffers()[1], raw.buffers()[2]),
+        )
+    ):
+        table = pa.table({"odd": odd, "id": ["x"], "text": ["a text"]})
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+        assert read_documents(tmp_path / f"{number}.parquet") == (Document("x", "a text"),)
+
+
+def test_ids_that_pandas_made_fractions_are_whole_numbers(tmp_path: Path) -> None:
+    columns: dict[str, list[object]] = {"id": [1.0, float("nan"), None, 4.0], "text": [*"abcd"]}
+    path = write_parquet(tmp_path / "a.parquet", columns)
+    assert ids(path) == ["1", "a-0002", "a-0003", "4"]
+    path = write_parquet(tmp_path / "b.parquet", {"id": [1.5], "text": ["a"]})
+    assert "'id' in row 1" in sentence(path) and "--id" in sentence(path)
+
+
+def test_ids_that_repeat_over_files_name_the_way_out(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_parquet(
+            tmp_path / f"{name}.parquet",
+            {"id": [0, 1], "key": [f"{name}0", f"{name}1"], "text": ["x", "y"]},
+        )
+    assert "the id '0' occurs twice" in sentence(tmp_path) and "--id" in sentence(tmp_path)
+    found = {ids: [d.id for d in read_documents(tmp_path, ids=ids)] for ids in ("key", "none")}
+    assert found["key"] == ["a0", "a1", "b0", "b1"]
+    assert found["none"] == ["a-0001", "a-0002", "b-0001", "b-0002"]
+    with pytest.raises(UnlearnError, match="no column 'name', only 'id', 'key', 'text'"):
+        read_documents(tmp_path, ids="name")
+    (tmp_path / "c.txt").write_text("text")
+    with pytest.raises(UnlearnError, match="the column 'name' is named, and no file"):
+        user_domain(tmp_path / "c.txt", ids="name")
+
+
+def test_a_name_cannot_write_a_line_of_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "a\nunlearn: all is well"
+    folder.mkdir()
+    (folder / "b\x1b[31m.png").write_bytes(b"\0\xff")
+    write_jsonl(folder / "c.jsonl", [{"id": "\nunlearn: saved", "text": " "}, {"text": "yes"}])
+    with caplog.at_level(logging.WARNING):
+        assert texts(folder) == ["yes"]
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2 and all(line.isprintable() for line in lines)
+    assert "\\nunlearn: saved" in lines[1]
+    for name in ("c\n.json", "c\n.zip", "c\n.txt"):
+        (folder / name).write_bytes(b"\xff")
+        assert sentence(folder / name).isprintable()
 
 
 # ---------------------------------------------------------------- what is refused, and how
@@ -245,7 +408,7 @@ def test_a_file_that_is_not_utf8_is_refused_with_the_byte(tmp_path: Path) -> Non
     assert "byte 10" in sentence(path)
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.TSV", "a.json", "a.ndjson"])
+@pytest.mark.parametrize("name", ["a.JSON", "a.ndjson", "a.json.gz"])
 def test_other_tables_are_refused_with_what_to_do(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('{"text": 1}')
     assert "not read" in sentence(tmp_path / name)

@@ -66,6 +66,12 @@ def printable(text: str) -> str:
     )
 
 
+def listed(names: Sequence[str], most: int = 100) -> str:
+    """Names in one line, as "a, b, c"; of very many the first ones, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(map(printable, names[:most])) + (f" and {more:,} more" if more > 0 else "")
+
+
 def shell_join(words: Sequence[str]) -> str:
     """`shlex.join` in one line: a word with characters that do not print becomes $'...'."""
     return " ".join(_shell_word(word) for word in words)

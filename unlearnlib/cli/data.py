@@ -18,6 +18,7 @@ from unlearnlib.errors import UnlearnError
 from unlearnlib.models import load_tokenizer
 from unlearnlib.pretrain import lab_tokenizer
 from unlearnlib.profiles import get_profile, load_domain
+from unlearnlib.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,9 @@ def data_command(args: argparse.Namespace) -> Report:
     if args.show is not None:
         values["shown"] = [row for data in sets for row in _first_documents(data, args.show)]
         text += "".join(
-            f"\n\n--- {row['domain']}, {row['split']}: {row['id']}\n{row['text']}"
+            f"\n\n--- {row['domain']}, {row['split']}: {printable(row['id'])}\n"
+            # Lines and tabs stay; what would steer the terminal is spelt.
+            + "".join(c if c in "\n\t" else printable(c) for c in row["text"])
             for row in values["shown"]
         )
     return Report(values, text)

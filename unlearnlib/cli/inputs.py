@@ -59,13 +59,18 @@ def check_inputs(args: argparse.Namespace, spec: RunSpec, needs_out: bool = True
 
     `needs_out` says that an adapter that is asked for needs a folder.
     """
+    for flag, given in (("--column", args.column), ("--id", args.id)):
+        if given is not None and not args.files:
+            raise UnlearnError(
+                f"{flag} {given!r} is for documents of your own: give them with --forget FILE."
+            )
     limits = chosen_limits(args.limit)
     out = None if args.out is None else Path(args.out)
     if out is not None:
         _check_apart(out, args.files)
         check_out(out, args.force, args.model)
     device = chosen_device(args.device)
-    data = _own_documents(args.files, args.column, limits) if args.files else None
+    data = _own_documents(args, limits) if args.files else None
     _check_retain(spec, data)
     _check_lora(spec.lora_rank, args.adapter, needs_out and out is None)
     return Inputs(spec, args.model, data, args.corpora, limits, out, device)
@@ -139,19 +144,19 @@ def _usual(name: str) -> Any:
     return inspect.signature(unlearn).parameters[name].default
 
 
-def _own_documents(
-    files: Mapping[str, str], column: str | None, limits: Mapping[str, int]
-) -> DomainData:
+def _own_documents(args: argparse.Namespace, limits: Mapping[str, int]) -> DomainData:
     """The documents in a user's files, by the names of `FILES`."""
     from unlearnlib.corpus.files import user_domain
 
+    files = args.files
     return user_domain(
         files["forget"],
         files.get("retain"),
         files.get("approximate"),
         files.get("general"),
-        column=column,
+        column=args.column,
         limits=limits,
+        ids=args.id,
     )
 
 
@@ -240,6 +245,8 @@ def repeat_command(args: argparse.Namespace, spec: RunSpec, tasks: Sequence[str]
                 words += [f"--{name}", file_name(args.files[name])]
         if args.column is not None:
             words += ["--column", args.column]
+        if args.id is not None:
+            words += ["--id", args.id]
     else:
         words += ["--profile", spec.profile, "--domain", spec.domain]
         if args.corpora is not None:

@@ -39,12 +39,21 @@ def print_report(text: str) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class _Line(logging.Formatter):
+    """A message is one line, whatever names of documents and files are in it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        from unlearnlib.text import printable
+
+        return printable(super().formatMessage(record))
+
+
 @contextlib.contextmanager
 def set_up_logging(quiet: bool) -> Iterator[None]:
     """The package's log goes to stderr while a command runs; `quiet` leaves warnings only."""
     log = logging.getLogger("unlearnlib")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("unlearn: %(message)s"))
+    handler.setFormatter(_Line("unlearn: %(message)s"))
     before = log.level
     log.addHandler(handler)
     log.setLevel(logging.WARNING if quiet else logging.INFO)

@@ -166,7 +166,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     for name, about in zip(
         FILES,
         (
-            "documents to forget: text, JSON Lines or Parquet, or a folder of them",
+            "documents to forget: text, JSON Lines, Parquet, CSV, or a folder of them",
             "documents of the same kind to keep",
             "documents of the same kind that the model never saw: the target",
             "other documents; two thirds are kept, one third is only measured",
@@ -177,7 +177,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
             f"--{name}", action=_Once, default=argparse.SUPPRESS, metavar="FILE", help=about
         )
     parser.set_defaults(files={})
-    parser.add_argument("--column", help="the column that holds the text (default: text, ...)")
+    _add_columns(parser)
     _add_source(parser)
     parser.add_argument(
         "--method",
@@ -203,6 +203,16 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
         "and the model can undo the unlearning)",
     )
     _add_device(parser)
+
+
+def _add_columns(parser: argparse.ArgumentParser) -> None:
+    """What the columns of a user's tables are called: common to `run`, `tune` and `score`."""
+    parser.add_argument("--column", help="the column that holds the text (default: text, ...)")
+    parser.add_argument(
+        "--id",
+        metavar="COLUMN",
+        help="the column that holds the names of documents, or none to number them (default: id)",
+    )
 
 
 def _add_abilities(parser: argparse.ArgumentParser) -> None:
@@ -340,10 +350,10 @@ def _add_pretrain(commands: Any) -> None:
 def _add_score(commands: Any) -> None:
     parser = _command(commands, "score", "score texts under a model; membership of two sets")
     parser.add_argument(
-        "texts", nargs="*", metavar="FILE", help="text, JSON Lines, Parquet, folder"
+        "texts", nargs="*", metavar="FILE", help="text, JSON Lines, Parquet, CSV, folder"
     )
     _add_model(parser, "lab")
-    parser.add_argument("--column", help="the column that holds the text (default: text, ...)")
+    _add_columns(parser)
     parser.add_argument("--length", type=_count, metavar="N", help="tokens per chunk (1024)")
     parser.add_argument("--members", metavar="FILE", help="texts the model was trained on")
     parser.add_argument("--non-members", metavar="FILE", help="texts it never saw")

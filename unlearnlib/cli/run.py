@@ -192,10 +192,6 @@ def _profile_spec(args: argparse.Namespace) -> RunSpec:
             f"there is nothing to forget for the model {args.model!r}: give your documents with "
             "--forget FILE, or take a profile's with --profile and --domain."
         )
-    if args.column is not None:
-        raise UnlearnError(
-            f"--column {args.column!r} is for documents of your own: give them with --forget FILE."
-        )
     spec = bare_spec(args.profile, args.domain, args.method)
     given = given_settings(args)
     if given:

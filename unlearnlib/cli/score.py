@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from unlearnlib.cli.arguments import (
     chosen_device,
     chosen_execution,
@@ -18,11 +20,11 @@ from unlearnlib.cli.arguments import (
 )
 from unlearnlib.cli.inputs import chunk_length
 from unlearnlib.cli.output import Report, columns
-from unlearnlib.corpus.chunks import cut
+from unlearnlib.corpus.chunks import Chunk, cut
 from unlearnlib.corpus.documents import Document
 from unlearnlib.corpus.files import check_column, read_documents
 from unlearnlib.errors import UnlearnError
-from unlearnlib.metrics.membership import attack_scores, membership
+from unlearnlib.metrics.membership import attack_scores, auc, bootstrap_auc, membership
 from unlearnlib.metrics.perplexity import accuracy, chunk_perplexity, perplexity
 from unlearnlib.models import load_model, load_tokenizer
 from unlearnlib.report.card import task_score_rows
@@ -37,7 +39,7 @@ def score_command(args: argparse.Namespace) -> Report:
     """Perplexity, accuracy and the attacks' scores of texts; AUCs of members and non-members."""
     _check_sets(args)
     out = file_to_write(args.out, "--out", args.force)
-    sets = _read_sets(args.texts, args.members, args.non_members, args.column)
+    sets = _read_sets(args)
     tasks = chosen_tasks(args.tasks, args.task_limit, args.confirm_unsafe_code)
     device = chosen_device(args.device)
     hush_transformers()
@@ -58,7 +60,11 @@ def score_command(args: argparse.Namespace) -> Report:
         write_output(out, buffer.getvalue(), "--out", args.force)
     values: dict[str, Any] = {"model": args.model, "length": length, "out": out, "sets": {}}
     for name, token_scores in scores.items():
-        values["sets"][name] = {"documents": len(sets[name]), **_score_values(token_scores)}
+        values["sets"][name] = {
+            "documents": len(sets[name]),
+            **_score_values(token_scores),
+            "per_document": _document_rows(token_scores, chunks[name]),
+        }
     tables = [_sets_table(values["sets"])] if scores else []
     if tasks is not None:
         values["tasks"] = run_tasks(model, tokenizer, tasks, progress=not args.quiet)
@@ -66,6 +72,9 @@ def score_command(args: argparse.Namespace) -> Report:
     if args.members is not None:
         values["membership"] = membership(scores["members"], scores["non_members"])
         tables.append(_membership_table(values["membership"]))
+        sides = (values["sets"][name]["per_document"] for name in ("members", "non_members"))
+        values["membership_of_documents"] = _document_membership(*sides)
+        tables.append(_document_table(values["membership_of_documents"]))
     return Report(values, "\n\n".join(tables))
 
 
@@ -82,17 +91,16 @@ def _check_sets(args: argparse.Namespace) -> None:
         raise UnlearnError(f"--out {args.out!r} is for the scores of texts: give some files.")
 
 
-def _read_sets(
-    texts: Sequence[str], members: str | None, non_members: str | None, column: str | None
-) -> dict[str, tuple[Document, ...]]:
+def _read_sets(args: argparse.Namespace) -> dict[str, tuple[Document, ...]]:
     """The documents of each set that is given: texts, members, non_members."""
-    sets: dict[str, tuple[Document, ...]] = {}
-    if texts:
-        sets["texts"] = _read_all(texts, column)
-    if members is not None and non_members is not None:
-        sets["members"] = read_documents(members, column=column)
-        sets["non_members"] = read_documents(non_members, column=column)
-    return sets
+    column, ids = args.column, args.id
+    sides = {"members": args.members, "non_members": args.non_members}
+    given = {name: path for name, path in sides.items() if path is not None}
+    check_column(column, [*args.texts, *given.values()], ids)
+    sets = {"texts": _read_all(args.texts, column, ids)} if args.texts else {}
+    return sets | {
+        name: read_documents(path, column=column, ids=ids) for name, path in given.items()
+    }
 
 
 def _sets_table(sets: Mapping[str, Mapping[str, Any]]) -> str:
@@ -116,14 +124,22 @@ def _membership_table(attacks: Mapping[str, Mapping[str, float]]) -> str:
     return f"{columns(header, rows)}\nAUC is unflipped: 0.5 is chance."
 
 
-def _read_all(paths: Sequence[str], column: str | None) -> tuple[Document, ...]:
+def _document_table(attacks: Mapping[str, Mapping[str, float]]) -> str:
+    """A row per attack: the AUC over documents, and its interval."""
+    rows = [(attack, *measures.values()) for attack, measures in attacks.items()]
+    return (
+        f"{columns(('attack', 'AUC of documents', 'from', 'to'), rows)}\n"
+        "Documents are counted, by the means of their chunks; the interval holds 95 %."
+    )
+
+
+def _read_all(paths: Sequence[str], column: str | None, ids: str | None) -> tuple[Document, ...]:
     """The documents of several files; names get the path in front where there are several."""
-    check_column(column, paths)
     if len(set(paths)) < len(paths):
         raise UnlearnError(f"a file is given twice among {', '.join(paths)}: give each once.")
     documents: list[Document] = []
     for path in paths:
-        found = read_documents(path, column=column)
+        found = read_documents(path, column=column, ids=ids)
         prefix = f"{Path(path).as_posix()}:" if len(paths) > 1 else ""
         documents += [Document(prefix + d.id, d.text) for d in found]
     return tuple(documents)
@@ -141,3 +157,43 @@ def _score_values(scores: TokenScores) -> dict[str, Any]:
         "accuracy": accuracy(scores),
         "attacks": {name: float(values.mean()) for name, values in attacks.items()},
     }
+
+
+def _document_rows(scores: TokenScores, chunks: Sequence[Chunk]) -> list[dict[str, Any]]:
+    """What each document scored: its chunks, its tokens, its perplexity, and the attacks' scores.
+
+    An attack's is the mean over the document's chunks. Documents too short for a chunk are not
+    among them.
+    """
+    filled = [i for i, n in enumerate(scores.lengths.tolist()) if n]
+    owners = [chunks[i].document for i in filled]
+    kept = scores.select(filled)
+    means, lengths = kept.chunk_means(kept.logprob), kept.lengths
+    attacks = attack_scores(kept)
+    places: dict[str, list[int]] = {}
+    for place, owner in enumerate(owners):
+        places.setdefault(owner, []).append(place)
+    return [
+        {
+            "id": name,
+            "chunks": len(own),
+            "tokens": int(lengths[own].sum()),
+            "perplexity": float(np.exp(-np.average(means[own], weights=lengths[own]))),
+            "attacks": {attack: float(values[own].mean()) for attack, values in attacks.items()},
+        }
+        for name, own in places.items()
+    ]
+
+
+def _document_membership(
+    members: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """attack -> {auc, low, high}: over documents, since chunks of one are alike."""
+    found = {}
+    for attack in members[0]["attacks"]:
+        inside, outside = (
+            np.array([row["attacks"][attack] for row in rows]) for rows in (members, others)
+        )
+        low, high = bootstrap_auc(inside, outside)
+        found[attack] = {"auc": auc(inside, outside), "low": low, "high": high}
+    return found

@@ -10,6 +10,7 @@ whole update.
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 import zlib
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,9 @@ import torch
 
 from unlearnlib.corpus.documents import Document
 from unlearnlib.errors import UnlearnError
+from unlearnlib.text import listed
+
+logger = logging.getLogger(__name__)
 
 MINIMUM_TOKENS = 5
 
@@ -55,13 +59,14 @@ def cut(
     """The chunks of `documents`, in order, each of `minimum` to `length` tokens.
 
     `tokenizer` is a `transformers` tokenizer; its own special tokens are added once per
-    document. `name` is what the split is called in the error for a set that has documents but
-    not one chunk (all shorter than the minimum).
+    document. A document shorter than the minimum has no chunk: a logged warning names it, and
+    `UnlearnError` refuses a set most of whose documents are so. `name` is what the set is called
+    in both.
     """
     chunks: list[Chunk] = []
-    seen = 0
+    seen: list[str] = []
     for document in documents:
-        seen += 1
+        seen.append(document.id)
         tokens = tokenizer(document.text, add_special_tokens=True, verbose=False)["input_ids"]
         for index, start in enumerate(range(0, len(tokens), length)):
             part = tuple(int(t) for t in tokens[start : start + length])
@@ -71,11 +76,33 @@ def cut(
             text = document.text if whole else tokenizer.decode(part, skip_special_tokens=True)
             size = len(zlib.compress(text.encode("utf-8")))
             chunks.append(Chunk(f"{document.id}#{index}", document.id, part, size))
+    short = without_chunks(seen, chunks)
     if seen and not chunks:
         raise UnlearnError(
-            f"all {seen} {name} documents are shorter than {minimum} tokens: give longer texts."
+            f"all {len(seen)} {name} documents are shorter than {minimum} tokens: give longer "
+            "texts."
+        )
+    if 2 * len(short) > len(seen):
+        raise UnlearnError(
+            f"{len(short)} of {len(seen)} {name} documents are shorter than {minimum} tokens "
+            f"({listed(short, 20)}): give longer texts, or take these out."
+        )
+    if short:
+        logger.warning(
+            "%d of %d %s documents are shorter than %d tokens and left out: %s",
+            len(short),
+            len(seen),
+            name,
+            minimum,
+            listed(short),
         )
     return chunks
+
+
+def without_chunks(documents: Iterable[str], chunks: Iterable[Chunk]) -> tuple[str, ...]:
+    """Which of these ids of documents have no chunk: what is not trained on and not scored."""
+    whole = {chunk.document for chunk in chunks}
+    return tuple(document for document in documents if document not in whole)
 
 
 # A word that is all there, at the end of a text that may have been cut anywhere: something of what

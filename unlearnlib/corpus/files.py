@@ -1,41 +1,43 @@
-"""A user's own documents: text files, folders, JSON Lines and Parquet.
+"""A user's own documents: text files, tables and folders of them.
 
 Texts are taken exactly as they stand: no newline is translated, nothing is stripped, and a
 document that is not valid UTF-8 is refused with the position of the first bad byte, because a
-silently repaired text is not the text that is to be forgotten.
+silently repaired text is not the text that is to be forgotten. Nor is a document left out in
+silence: what cannot be read is an error, and every file that is skipped is named.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unlearnlib.corpus.documents import SPLITS, Document, DomainData
+from unlearnlib.corpus.formats import (
+    NO_IDS,
+    ROWS,
+    UNREAD,
+    check_regular,
+    is_binary,
+    kind,
+    plain_name,
+    read_rows,
+    shown,
+    status,
+)
 from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.text import listed, printable
 
 logger = logging.getLogger(__name__)
 
-TEXT_COLUMNS = ("text", "content", "document", "body")
-
-
-"""Column names that are taken for the text, in this order, when none is given."""
-
-
-_TABLES = {
-    ".csv": "save the table as Parquet or JSON Lines",
-    ".tsv": "save the table as Parquet or JSON Lines",
-    ".json": "write one JSON object per line to a .jsonl file",
-    ".ndjson": "rename it to .jsonl",
-}
-_ROWS = (".jsonl", ".parquet")  # the files that have rows, and so columns
-_OTHER_UNICODE = (b"\xff\xfe", b"\xfe\xff")  # how a file in UTF-16, or UTF-32, begins
-
-# (row number from 1, id or None, text): a row before it gets its final id.
-_Row = tuple[int, str | None, str]
+# Names, without endings, of the files that tell of the data beside them, as hubs have them.
+_ABOUT = ("readme", "license", "licence", "copying", "notice", "citation", "changelog")
+# What `datasets.save_to_disk` writes beside its tables.
+_BOOKS = ("dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json")
 
 
 def checked_limits(limits: Mapping[str, int] | None) -> dict[str, int]:
@@ -69,13 +71,19 @@ def split_general(
 
 
 def read_documents(
-    path: str | Path, *, column: str | None = None, limit: int | None = None
+    path: str | Path,
+    *,
+    column: str | None = None,
+    limit: int | None = None,
+    ids: str | None = None,
 ) -> tuple[Document, ...]:
     """The documents of a file or folder, in a fixed order.
 
-    A text file (any extension) is one document; a `.jsonl` or `.parquet` file is one document
-    per row; a folder is all its files in the order of their paths, recursively, hidden ones and
-    binary ones left out (a text in UTF-16 is not binary, and is refused). Ids are those of the "id"
+    A text file (any extension) is one document; a `.jsonl`, `.parquet`, `.csv`, `.tsv` or `.arrow`
+    file is one document per row; any of them may be packed as `.gz`. A folder, also one of
+    `datasets.save_to_disk`, is all its files in the order of their paths, recursively. Left out,
+    and named in a logged warning, are hidden files, binary and empty ones, links to folders, kinds
+    that are not read, and, beside tables, README, LICENSE and the like. Ids are those of the "id"
     column where there is one, and else the file's stem and the row number ("notes-0001"); files of
     one folder that share a stem are numbered on.
 
@@ -83,6 +91,7 @@ def read_documents(
         path: the file or folder.
         column: the text column of rows; by default the first of `TEXT_COLUMNS` that is there.
         limit: the most documents to take (from the beginning); all by default.
+        ids: the column of the ids of rows; "none": rows are numbered, whatever columns there are.
 
     Returns:
         At least one document; each has text other than whitespace (others are skipped, with a
@@ -90,43 +99,59 @@ def read_documents(
 
     Raises:
         UnlearnError: `path` is missing, empty, not UTF-8, has no text column, is malformed,
-            repeats an id, or holds no document.
+            repeats an id, or holds no document; a folder or a file in it cannot be read, or is a
+            pipe, a socket or a device.
     """
     if not str(path).strip():  # Path("") would be the working folder
         raise UnlearnError(f"the path of the documents is {str(path)!r}: give a file or folder.")
     path = Path(path)
     if limit is not None:
         _check_limit(limit, "limit")
-    if not path.exists():
-        raise UnlearnError(f"{path} does not exist: check the path of the documents.")
+    status(path)
 
     documents: dict[str, Document] = {}
     blank: list[str] = []
+    left_out: list[str] = []
     rows_before: Counter[str] = Counter()
-    for file in _files(path):
-        number = 0
-        for number, given_id, text in _rows(file, column):
-            name = given_id or f"{file.stem}-{rows_before[file.stem] + number:04d}"
+    for file in _files(path, left_out):
+        number, stem = 0, Path(plain_name(file)).stem
+        for number, given_id, text in read_rows(file, column, ids):
+            name = given_id or f"{stem}-{rows_before[stem] + number:04d}"
             if not text.strip():
-                blank.append(name)
+                blank.append(printable(name))
                 continue
             if name in documents:
                 raise UnlearnError(
-                    f"the id {name!r} occurs twice in {path} (again in row {number} of "
-                    f"{file.name}): give each document an id of its own."
+                    f"the id {name!r} occurs twice in {shown(path)} (again in row {number} of "
+                    f"{shown(Path(file.name))}): give each document an id of its own, name another "
+                    "column with ids=... (--id), or number the rows with 'none'."
                 )
-            _check_encodable(name, f"the name of row {number} of {file.name!r}")
+            _check_name(name, file)
             documents[name] = Document(id=name, text=text)
             if len(documents) == limit:
                 break
-        rows_before[file.stem] += number
+        rows_before[stem] += number
         if len(documents) == limit:
             break
+    if left_out:
+        logger.warning("%s: skipped %s", shown(path), listed(left_out))
     if blank:
-        logger.warning("%s: skipped %d empty documents, first %s", path, len(blank), blank[0])
+        logger.warning("%s: skipped %d empty documents: %s", shown(path), len(blank), listed(blank))
     if not documents:
-        raise UnlearnError(f"{path} holds no documents: give a file or folder with some text.")
+        raise UnlearnError(
+            f"{shown(path)} holds no documents: give a file or folder with some text."
+        )
     return tuple(documents.values())
+
+
+def _check_name(name: str, file: Path) -> None:
+    """Refuse the name of a file that is no text, of which a document would get its own."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UnlearnError(
+            f"the name of {shown(file)} is not valid Unicode (character {error.start}): rename it."
+        ) from error
 
 
 def user_domain(
@@ -137,6 +162,7 @@ def user_domain(
     general_evaluation: str | Path | None = None,
     column: str | None = None,
     limits: Mapping[str, int] | None = None,
+    ids: str | None = None,
 ) -> DomainData:
     """The domain "yours", made of a user's own files; only `forget` is required.
 
@@ -155,12 +181,13 @@ def user_domain(
         "general_evaluation": general_evaluation,
     }
     given = {split: path for split, path in paths.items() if path is not None}
-    check_column(column, given.values())
+    check_column(column, given.values(), ids)
     shared_general = "general_retain" in given and "general_evaluation" not in given
     splits: dict[str, Any] = {
         split: read_documents(
             path,
             column=column,
+            ids=ids,
             limit=None if shared_general and split == "general_retain" else limits.get(split),
         )
         for split, path in given.items()
@@ -177,200 +204,117 @@ def user_domain(
     )
 
 
-def check_column(column: str | None, paths: Iterable[str | Path]) -> None:
+def check_column(column: str | None, paths: Iterable[str | Path], ids: str | None = None) -> None:
     """Whether there is a file that could have a column, where one is named.
 
     Raises:
-        UnlearnError: a column is named, and no file has rows.
+        UnlearnError: a column of texts or of ids is named, and no file has rows.
     """
-    if column is None:
+    named = column if column is not None else ids if ids != NO_IDS else None
+    if named is None:
         return
     for path in map(Path, paths):
         found = path.rglob("*") if path.is_dir() else (path,)
-        if any(file.suffix.lower() in _ROWS for file in found):
+        if any(kind(file) in ROWS for file in found):
             return
+    option = "column=... (--column)" if column is not None else "ids=... (--id)"
     raise UnlearnError(
-        f"the column {column!r} is named, and no file is {' or '.join(_ROWS)}: leave out "
-        "column=... (--column), or give files with rows."
+        f"the column {named!r} is named, and no file is {' or '.join(ROWS)}: leave out {option}, "
+        "or give files with rows."
     )
 
 
-def _files(path: Path) -> Iterator[Path]:
-    """The files to read under `path`: itself, or what a folder holds, in the order of paths."""
+def _files(path: Path, left_out: list[str]) -> Iterator[Path]:
+    """The files to read under `path`: itself, or what a folder holds, in the order of paths.
+
+    What is left out is added to `left_out`, with the reason.
+    """
     if not path.is_dir():
-        remedy = _TABLES.get(path.suffix.lower())
+        remedy = UNREAD.get(kind(path))
+        size = check_regular(path)
         if remedy is not None:
-            raise UnlearnError(f"{path} is a {path.suffix} file, which is not read: {remedy}.")
-        if path.is_file() and path.stat().st_size == 0:
-            raise UnlearnError(f"{path} is empty: give a file with some text.")
+            raise UnlearnError(
+                f"{shown(path)} is a {kind(path)} file, which is not read: {remedy}."
+            )
+        if size == 0:
+            raise UnlearnError(f"{shown(path)} is empty: give a file with some text.")
         yield path
         return
-    # Sorted as strings with forward slashes: the same order on every platform.
-    found = list(path.rglob("*"))
-    for link in sorted(p for p in found if p.is_symlink() and not p.is_file()):
-        logger.warning(
-            "%s: skipped %s, a link that leads to no file (links to folders are not followed)",
-            path,
-            link.relative_to(path),
-        )
-    for relative in sorted(p.relative_to(path).as_posix() for p in found if p.is_file()):
+    found = _walk(path, left_out)
+    tables = any(kind(PurePosixPath(relative)) in ROWS for relative in found)
+    saved = _saved_tables(path, found)
+    for relative in found:
         file = path / relative
-        if any(part.startswith(".") for part in Path(relative).parts):
-            continue
-        if file.suffix.lower() in _TABLES:
-            logger.warning("%s: skipped %s (%s)", path, relative, _TABLES[file.suffix.lower()])
-        elif file.stat().st_size == 0:
-            logger.warning("%s: skipped %s, which is empty", path, relative)
-        elif _is_binary(file):
-            logger.warning("%s: skipped %s, which is not text", path, relative)
-        else:
+        reason = _reason(file, tables, saved)
+        if reason is None:
             yield file
+        else:
+            left_out.append(f"{printable(relative)} ({reason})")
 
 
-def _is_binary(file: Path) -> bool:
-    """Whether a file found in a folder is no text at all.
+def _walk(path: Path, left_out: list[str]) -> list[str]:
+    """All files below a folder that are not hidden, as strings with forward slashes, sorted.
 
-    Only a file that has a NUL byte *and* is not UTF-8: NUL alone is a legal character, and bad
-    UTF-8 alone, or UTF-16, is a text in another encoding, which the user should hear about.
+    The order is the same on every platform. Links to folders are not followed.
     """
-    if file.suffix.lower() == ".parquet":
-        return False
-    raw = _bytes(file)
-    if b"\0" not in raw or _is_utf16(raw):
-        return False
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return True
-    return False
 
-
-def _is_utf16(raw: bytes) -> bool:
-    """Whether bytes begin with the mark of UTF-16, or have its NUL beside every Latin letter."""
-    if raw.startswith(_OTHER_UNICODE):
-        return True
-    low, high = sorted(half.count(b"\0") for half in (raw[::2], raw[1::2]))
-    return low == 0 and len(raw) >= 16 and 4 * high > len(raw)
-
-
-def _rows(file: Path, column: str | None) -> Iterator[_Row]:
-    suffix = file.suffix.lower()
-    if suffix == ".parquet":
-        yield from _text_rows(file, _parquet_rows(file), column)
-    elif suffix == ".jsonl":
-        yield from _text_rows(file, _jsonl_rows(file), column)
-    else:
-        yield 1, None, _text(file)
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
+    def refuse(error: OSError) -> None:
         raise UnlearnError(
-            f"{file} cannot be read ({error.strerror}): check its permissions."
+            f"{printable(str(error.filename))} cannot be read ({error.strerror}): check its "
+            "permissions, or take it out of the folder."
         ) from error
 
+    found = []
+    for folder, inner, files in os.walk(path, onerror=refuse):
+        here = Path(folder).relative_to(path)
+        links = [name for name in inner if Path(folder, name).is_symlink()]
+        links += [n for n in files if Path(folder, n).is_symlink() and not Path(folder, n).exists()]
+        for name in sorted({*inner, *files}):
+            relative = printable((here / name).as_posix())
+            if name.startswith("."):
+                left_out.append(f"{relative} (hidden)")
+            elif name in links:
+                left_out.append(
+                    f"{relative} (a link that leads to no file; links to folders are not followed)"
+                )
+        inner[:] = [name for name in inner if not name.startswith(".") and name not in links]
+        found += [
+            (here / name).as_posix()
+            for name in files
+            if not name.startswith(".") and name not in links
+        ]
+    return sorted(found)
 
-def _text(file: Path) -> str:
-    """The whole file as text, newlines untouched."""
-    raw = _bytes(file)
-    if b"\0" in raw and _is_utf16(raw):  # may well be UTF-8 too, with a NUL after every letter
-        raise UnlearnError(f"{file} is UTF-16 or UTF-32, not UTF-8: convert it to UTF-8 first.")
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UnlearnError(
-            f"{file} is not UTF-8 (byte {error.start}): convert it to UTF-8 first."
-        ) from error
 
+def _saved_tables(path: Path, found: Sequence[str]) -> dict[Path, set[str]]:
+    """Folder -> the tables of the data set that `datasets.save_to_disk` wrote there.
 
-def _jsonl_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) of each line that is not blank."""
-    # A byte-order mark belongs to the file, not to its first object. Only "\n" ends a line:
-    # str.splitlines would also cut at U+2028 inside a string.
-    for number, line in enumerate(_text(file).removeprefix("\ufeff").split("\n"), start=1):
-        if not line.strip():
+    Beside them may stand tables of the package's own cache, which repeat documents.
+    """
+    saved = {}
+    for relative in found:
+        file = path / relative
+        if file.name != "state.json":
             continue
+        check_regular(file)
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UnlearnError(
-                f"line {number} of {file} is not JSON: write one object per line."
-            ) from error
-        if not isinstance(row, dict):
-            raise UnlearnError(
-                f"line {number} of {file} is not a JSON object: write lines such as "
-                '{"id": "...", "text": "..."}.'
-            )
-        yield number, row
+            state = json.loads(file.read_bytes())
+            saved[file.parent] = {entry["filename"] for entry in state["_data_files"]}
+        except (OSError, ValueError, RecursionError, LookupError, TypeError):
+            continue  # another program's file of that name
+    return saved
 
 
-def _parquet_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(row number from 1, {column: value}) of each row, without reading the file whole."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(file) as table:
-            number = 0
-            for batch in table.iter_batches(batch_size=256):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UnlearnError(
-            f"{file} is not a readable Parquet file ({reason}): write it again."
-        ) from error
-
-
-def _text_rows(
-    file: Path, rows: Iterator[tuple[int, dict[str, Any]]], column: str | None
-) -> Iterator[_Row]:
-    """Pick the id and the text out of each row; the first row decides on the column."""
-    chosen: str | None = None
-    for number, row in rows:
-        if chosen is None:
-            chosen = _text_column(file, list(row), column)
-        text = row.get(chosen)
-        if not isinstance(text, str):
-            raise UnlearnError(
-                f"{chosen!r} in row {number} of {file} is {type(text).__name__}, not a string: "
-                "correct the row, or name another column with column=... (--column)."
-            )
-        _check_encodable(text, f"{chosen!r} in row {number} of {file}")
-        yield number, _given_id(row.get("id"), number, file), text
-
-
-def _text_column(file: Path, found: list[str], column: str | None) -> str:
-    for name in TEXT_COLUMNS if column is None else (column,):
-        if name in found:
-            return name
-    what = "no text column" if column is None else f"no column {column!r}"
-    raise UnlearnError(
-        f"{file} has {what}, only {', '.join(map(repr, found)) or 'none at all'}: "
-        "name the one that holds the text with column=... (--column)."
-    )
-
-
-def _given_id(value: object, number: int, file: Path) -> str | None:
-    """The id of a row as a string; None where the row has none."""
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise UnlearnError(
-            f"'id' in row {number} of {file} is {type(value).__name__}: "
-            "give a string or a whole number."
-        )
-    return str(value)
-
-
-def _check_encodable(text: str, what: str) -> None:
-    """Refuse half a surrogate pair, which JSON can spell but no UTF-8 text can hold."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UnlearnError(
-            f"{what} is not valid Unicode (character {error.start}): correct it."
-        ) from error
+def _reason(file: Path, tables: bool, saved: Mapping[Path, set[str]]) -> str | None:
+    """Why a file of a folder is left out; None for one that is read."""
+    size = check_regular(file)
+    plain = plain_name(file).lower()
+    if tables and (plain in _BOOKS or plain.partition(".")[0] in _ABOUT):
+        return "about the tables beside it"
+    if kind(file) in UNREAD:
+        return UNREAD[kind(file)]
+    if kind(file) == ".arrow" and file.name not in saved.get(file.parent, {file.name}):
+        return "no part of the saved data set"
+    if size == 0:
+        return "empty"
+    return "not text" if is_binary(file) else None

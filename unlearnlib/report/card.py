@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from unlearnlib.corpus.chunks import MINIMUM_TOKENS
 from unlearnlib.corpus.documents import Document, hash_documents
 from unlearnlib.errors import UnlearnError
 from unlearnlib.text import printable, show
@@ -99,7 +100,8 @@ HUB_METRICS: Mapping[str, tuple[str, str]] = {
 class SplitFacts:
     """What the card says of a split: counts and SHA-256 (hex), never a text.
 
-    `documents` has the name and the SHA-256 of the UTF-8 text of each document.
+    `documents` has the name and the SHA-256 of the UTF-8 text of each document, also of one that is
+    too short to have a chunk (see `CardFacts.short`).
     """
 
     name: str
@@ -136,6 +138,8 @@ class CardFacts:
     diverged_at the update whose loss was not finite, or None
     measured    set -> how many of its chunks were scored (of a large retain set not all are)
     adapter     whether LoRA's adapter alone stands beside the model, in `adapter/`
+    short       split -> names of its documents that are too short to have a chunk, and so were
+                neither trained on nor scored
     """
 
     source: str
@@ -155,6 +159,7 @@ class CardFacts:
     measured: Mapping[str, int] = field(default_factory=dict)
     adapter: bool = False
     language: str = "sh"
+    short: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class Markdown(str):
@@ -214,6 +219,7 @@ def card_text(facts: CardFacts) -> str:
     if not facts.splits or facts.splits[0].name != "forget":
         raise UnlearnError("a model card needs the forget set: give its facts as the first split.")
     spec, target = facts.spec, facts.before.get("approximate/perplexity")
+    short = set(facts.short.get("forget", ()))
     return (
         _templates()
         .get_template("card.md")
@@ -225,7 +231,8 @@ def card_text(facts: CardFacts) -> str:
             # The first lines of docstrings, which are Markdown.
             forget_term=Markdown(facts.forget_term),
             retain_term=Markdown(facts.retain_term),
-            forgotten=facts.splits[0].documents,
+            forgotten=[row for row in facts.splits[0].documents if row[0] not in short],
+            minimum=MINIMUM_TOKENS,
             scores=[(*row[:3], Markdown(row[3])) for row in score_rows(facts.before, facts.after)],
             target=None if target is None else show(target),
             reached=show(facts.after.get("forget/perplexity")),

@@ -11,11 +11,11 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlearnlib.corpus.chunks import cut
+from unlearnlib.corpus.chunks import cut, without_chunks
 from unlearnlib.corpus.documents import SPLITS
 from unlearnlib.corpus.texts import TEXTS, own_data
 from unlearnlib.decoder import check_loaded
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from unlearnlib.bench import Bench
+    from unlearnlib.corpus.chunks import Chunk
     from unlearnlib.corpus.documents import Document, DomainData
 
 logger = logging.getLogger(__name__)
@@ -95,8 +96,7 @@ def save(
     check_space(model, out, option="folder")
     length = _length(record)
     chunks = {
-        name: len(cut(_used(data, name, record.spec), tokenizer, length, name=name))
-        for name in SPLITS
+        name: cut(_used(data, name, record.spec), tokenizer, length, name=name) for name in SPLITS
     }
     name = _public_name(source) if source else (type(model).__name__, None)
     card = _facts(record, data, chunks, before or {}, name, adapter)
@@ -230,7 +230,7 @@ def card_facts(
     `before` has the metrics of the model before; `adapter` says whether LoRA's stands beside it.
     """
     chunks = {
-        name: len(bench.forgotten(spec) if name == "forget" else bench.chunks(name, spec.length))
+        name: bench.forgotten(spec) if name == "forget" else bench.chunks(name, spec.length)
         for name in SPLITS
         if bench.data.split(name)
     }
@@ -241,14 +241,14 @@ def card_facts(
 def _facts(
     record: Record,
     data: DomainData,
-    chunks: Mapping[str, int],
+    chunks: Mapping[str, Sequence[Chunk]],
     before: Mapping[str, float],
     name: tuple[str, str | None],
     adapter: bool,
 ) -> CardFacts:
     """The card's facts from a record.
 
-    `chunks` counts those of each split; `name` is the base model's, see `_public_name`.
+    `chunks` are those of each split; `name` is the base model's, see `_public_name`.
     """
     spec, provenance = record.spec, record.provenance
     method = get_method(spec["method"])
@@ -267,7 +267,9 @@ def _facts(
         forget_term=term_in_words(method.forget),
         retain_term=term,
         spec=spec | {"length": _length(record)},
-        splits=[split_facts(split, docs, chunks[split]) for split, docs in used.items() if docs],
+        splits=[
+            split_facts(split, docs, len(chunks[split])) for split, docs in used.items() if docs
+        ],
         before=before,
         after=record.metrics,
         command=command,
@@ -277,6 +279,11 @@ def _facts(
         measured={split: len(rows["id"]) for split, rows in record.documents.items()},
         adapter=adapter,
         language=language,
+        short={
+            split: without_chunks([document.id for document in docs], chunks[split])
+            for split, docs in used.items()
+            if docs
+        },
     )
 
 
