@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,69 @@ def disable_dropout(model: nn.Module) -> nn.Module:
             if isinstance(value, float) and ("drop" in name or "jitter" in name):
                 setattr(module, name, 0.0)
     return model
+
+
+@torch.no_grad()
+def cast(model: Any, dtype: torch.dtype) -> Any:
+    """Change a model's precision, in place, to what `from_pretrained(dtype=...)` loads: the model.
+
+    What a file holds, parameters and persistent buffers, is rounded. A buffer that is not saved
+    (the frequencies of RoPE, a table of positions) is computed anew as the model's class does it:
+    rounded, as by `model.to(dtype)`, it would be another model's than the one that is saved.
+    """
+    saved = frozenset(model.state_dict())
+    fresh = _unsaved_buffers(model, dtype, saved)
+    # Some models name parts that stay in float32, in which they are loaded, too.
+    wide = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    parts = (*model.named_parameters(), *model.named_buffers())
+    exact = {n: t.data for n, t in parts if n in saved and wide & set(n.split("."))}
+    model.to(dtype)
+    for name, value in exact.items():
+        parent, _, child = name.rpartition(".")
+        getattr(model.get_submodule(parent), child).data = value.float()
+    for name, buffer in fresh.items():
+        parent, _, child = name.rpartition(".")
+        module = model.get_submodule(parent)
+        setattr(module, child, buffer.to(getattr(module, child).device))
+    return model
+
+
+def _unsaved_buffers(
+    model: Any, dtype: torch.dtype, saved: frozenset[str]
+) -> dict[str, torch.Tensor]:
+    """The buffers that no file holds, on the CPU, as in a model loaded in `dtype`.
+
+    As `from_pretrained` makes them: the class builds a model without memory, and then initialises
+    the buffers alone.
+    """
+    if all(name in saved for name, _ in model.named_buffers()):
+        return {}
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            empty = type(model)(bare_config(model))
+        for name, buffer in list(empty.named_buffers()):
+            if name not in saved:
+                parent, _, child = name.rpartition(".")
+                setattr(empty.get_submodule(parent), child, torch.empty_like(buffer, device="cpu"))
+        with torch.random.fork_rng(devices=[]):
+            empty.initialize_weights()
+    finally:
+        torch.set_default_dtype(usual)
+    here = dict(model.named_buffers())
+    return {n: b for n, b in empty.named_buffers() if n not in saved and n in here}
+
+
+def bare_config(model: Any) -> Any:
+    """A copy of a model's configuration that does not say that it was quantized.
+
+    `transformers` would build another model by it, and refuse to save this one.
+    """
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return config
 
 
 def decoder_of(model: Any) -> nn.Module:
