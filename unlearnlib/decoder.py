@@ -42,9 +42,9 @@ def cast(model: Any, dtype: torch.dtype) -> Any:
     saved = frozenset(model.state_dict())
     fresh = _unsaved_buffers(model, dtype, saved)
     # Some models name parts that stay in float32, in which they are loaded, too.
-    wide = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    wide = tuple(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
     parts = (*model.named_parameters(), *model.named_buffers())
-    exact = {n: t.data for n, t in parts if n in saved and wide & set(n.split("."))}
+    exact = {n: t.data for n, t in parts if n in saved and any(w in n for w in wide)}
     model.to(dtype)
     for name, value in exact.items():
         parent, _, child = name.rpartition(".")
@@ -127,19 +127,23 @@ def check_reach(model: Any, tokens: Sequence[Sequence[int]]) -> None:
 
     Raises `UnlearnError` for one that is too long, and for a token that the model does not have.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
-    largest = max((max(chunk, default=0) for chunk in tokens), default=0)
-    if largest >= rows:
-        raise UnlearnError(
-            f"the texts have the token {largest} and the model knows {rows} tokens: give the "
-            "model's own tokenizer."
-        )
+    check_tokens(model.get_input_embeddings().weight.shape[0], tokens)
     most = getattr(model.config, "max_position_embeddings", None)
     longest = max(map(len, tokens), default=0)
     if most is not None and longest > most:
         raise UnlearnError(
             f"there is a chunk of {longest} tokens and the model reads at most {most}: give "
             f"length={most} or less."
+        )
+
+
+def check_tokens(rows: int, tokens: Sequence[Sequence[int]]) -> None:
+    """`UnlearnError` for a token that a model whose embedding has so many rows does not have."""
+    largest = max((max(chunk, default=0) for chunk in tokens), default=0)
+    if largest >= rows:
+        raise UnlearnError(
+            f"the texts have the token {largest} and the model knows {rows} tokens: give the "
+            "model's own tokenizer."
         )
 
 
@@ -171,7 +175,7 @@ def check_head(model: Any) -> Any:
     """The model; `UnlearnError` where its logits are not those of `head_of` on its hidden states.
 
     A model may change its hidden states or its logits in ways that its configuration does not show.
-    So both are computed for a few tokens, and compared.
+    So both are computed for a few tokens, and compared. So too for a model that reads later tokens.
     """
     head = head_of(model)
     ids = torch.arange(8, device=head.weight.device)[None] % head.weight.shape[0]
@@ -193,7 +197,27 @@ def check_head(model: Any) -> Any:
             f"the logits of {type(model).__name__} are not its output layer's of its last hidden "
             "states: give a model whose logits are a linear map of its hidden states."
         )
+    _check_causal(model, ids, hidden, rounding / 10)
     return model
+
+
+def _check_causal(model: Any, ids: torch.Tensor, hidden: torch.Tensor, rounding: float) -> None:
+    """`UnlearnError` where a token changes what a model says before it: (1, T), (1, T, H).
+
+    A score would then depend on what comes later, padding and packed neighbours included.
+    """
+    other, half = ids.clone(), ids.shape[1] // 2
+    other[:, half:] = ids[:, half:].flip(1)
+    training = model.training
+    model.eval()
+    again = decoder_of(model)(input_ids=other, use_cache=False).last_hidden_state
+    model.train(training)
+    moved = (again[:, :half] - hidden[:, :half]).abs().max()
+    if bool(moved > rounding * hidden.abs().max()):
+        raise UnlearnError(
+            f"{type(model).__name__} reads later tokens, too: give a causal language model, whose "
+            "prediction of a token depends on those before it alone."
+        )
 
 
 def _whole(parameter: Any) -> Any:
