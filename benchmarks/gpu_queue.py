@@ -312,6 +312,8 @@ def make_model(shape: str, length: int, dtype: Any = None) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from unlearnlib.decoder import cast
+
     form = SHAPES[shape]
     config = LlamaConfig(
         vocab_size=form.vocabulary,
@@ -325,7 +327,7 @@ def make_model(shape: str, length: int, dtype: Any = None) -> Any:
     )
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        return LlamaForCausalLM(config).to(dtype or torch.float32)
+        return cast(LlamaForCausalLM(config), dtype or torch.float32)
 
 
 def throughput(shape: str, method: str, length: int, batch: int, updates: int = 4) -> Record:

@@ -157,7 +157,7 @@ def serve(arguments: argparse.Namespace) -> None:
             continue
         used = model
         if precision == "bfloat16":
-            narrow = narrow or make_model(arguments.shape, arguments.length).to(torch.bfloat16)
+            narrow = narrow or make_model(arguments.shape, arguments.length, torch.bfloat16)
             used = narrow
         names = ("forget", "retain", "general") if work == "evaluation" else ("forget", "retain")
         chosen = {name: data[name] for name in names}

@@ -7,6 +7,7 @@ import copy
 import functools
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,6 +237,8 @@ def test_the_package_neither_unpickles_nor_evaluates(path: Path) -> None:
             assert not names & {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
+            if re.match(r"Auto\w+\.from_", called):  # asked on the terminal, where it is not given
+                assert "trust_remote_code" in {keyword.arg for keyword in node.keywords}
             assert called not in ("eval", "exec", "torch.load")
             if called == "np.load":
                 named = {k.arg: ast.unparse(k.value) for k in node.keywords}

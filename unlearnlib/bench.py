@@ -16,7 +16,7 @@ from torch import nn
 
 from unlearnlib.corpus.chunks import Chunk, cut, last_word
 from unlearnlib.corpus.documents import Document, DomainData
-from unlearnlib.decoder import head_of
+from unlearnlib.decoder import check_reach, head_of
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics import summarise
@@ -70,7 +70,9 @@ class Bench:
         """The chunks of one of `SPLITS`."""
         key = (split, length or self.length)
         if key not in self._chunks:
-            self._chunks[key] = cut(self.data.split(split), self.tokenizer, key[1], name=split)
+            made = cut(self.data.split(split), self.tokenizer, key[1], name=split)
+            check_reach(self.model, [chunk.tokens for chunk in made])
+            self._chunks[key] = made
         return self._chunks[key]
 
     def forgotten(self, spec: RunSpec) -> list[Chunk]:
@@ -106,7 +108,9 @@ class Bench:
         """Cloze chunks of the facts in the documents of `questioned`."""
         key = (split, limit)
         if key not in self._cloze:
-            self._cloze[key] = cloze_chunks(self.questioned(split, limit), self.tokenizer)
+            made = cloze_chunks(self.questioned(split, limit), self.tokenizer)
+            check_reach(self.model, [chunk.tokens for chunk in made[0]])
+            self._cloze[key] = made
         return self._cloze[key]
 
     def questioned(self, split: str, limit: int | None = None) -> tuple[Document, ...]:

@@ -29,6 +29,7 @@ from torch import nn
 
 from unlearnlib.corpus.chunks import Chunk, cut
 from unlearnlib.corpus.documents import Document, DomainData, hash_documents
+from unlearnlib.decoder import check_reach
 from unlearnlib.engine import Execution, Outcome, Part, Training, optimise, peak_memory_bytes
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.methods import Descent
@@ -187,7 +188,7 @@ def train_further(
     data = _domains(profile, corpora, tokenizer)
     documents = training_documents(name, data)
     chunks = cut(documents, tokenizer, scale.length, name="training")
-    model = load_model(source, device=device)
+    check_reach(model := load_model(source, device=device), [chunk.tokens for chunk in chunks])
     base = model_hash(model)
     execution = execution or Execution()
     quiet = Execution(execution.micro_tokens, execution.micro_chunks, progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,69 @@ def disable_dropout(model: nn.Module) -> nn.Module:
             if isinstance(value, float) and ("drop" in name or "jitter" in name):
                 setattr(module, name, 0.0)
     return model
+
+
+@torch.no_grad()
+def cast(model: Any, dtype: torch.dtype) -> Any:
+    """Change a model's precision, in place, to what `from_pretrained(dtype=...)` loads: the model.
+
+    What a file holds, parameters and persistent buffers, is rounded. A buffer that is not saved
+    (the frequencies of RoPE, a table of positions) is computed anew as the model's class does it:
+    rounded, as by `model.to(dtype)`, it would be another model's than the one that is saved.
+    """
+    saved = frozenset(model.state_dict())
+    fresh = _unsaved_buffers(model, dtype, saved)
+    # Some models name parts that stay in float32, in which they are loaded, too.
+    wide = tuple(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    parts = (*model.named_parameters(), *model.named_buffers())
+    exact = {n: t.data for n, t in parts if n in saved and any(w in n for w in wide)}
+    model.to(dtype)
+    for name, value in exact.items():
+        parent, _, child = name.rpartition(".")
+        getattr(model.get_submodule(parent), child).data = value.float()
+    for name, buffer in fresh.items():
+        parent, _, child = name.rpartition(".")
+        module = model.get_submodule(parent)
+        setattr(module, child, buffer.to(getattr(module, child).device))
+    return model
+
+
+def _unsaved_buffers(
+    model: Any, dtype: torch.dtype, saved: frozenset[str]
+) -> dict[str, torch.Tensor]:
+    """The buffers that no file holds, on the CPU, as in a model loaded in `dtype`.
+
+    As `from_pretrained` makes them: the class builds a model without memory, and then initialises
+    the buffers alone.
+    """
+    if all(name in saved for name, _ in model.named_buffers()):
+        return {}
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            empty = type(model)(bare_config(model))
+        for name, buffer in list(empty.named_buffers()):
+            if name not in saved:
+                parent, _, child = name.rpartition(".")
+                setattr(empty.get_submodule(parent), child, torch.empty_like(buffer, device="cpu"))
+        with torch.random.fork_rng(devices=[]):
+            empty.initialize_weights()
+    finally:
+        torch.set_default_dtype(usual)
+    here = dict(model.named_buffers())
+    return {n: b for n, b in empty.named_buffers() if n not in saved and n in here}
+
+
+def bare_config(model: Any) -> Any:
+    """A copy of a model's configuration that does not say that it was quantized.
+
+    `transformers` would build another model by it, and refuse to save this one.
+    """
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return config
 
 
 def decoder_of(model: Any) -> nn.Module:
@@ -63,19 +127,23 @@ def check_reach(model: Any, tokens: Sequence[Sequence[int]]) -> None:
 
     Raises `UnlearnError` for one that is too long, and for a token that the model does not have.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
-    largest = max((max(chunk, default=0) for chunk in tokens), default=0)
-    if largest >= rows:
-        raise UnlearnError(
-            f"the texts have the token {largest} and the model knows {rows} tokens: give the "
-            "model's own tokenizer."
-        )
+    check_tokens(model.get_input_embeddings().weight.shape[0], tokens)
     most = getattr(model.config, "max_position_embeddings", None)
     longest = max(map(len, tokens), default=0)
     if most is not None and longest > most:
         raise UnlearnError(
             f"there is a chunk of {longest} tokens and the model reads at most {most}: give "
             f"length={most} or less."
+        )
+
+
+def check_tokens(rows: int, tokens: Sequence[Sequence[int]]) -> None:
+    """`UnlearnError` for a token that a model whose embedding has so many rows does not have."""
+    largest = max((max(chunk, default=0) for chunk in tokens), default=0)
+    if largest >= rows:
+        raise UnlearnError(
+            f"the texts have the token {largest} and the model knows {rows} tokens: give the "
+            "model's own tokenizer."
         )
 
 
@@ -107,7 +175,7 @@ def check_head(model: Any) -> Any:
     """The model; `UnlearnError` where its logits are not those of `head_of` on its hidden states.
 
     A model may change its hidden states or its logits in ways that its configuration does not show.
-    So both are computed for a few tokens, and compared.
+    So both are computed for a few tokens, and compared. So too for a model that reads later tokens.
     """
     head = head_of(model)
     ids = torch.arange(8, device=head.weight.device)[None] % head.weight.shape[0]
@@ -129,7 +197,27 @@ def check_head(model: Any) -> Any:
             f"the logits of {type(model).__name__} are not its output layer's of its last hidden "
             "states: give a model whose logits are a linear map of its hidden states."
         )
+    _check_causal(model, ids, hidden, rounding / 10)
     return model
+
+
+def _check_causal(model: Any, ids: torch.Tensor, hidden: torch.Tensor, rounding: float) -> None:
+    """`UnlearnError` where a token changes what a model says before it: (1, T), (1, T, H).
+
+    A score would then depend on what comes later, padding and packed neighbours included.
+    """
+    other, half = ids.clone(), ids.shape[1] // 2
+    other[:, half:] = ids[:, half:].flip(1)
+    training = model.training
+    model.eval()
+    again = decoder_of(model)(input_ids=other, use_cache=False).last_hidden_state
+    model.train(training)
+    moved = (again[:, :half] - hidden[:, :half]).abs().max()
+    if bool(moved > rounding * hidden.abs().max()):
+        raise UnlearnError(
+            f"{type(model).__name__} reads later tokens, too: give a causal language model, whose "
+            "prediction of a token depends on those before it alone."
+        )
 
 
 def _whole(parameter: Any) -> Any:

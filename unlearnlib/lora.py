@@ -51,15 +51,28 @@ class Adapter:
     config: Any
 
 
-def check_peft() -> None:
+def check_peft(
+    what: str = "lora_rank", remedy: str = "leave lora_rank at 0 to train all parameters"
+) -> None:
     """`UnlearnError` where the package is missing: better before a model is loaded than after."""
     try:
         import peft  # noqa: F401
     except ImportError as error:
         raise UnlearnError(
-            "lora_rank needs the package peft: install it (pip install peft), or leave lora_rank "
-            "at 0 to train all parameters."
+            f"{what} needs the package peft: install it (pip install peft), or {remedy}."
         ) from error
+
+
+def merge(model: Any, folder: Path) -> Any:
+    """A model with the LoRA adapter of a folder added to its weights: a plain model again."""
+    from peft import PeftModel
+
+    merged: Any = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    vars(merged).pop("peft_config", None)
+    vars(merged).pop("_hf_peft_config_loaded", None)
+    for parameter in merged.parameters():
+        parameter.requires_grad_(True)  # peft has frozen them
+    return merged
 
 
 def inject(model: Any, rank: int, alpha: float) -> Any:

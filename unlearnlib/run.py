@@ -25,7 +25,7 @@ from unlearnlib.bench import open_bench as open_bench
 from unlearnlib.corpus.chunks import Chunk
 from unlearnlib.corpus.documents import Document, overlaps
 from unlearnlib.corpus.texts import own_data
-from unlearnlib.decoder import check_head, check_loaded, check_reach, disable_dropout
+from unlearnlib.decoder import cast, check_head, check_loaded, check_reach, disable_dropout
 from unlearnlib.engine import (
     Checkpoint,
     Execution,
@@ -98,7 +98,7 @@ def execute(
     if spec.lora_rank:
         lora.check_peft()
     model = bench.model if in_place else copy.deepcopy(bench.model)
-    model.to(DTYPES[spec.precision])
+    cast(model, DTYPES[spec.precision])
     device = next(model.parameters()).device
     vars(model).pop("lora_adapter", None)  # of an earlier run on this model
     attached = None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from unlearnlib.decoder import decoder_of, disable_dropout
+from unlearnlib.decoder import bare_config, cast, decoder_of, disable_dropout
 from unlearnlib.errors import UnlearnError
 
 
@@ -18,10 +17,7 @@ def plain_copy(model: Any, state: dict[str, Tensor]) -> Any:
 
     Its configuration does not say that it was quantized: `transformers` would refuse to save it.
     """
-    config = copy.deepcopy(model.config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    plain = type(model)(config).to(model.dtype)
+    plain = cast(type(model)(bare_config(model)), model.dtype)
     plain.load_state_dict(state)
     plain.tie_weights()
     plain.generation_config = model.generation_config

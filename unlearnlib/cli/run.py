@@ -33,6 +33,7 @@ from unlearnlib.cli.inputs import (
 )
 from unlearnlib.cli.output import Report, columns
 from unlearnlib.corpus.chunks import cut
+from unlearnlib.decoder import check_tokens
 from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import published_files
 from unlearnlib.methods import get_method
@@ -293,15 +294,20 @@ def _plan_run(inputs: Inputs, execution: Execution) -> Plan:
     models = Models(inputs.model, base=spec.base)
     source, oracle = sources(spec.profile, spec.domain, models, own)
     tokenizer = load_tokenizer(source)
-    length = chunk_length(model_config(source), spec.length, None if own else scale.length)
+    config = model_config(source)
+    length = chunk_length(config, spec.length, None if own else scale.length)
     if not own:
         data = clipped(spec.profile, data, tokenizer)
     retain = {"in_distribution": data.retain, "general": data.general_retain}
+    forgotten = cut(data.forget[: spec.forget_size], tokenizer, length, name="forget")
+    retained = cut(retain.get(method.data or "", ()), tokenizer, length, name="retain")
+    rows = config.get_text_config().vocab_size
+    check_tokens(rows, [chunk.tokens for chunk in (*forgotten, *retained)])
     return plan_run(
         source,
         spec,
-        cut(data.forget[: spec.forget_size], tokenizer, length, name="forget"),
-        cut(retain.get(method.data or "", ()), tokenizer, length, name="retain"),
+        forgotten,
+        retained,
         execution=execution,
         machine=Machine(inputs.device, process_count()),
         oracle=oracle is not None,

@@ -23,6 +23,7 @@ from unlearnlib.cli.output import Report, columns
 from unlearnlib.corpus.chunks import Chunk, cut
 from unlearnlib.corpus.documents import Document
 from unlearnlib.corpus.files import check_column, read_documents
+from unlearnlib.decoder import check_reach
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.membership import attack_scores, auc, bootstrap_auc, membership
 from unlearnlib.metrics.perplexity import accuracy, chunk_perplexity, perplexity
@@ -49,6 +50,7 @@ def score_command(args: argparse.Namespace) -> Report:
     chunks = {
         name: cut(documents, tokenizer, length, name=name) for name, documents in sets.items()
     }
+    check_reach(model, [chunk.tokens for parts in chunks.values() for chunk in parts])
     execution = chosen_execution(args)
     scores = {
         name: score_chunks(model, parts, execution=execution, name=name)
