@@ -392,6 +392,7 @@ def test_force_leaves_no_weights_of_an_earlier_model(
     out = files / "out"
     out.mkdir()
     (out / "model-00001-of-00002.safetensors").write_bytes(b"old")
+    (out / "record.json").write_text('{"format": 1, "base_model": "x", "record": {}}')
     (out / "notes.txt").write_text("mine")
     assert unlearn(*own(model, "--method", "ga", "--out", "out"))[0] == 2
     assert unlearn(*own(model, "--method", "ga", "--out", "out", "--force"))[0] == 0

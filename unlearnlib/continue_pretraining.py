@@ -163,6 +163,15 @@ def _course(outcome: Outcome, history: Sequence[Mapping[str, float]]) -> dict[st
     }
 
 
+def _save(model: nn.Module, tokenizer: Any, record: Mapping[str, Any], publish: bool) -> None:
+    """Write a model with its record and, with `publish`, the record into the project."""
+    profile, name = record["profile"], record["name"]
+    text = json.dumps(record, indent=1) + "\n"
+    save_model(model, tokenizer, continued_checkpoint(profile, name), {TRAINING: text})
+    if publish:
+        write_file(record_path(profile, name), text.encode("utf-8"), replace=True)
+
+
 def train_further(
     profile: str,
     name: str,
@@ -240,8 +249,5 @@ def train_further(
             float32_products=torch.get_float32_matmul_precision(),
         ),
     }
-    text = json.dumps(record, indent=1) + "\n"
-    save_model(model, tokenizer, continued_checkpoint(profile, name), {TRAINING: text})
-    if publish:
-        write_file(record_path(profile, name), text.encode("utf-8"), replace=True)
+    _save(model, tokenizer, record, publish)
     return record

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.profiles import get_profile
-from unlearnlib.store.files import write_file
 
 if TYPE_CHECKING:
     from unlearnlib.engine import Execution
@@ -188,6 +187,8 @@ def write_output(path: Path, raw: bytes, option: str, force: bool) -> None:
 
     Without `force`, a file that came there meanwhile is left, and `UnlearnError` says so.
     """
+    from unlearnlib.store.files import write_file  # the store loads NumPy, and help needs none
+
     if path.exists() and not path.is_file():  # a device or a pipe: nothing to keep
         path.write_bytes(raw)
     # A link stays one: what it leads to is replaced.

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 ADAPTER, ADAPTER_FILES = "adapter", ("adapter_config.json", "adapter_model.safetensors")
 # What is written beside weights. A tokenizer may have files of other names, see `_put_in_place`.
-WRITTEN = {"README.md", "record.json", "report.html", "config.json", "generation_config.json"}
+WRITTEN = {"README.md", "record.json", "config.json", "generation_config.json"}
 WRITTEN |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 
 
