@@ -1219,6 +1219,17 @@ def test_data_counts_shows_and_exports_what_a_run_reads(
     assert code == 0 and forget[0].text in out
 
 
+def test_what_is_shown_of_a_document_cannot_steer_the_terminal(
+    lab: Path, unlearn: Unlearn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = Document("a\n--- books, forget: b\x1b[2J", "one\n\ttwo\r\x1b[31mthree")
+    data = dataclasses.replace(_generate("books"), forget=(odd,))
+    monkeypatch.setattr("unlearnlib.cli.data.load_domain", lambda *_: data)
+    code, out, _ = unlearn("data", "--domain", "books", "--quiet", "--show", 1)
+    assert code == 0 and "\n--- books, forget: a\\n--- books, forget: b\\x1b[2J\n" in out
+    assert "one\n\ttwo\\r\\x1b[31mthree" in out and "\x1b" not in out
+
+
 def test_pretrain_makes_the_models_asked_for(
     lab: Path, unlearn: Unlearn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
