@@ -16,7 +16,7 @@ from torch import nn
 
 from unlearnlib.corpus.chunks import Chunk, cut, last_word
 from unlearnlib.corpus.documents import Document, DomainData
-from unlearnlib.decoder import check_reach, head_of
+from unlearnlib.decoder import check_tokens, head_of
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics import summarise
@@ -71,9 +71,14 @@ class Bench:
         key = (split, length or self.length)
         if key not in self._chunks:
             made = cut(self.data.split(split), self.tokenizer, key[1], name=split)
-            check_reach(self.model, [chunk.tokens for chunk in made])
+            self._check_known(made)
             self._chunks[key] = made
         return self._chunks[key]
+
+    def _check_known(self, chunks: Sequence[Chunk]) -> None:
+        model: Any = self.model
+        rows = model.get_input_embeddings().weight.shape[0]
+        check_tokens(rows, [chunk.tokens for chunk in chunks])
 
     def forgotten(self, spec: RunSpec) -> list[Chunk]:
         """The chunks that the run forgets: of the first `forget_size` documents."""
@@ -109,7 +114,7 @@ class Bench:
         key = (split, limit)
         if key not in self._cloze:
             made = cloze_chunks(self.questioned(split, limit), self.tokenizer)
-            check_reach(self.model, [chunk.tokens for chunk in made[0]])
+            self._check_known(made[0])
             self._cloze[key] = made
         return self._cloze[key]
 

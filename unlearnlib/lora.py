@@ -67,7 +67,9 @@ def merge(model: Any, folder: Path) -> Any:
     """A model with the LoRA adapter of a folder added to its weights: a plain model again."""
     from peft import PeftModel
 
-    merged: Any = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # notes to peft's developers
+        merged: Any = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     vars(merged).pop("peft_config", None)
     vars(merged).pop("_hf_peft_config_loaded", None)
     for parameter in merged.parameters():
