@@ -41,7 +41,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model to start from, in folders where nothing else is; the profile's texts are made up."""
     monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("UNLEARN_DATA", str(tmp_path / "data"))
-    for user in ("bench", "profiles"):  # what opens a run, and what trains further
+    for user in ("bench", "continue_pretraining"):  # what opens a run, and what trains further
         monkeypatch.setattr(f"unlearnlib.{user}.load_domain", lambda *_, **__: tiny_data())
     save_model(tiny_llama(dtype=torch.float32), tiny_tokenizer(), tmp_path / "base")
     return tmp_path / "base"
