@@ -1,8 +1,8 @@
 """Load and save causal language models and tokenizers, whatever the source.
 
-A source is the word "lab" (the checkpoints that come with the project), a folder, a hub id, or
-a GGUF file. Only safetensors are read (GGUF through transformers' own reader, converted once);
-no pickle, no code that comes with a model.
+A source is the word "lab" (the checkpoints that come with the project), a folder of a model or of
+a LoRA adapter (which is merged into its base), a hub id, or a GGUF file. Only safetensors are read
+(GGUF through transformers' own reader, converted once); no pickle, no code that comes with a model.
 """
 
 from __future__ import annotations
