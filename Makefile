@@ -42,8 +42,10 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m ipykernel install --sys-prefix --name python3 >/dev/null
 	@touch $@
 
+# Tests run side by side, a core each (PYTEST_ARGS="-n 0" runs them one after the other).
 test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
+	  $(BIN)/python -m pytest -q -n logical --maxprocesses 4 $(PYTEST_ARGS)
 
 book: $(STAMP) ## Execute the notebooks and build the book in _build/html
 	$(BIN)/python book/build.py $(BOOK_ARGS)
