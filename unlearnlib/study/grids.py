@@ -52,19 +52,19 @@ class Study:
 
 def _rates(profile: str, domain: str) -> Specs:
     scale = get_profile(profile)
+    start = RunSpec(updates=scale.updates, seed=scale.tuning_seed)
+    return _by_rate(profile, domain, start, PAPER_METHODS, scale.rates)
+
+
+def _by_rate(
+    profile: str, domain: str, start: RunSpec, methods: Sequence[str], rates: Sequence[float]
+) -> Specs:
+    """Each method at each learning rate; `start` has what the runs share besides the profile's."""
+    shared = start.replace(
+        profile=profile, domain=domain, batch_size=BATCH, precision=get_profile(profile).precision
+    )
     return [
-        RunSpec(
-            profile,
-            domain,
-            method,
-            rate,
-            scale.updates,
-            BATCH,
-            seed=scale.tuning_seed,
-            precision=scale.precision,
-        )
-        for method in PAPER_METHODS
-        for rate in scale.rates
+        shared.replace(method=method, learning_rate=rate) for method in methods for rate in rates
     ]
 
 
@@ -105,22 +105,10 @@ def _region_seeds(profile: str, domain: str) -> Specs:
 
 
 def _region(profile: str, domain: str, seed: int, methods: Sequence[str] = ()) -> Specs:
-    scale = get_profile(profile)
-    return [
-        RunSpec(
-            profile,
-            domain,
-            method,
-            rate,
-            scale.region.updates,
-            BATCH,
-            seed=seed,
-            probe_every=scale.region.every,
-            precision=scale.precision,
-        )
-        for method in methods or scale.region.methods or PAPER_METHODS
-        for rate in scale.region.rates
-    ]
+    region = get_profile(profile).region
+    start = RunSpec(updates=region.updates, seed=seed, probe_every=region.every)
+    methods = methods or region.methods or PAPER_METHODS
+    return _by_rate(profile, domain, start, methods, region.rates)
 
 
 def _swept(profile: str, domain: str, methods: Iterable[str], **values: Sequence[Any]) -> Specs:
