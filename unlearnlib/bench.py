@@ -25,7 +25,7 @@ from unlearnlib.metrics.membership import attack_scores, auc, min_k
 from unlearnlib.metrics.perplexity import perplexity
 from unlearnlib.metrics.scores import TokenScores
 from unlearnlib.metrics.utility import cloze, last_word_accuracy
-from unlearnlib.models import load_model, load_tokenizer, model_hash
+from unlearnlib.models import load_model, load_tokenizer, model_hash, weights_in_memory, weights_of
 from unlearnlib.profiles import clipped, get_profile, load_domain
 from unlearnlib.scoring import Reference, cloze_chunks, score_chunks
 from unlearnlib.spec import RunSpec
@@ -44,6 +44,8 @@ class Bench:
 
     model      the model before unlearning, on its device; runs work on copies of it
     oracle     the exactly retrained model, where there is one
+    source     where the model came from, as the user named it
+    weights    which weights those are, with their hash (see `models.weights_of`)
     """
 
     model: nn.Module
@@ -54,9 +56,11 @@ class Bench:
     oracle: nn.Module | None = None
     execution: Execution = field(default_factory=Execution)
     source: str = ""
+    weights: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model_hash = model_hash(self.model)
+        self.weights = {**(self.weights or weights_in_memory(self.model)), "hash": self.model_hash}
         self.data_hash = self.data.hash()
         self.special = frozenset(int(t) for t in self.tokenizer.all_special_ids)
         # A tokenizer may have been given tokens that the model was not resized for.
@@ -326,4 +330,5 @@ def open_bench(
         load_model(oracle, precision, models.device) if oracle else None,
         execution or Execution(),
         str(source),
+        weights_of(source),
     )

@@ -30,13 +30,19 @@ from torch import nn
 from unlearnlib.corpus.chunks import Chunk, cut
 from unlearnlib.corpus.documents import Document, DomainData, hash_documents
 from unlearnlib.decoder import check_reach
-from unlearnlib.devices import choose_device
 from unlearnlib.engine import Execution, Outcome, Part, Training, optimise, peak_memory_bytes
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.methods import Descent
 from unlearnlib.metrics.membership import auc, loss_score, min_k
 from unlearnlib.metrics.perplexity import accuracy, perplexity
-from unlearnlib.models import load_model, load_tokenizer, model_hash, parameter_count, save_model
+from unlearnlib.models import (
+    load_model,
+    load_tokenizer,
+    model_hash,
+    parameter_count,
+    save_model,
+    weights_of,
+)
 from unlearnlib.profiles import clipped, get_profile, load_domain
 from unlearnlib.scoring import score_chunks
 from unlearnlib.store.files import write_file
@@ -190,17 +196,16 @@ def train_further(
     texts. The oracles take the number of epochs from vanilla's record, so vanilla comes first.
     Without `publish` the record is written beside the weights only.
     """
-    started = time.time()
-    scale, recipe = get_profile(profile), recipe or Continuation()
+    started, scale, recipe = time.time(), get_profile(profile), recipe or Continuation()
     epochs = _most_epochs(profile, name, recipe)
-    device = choose_device(device)
     source = source or scale.model
     tokenizer = load_tokenizer(source)
     data = _domains(profile, corpora, tokenizer)
     documents = training_documents(name, data)
     chunks = cut(documents, tokenizer, scale.length, name="training")
     check_reach(model := load_model(source, device=device), [chunk.tokens for chunk in chunks])
-    base = model_hash(model)
+    weights = {**weights_of(source), "hash": model_hash(model)}
+    place = next(model.parameters()).device
     execution = execution or Execution()
     quiet = Execution(execution.micro_tokens, execution.micro_chunks, progress=False)
     evaluation = _scored_chunks(data, tokenizer, scale.length)
@@ -233,8 +238,9 @@ def train_further(
     record = {
         "profile": profile,
         "name": name,
-        "base": scale.model,
-        "base_hash": base,
+        "base": weights["name"],
+        "base_weights": weights,
+        "base_hash": weights["hash"],
         "recipe": asdict(recipe),
         "autocast": execution.autocast,
         "parameters": parameter_count(model),
@@ -245,9 +251,9 @@ def train_further(
         "provenance": provenance(
             started=datetime.fromtimestamp(started, UTC),
             seconds=time.time() - started,
-            device=device,
+            device=str(place),
             command=f"unlearn pretrain --profile {profile} --only {name}",
-            peak_memory_bytes=peak_memory_bytes(device),
+            peak_memory_bytes=peak_memory_bytes(place),
             float32_products=torch.get_float32_matmul_precision(),
         ),
     }
