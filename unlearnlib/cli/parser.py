@@ -8,6 +8,7 @@ from typing import Any
 
 from unlearnlib import __version__
 from unlearnlib.cli.arguments import FILES, NOT_BY_SET, SHORTCUTS
+from unlearnlib.devices import DEVICES
 from unlearnlib.errors import UnlearnError
 from unlearnlib.profiles import DOMAINS, PROFILES
 from unlearnlib.spec import RunSpec
@@ -117,8 +118,17 @@ def _add_model(parser: argparse.ArgumentParser, default: str | None = None) -> N
     )
 
 
+def _add_where(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="auto: a CUDA device, else Apple's MPS, else the processor (default: auto)",
+    )
+
+
 def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    _add_where(parser)
     parser.add_argument(
         "--micro-tokens",
         type=_count,
@@ -336,7 +346,7 @@ def _add_pretrain(commands: Any) -> None:
     )
     _add_model(parser)
     parser.add_argument("--corpora", metavar="FOLDER", help="local copy of the public texts")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    _add_where(parser)
     parser.add_argument("--only", action="append", metavar="NAME", help="vanilla, oracle-books ...")
     parser.add_argument("--jobs", type=_count, default=1, help="models trained at the same time")
     parser.add_argument("--missing", action="store_true", help="leave models that are there alone")
