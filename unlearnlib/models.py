@@ -370,6 +370,14 @@ def earlier_weights(folder: Path, staged: Path) -> list[Path]:
     ]
 
 
+def hush_transformers() -> None:
+    """Leave the screen to our own progress bars and sentences."""
+    from transformers.utils import logging as theirs
+
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+
+
 def model_hash(model: nn.Module) -> str:
     """SHA-256 (hex) over names, shapes, dtypes and bytes of all parameters and buffers saved.
 

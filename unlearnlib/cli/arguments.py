@@ -113,10 +113,9 @@ def is_main_process() -> bool:
 
 def hush_transformers() -> None:
     """Leave the terminal to our own progress bars and sentences."""
-    from transformers.utils import logging as theirs
+    from unlearnlib.models import hush_transformers as hush  # here, because help needs no torch
 
-    theirs.set_verbosity_error()
-    theirs.disable_progress_bar()
+    hush()
 
 
 def store_path(
