@@ -145,7 +145,7 @@ def _domains(profile: str, corpora: str | Path | None, tokenizer: Any) -> dict[s
     return {domain: clipped(profile, splits, tokenizer) for domain, splits in data.items()}
 
 
-def _scored_chunks(
+def scored_chunks(
     data: Mapping[str, DomainData], tokenizer: Any, length: int
 ) -> dict[str, dict[str, list[Chunk]]]:
     """Domain -> split -> the chunks that are scored after each epoch."""
@@ -159,7 +159,7 @@ def _scored_chunks(
     }
 
 
-def _course(outcome: Outcome, history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def course(outcome: Outcome, history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """What a model's record says of its updates and epochs."""
     return {
         "epochs": int(history[-1]["epoch"]),
@@ -177,6 +177,50 @@ def _save(model: nn.Module, tokenizer: Any, record: Mapping[str, Any], publish: 
     save_model(model, tokenizer, continued_checkpoint(profile, name), {TRAINING: text})
     if publish:
         write_file(record_path(profile, name), text.encode("utf-8"), replace=True)
+
+
+def train_on(
+    model: nn.Module,
+    name: str,
+    chunks: Sequence[Chunk],
+    evaluation: Mapping[str, Mapping[str, Sequence[Chunk]]],
+    recipe: Continuation,
+    epochs: int,
+    execution: Execution,
+) -> tuple[Outcome, list[dict[str, float]]]:
+    """Train a model further, in place: what its updates report, and its scores after each epoch.
+
+    `evaluation` has the chunks that are scored, by domain and split (see `scored_chunks`). An
+    oracle takes all `epochs`; vanilla may end earlier (see the head of this file).
+    """
+    quiet = Execution(execution.micro_tokens, execution.micro_chunks, progress=False)
+    history = [{"epoch": 0.0, **epoch_scores(model, evaluation, quiet)}]
+    ends = {recipe.updates(len(chunks), epoch): epoch for epoch in range(1, epochs + 1)}
+
+    def evaluate_epoch(update: int) -> bool:
+        """At the end of an epoch: add its scores, and say whether training may end there."""
+        epoch = ends.get(update)
+        if epoch is None:
+            return False
+        history.append({"epoch": float(epoch), **epoch_scores(model, evaluation, quiet)})
+        reached = min(history[-1][f"{domain}/membership/loss/auc"] for domain in evaluation)
+        logger.info("epoch %d: lowest AUC of the loss attack %.3f", epoch, reached)
+        return name == "vanilla" and reached >= recipe.auc
+
+    outcome = optimise(
+        model,
+        [Part("loss", chunks, Descent())],
+        recipe.training(len(chunks), epochs),
+        execution=execution,
+        stop_after=evaluate_epoch,
+        description=name,
+    )
+    if outcome.diverged_at is not None:
+        raise UnlearnError(
+            f"training {name} further diverged at update {outcome.diverged_at}: lower "
+            f"learning_rate from {recipe.learning_rate}."
+        )
+    return outcome, history
 
 
 def train_further(
@@ -207,34 +251,8 @@ def train_further(
     weights = {**weights_of(source), "hash": model_hash(model)}
     place = next(model.parameters()).device
     execution = execution or Execution()
-    quiet = Execution(execution.micro_tokens, execution.micro_chunks, progress=False)
-    evaluation = _scored_chunks(data, tokenizer, scale.length)
-    history = [{"epoch": 0.0, **epoch_scores(model, evaluation, quiet)}]
-    ends = {recipe.updates(len(chunks), epoch): epoch for epoch in range(1, epochs + 1)}
-
-    def evaluate_epoch(update: int) -> bool:
-        """At the end of an epoch: add its scores, and say whether training may end there."""
-        epoch = ends.get(update)
-        if epoch is None:
-            return False
-        history.append({"epoch": float(epoch), **epoch_scores(model, evaluation, quiet)})
-        reached = min(history[-1][f"{domain}/membership/loss/auc"] for domain in scale.domains)
-        logger.info("epoch %d: lowest AUC of the loss attack %.3f", epoch, reached)
-        return name == "vanilla" and reached >= recipe.auc
-
-    outcome = optimise(
-        model,
-        [Part("loss", chunks, Descent())],
-        recipe.training(len(chunks), epochs),
-        execution=execution,
-        stop_after=evaluate_epoch,
-        description=name,
-    )
-    if outcome.diverged_at is not None:
-        raise UnlearnError(
-            f"training {name} further diverged at update {outcome.diverged_at}: lower "
-            f"learning_rate from {recipe.learning_rate}."
-        )
+    evaluation = scored_chunks(data, tokenizer, scale.length)
+    outcome, history = train_on(model, name, chunks, evaluation, recipe, epochs, execution)
     record = {
         "profile": profile,
         "name": name,
@@ -247,7 +265,7 @@ def train_further(
         "documents": len(documents),
         "data_hash": hash_documents(documents),
         "model_hash": model_hash(model),
-        **_course(outcome, history),
+        **course(outcome, history),
         "provenance": provenance(
             started=datetime.fromtimestamp(started, UTC),
             seconds=time.time() - started,

@@ -24,6 +24,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.folders import cache_folder
@@ -54,7 +55,7 @@ class Device:
     name: str
     title: str
     memory: int | None
-    precision: str
+    precision: Literal["float32", "bfloat16"]
     reason: str = ""
 
     def __str__(self) -> str:
