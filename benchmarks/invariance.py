@@ -131,9 +131,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         together = Path(scratch) / "together.npz"
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        launcher += ["--nproc-per-node", "2", __file__, str(together), "--worker", "--methods"]
         subprocess.run(
-            [*launcher, "--nproc-per-node", "2", __file__, str(together), "--worker"]
-            + ["--methods", *args.methods],
+            [*launcher, *args.methods],
             check=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         )

@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_score,
         _add_verify,
         _add_data,
+        _add_notebook,
         _add_methods,
         _add_profiles,
     ):
@@ -425,6 +426,33 @@ def _add_data(commands: Any) -> None:
         "--export", metavar="FOLDER", help="write FOLDER/DOMAIN/SPLIT.jsonl, one row per document"
     )
     parser.add_argument("--force", action="store_true", help="replace exported files")
+
+
+def _add_notebook(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "notebook",
+        "run a notebook of the book with parameters of your own",
+        epilog="""\
+  unlearn notebook                                       list the notebooks
+  unlearn notebook learning_rates --show                 list a notebook's parameters
+  unlearn notebook learning_rates -p domains books -p rates 1e-4,5e-4 -p compute missing
+""",
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the notebook; see --list")
+    parser.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter; several values with commas",
+    )
+    parser.add_argument("--out", metavar="FILE", help="the executed notebook (NAME.ipynb)")
+    parser.add_argument("--force", action="store_true", help="replace the file in --out")
+    parser.add_argument("--show", action="store_true", help="list the notebook's parameters")
+    parser.add_argument("--list", action="store_true", help="list the notebooks")
 
 
 def _add_methods(commands: Any) -> None:

@@ -6,8 +6,10 @@ will do ("ga,adversarial" or ["ga", "adversarial"]).
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -190,3 +192,25 @@ def as_word(value: Any) -> str:
         value = ",".join(parts)
     text = str(value)
     return f'"{text}"' if " " in text else text
+
+
+def cell_of(template: Path) -> dict[str, tuple[str, str]]:
+    """Name -> (default as it is written, what it is) of the parameters of a notebook's template."""
+    found: dict[str, tuple[str, str]] = {}
+    for cell in _cells(template):
+        if "parameters" in cell.get("metadata", {}).get("tags", ()):
+            for line in "".join(cell["source"]).splitlines():
+                name, _, rest = line.partition(" = ")
+                value, _, note = rest.partition("  # ")
+                found[name.strip()] = value.strip(), note.strip()
+    return found
+
+
+def title_of(template: Path) -> str:
+    """The first heading of a notebook's template."""
+    lines = ("".join(cell["source"]) for cell in _cells(template))
+    return next((t.splitlines()[0].lstrip("# ") for t in lines if t.startswith("# ")), "")
+
+
+def _cells(template: Path) -> list[dict[str, Any]]:
+    return list(json.loads(template.read_text(encoding="utf-8"))["cells"])
