@@ -40,11 +40,14 @@ def test_binder_and_colab_open_the_template_of_the_page(tmp_path: Path) -> None:
     }
 
 
-def test_binder_reads_the_environment_at_the_root_and_nothing_before_it() -> None:
+def test_binder_reads_its_folder_and_nothing_before_it() -> None:
     """Of these, Binder takes the first that there is (its documentation, configuration files)."""
-    earlier = ["binder", ".binder", "Dockerfile", "default.nix"]
-    assert [name for name in earlier if (ROOT / name).exists()] == []
-    assert (ROOT / "environment.yml").is_file()
+    assert sorted(path.name for path in (ROOT / "binder").iterdir()) == [
+        "requirements.txt",
+        "runtime.txt",
+    ]
+    assert not (ROOT / ".binder").exists() and not (ROOT / "binder" / "Dockerfile").exists()
+    assert (ROOT / "environment.yml").is_file()  # conda's
 
 
 def first_cell(path: Path) -> str:
