@@ -62,14 +62,15 @@ def opening(kind: Kind, name: str, caption: str) -> str:
     return f' class="exhibit" id="{anchor(kind, name)}" data-title="{title}"'
 
 
-def repeat(kind: Kind, command: str = "") -> str:
-    """HTML that says how to repeat a figure or table, folded up; `command` makes its records.
+def repeat(kind: Kind, source: Source) -> str:
+    """HTML that says how to repeat a figure or table, folded up.
 
     Without a command only the mark: a notebook that is open in front of the reader needs no more.
     """
-    if not command:
+    if not source.command:
         return MARKS[kind]
-    line = f"<p>Compute its records again: <code>{html.escape(command)}</code></p>"
+    took = f" (it took {html.escape(source.took)})" if source.took else ""
+    line = f"<p>Compute its records again{took}: <code>{html.escape(source.command)}</code></p>"
     return folded(kind, line + MARK)
 
 
@@ -154,7 +155,7 @@ def exhibit(shown: str, caption: str, source: Source | str = "", name: str = "")
     around, source = opening("table", name or caption, caption), as_source(source)
     if not around:
         return shown
-    return f"<div{around}>{shown}{footer_html(source)}{repeat('table', source.command)}</div>"
+    return f"<div{around}>{shown}{footer_html(source)}{repeat('table', source)}</div>"
 
 
 def as_source(source: Source | str) -> Source:
@@ -184,7 +185,7 @@ def figure_html(
     With a name it has an anchor and says how to repeat it.
     """
     source = as_source(source)
-    again = repeat("figure", source.command) if name or source.command else ""
+    again = repeat("figure", source) if name or source.command else ""
     below = footer_html(source) + again
     return image_html(figure, caption, around=opening("figure", name, caption), below=below)
 
