@@ -135,7 +135,7 @@ def _recorded(library: Library, key: str, bench: Bench, tasks: TaskSet | None) -
     record = library.get(key)
     if tasks is None:
         return record
-    asked = tasks_key(record.spec, bench.data_hash, bench.model_hash, tasks)
+    asked = tasks_key(record.spec, bench.basis, tasks)
     return _with_metrics(record, library.get(asked).metrics) if asked in library else None
 
 
@@ -230,8 +230,7 @@ def _run_report(
         "computed": computed,
         "spec": record.spec,
         "metrics": record.metrics,
-        "data_hash": record.data_hash,
-        "model_hash": record.model_hash,
+        **record.basis.as_dict(),
         "seconds": record.provenance.get("seconds"),
         "repeat": record.provenance.get("command"),
         "store": store,
