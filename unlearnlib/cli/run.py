@@ -41,7 +41,7 @@ from unlearnlib.models import load_tokenizer, model_config
 from unlearnlib.planning import Machine, plan_run
 from unlearnlib.profiles import clipped, get_profile, load_domain
 from unlearnlib.report.card import score_rows
-from unlearnlib.report.saved import card_facts, save_unlearned
+from unlearnlib.report.saved import card_facts, reserved, save_unlearned
 from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
@@ -74,6 +74,14 @@ def run_command(args: argparse.Namespace) -> Report:
     inputs = check_inputs(args, spec, needs_out=not args.plan)
     if args.plan:
         return _plan_report(inputs, _run_execution(args, progress=False))
+    if inputs.out is None or not is_main_process():
+        return _run(args, inputs)
+    with reserved(inputs.out):
+        return _run(args, inputs)
+
+
+def _run(args: argparse.Namespace, inputs: Inputs) -> Report:
+    """The run itself, or the record of it that is at hand."""
     asked = args.tasks, args.task_limit, args.confirm_unsafe_code
     tasks = chosen_tasks(*asked)
     bench, spec = open_inputs(inputs, _run_execution(args))
