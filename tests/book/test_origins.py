@@ -21,6 +21,7 @@ from unlearnlib.experiment.experiment import Source
 BASELINES = synthetic.baselines()
 MAIN = synthetic.main_study()
 RECORDS = [*MAIN, *BASELINES]
+MADE = Source("", records=tuple(RECORDS))
 FORMATS = {"figure": "Figure %s", "table": "Table %s"}
 THEME = {"repository_url": "https://github.com/them/it", "repository_branch": "side"}
 
@@ -64,9 +65,7 @@ def test_a_row_that_names_no_run_has_no_record() -> None:
 
 def test_what_a_table_carries_comes_out_as_it_went_in() -> None:
     table = main_table(MAIN, BASELINES)
-    page, found = origins.unpacked(
-        exhibits.table_html(table, "Main", Source("", records=tuple(RECORDS)))
-    )
+    page, found = origins.unpacked(exhibits.table_html(table, "Main", MADE))
     assert page.count(origins.PLACE) == 1 and set(found) == {"csv", "records"}
     again = pd.read_csv(io.StringIO(found["csv"]), header=[0, 1], index_col=[0, 1])
     assert again.shape == table.shape
@@ -80,10 +79,10 @@ def test_without_records_nothing_is_linked() -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    shown = exhibits.figure_html(target_check(BASELINES), "Check.", "", "check", BASELINES)
-    shown += exhibits.table_html(
-        main_table(MAIN, BASELINES), "Main", Source("", records=tuple(RECORDS))
+    shown = exhibits.figure_html(
+        target_check(BASELINES), "Check.", Source("", records=tuple(BASELINES)), "check"
     )
+    shown += exhibits.table_html(main_table(MAIN, BASELINES), "Main", MADE)
     root = "# Root\n\n```{toctree}\nbook/_run/chapter\n```\n\n```{exhibits}\n```\n\n"
     root += "See {numref}`figure-check`, {numref}`table-main` and {ref}`table-main`.\n"
     return small_book(
