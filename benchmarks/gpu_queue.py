@@ -49,6 +49,7 @@ from unlearnlib.devices import choose_device, synchronize
 from unlearnlib.errors import UnlearnError
 from unlearnlib.spec import PROFILES, RunSpec, get_profile
 from unlearnlib.store import (
+    Basis,
     Record,
     Store,
     provenance,
@@ -153,11 +154,11 @@ class Desk:
 
         specs = [s.as_dict() for s in get_study("rates").runs(self.profile, domain)]
         bench = self.benches.get((domain, "vanilla"))
-        model = None if bench is None else bench.model_hash  # None: not known to be another one
+        basis = None if bench is None else bench.basis  # None: not known to be another one
         runs = [
             r
             for r in self.records.values()
-            if r.kind == "run" and r.spec in specs and (self.mixed or model in (None, r.model_hash))
+            if r.kind == "run" and r.spec in specs and (self.mixed or basis in (None, r.basis))
         ]
         vanilla = next(
             (
@@ -166,7 +167,7 @@ class Desk:
                 if r.spec.get("baseline") == BASELINES[0]
                 and r.spec["domain"] == domain
                 and "base" not in r.spec
-                and (self.mixed or model in (None, r.model_hash))
+                and (self.mixed or basis in (None, r.basis))
             ),
             None,
         )
@@ -247,7 +248,7 @@ class Desk:
         if not found or self.mixed:
             return bool(found)
         if (domain, base) in self.benches:
-            return any(r.model_hash == self.benches[domain, base].model_hash for r in found)
+            return any(r.basis == self.benches[domain, base].basis for r in found)
         if base == "published":
             return True  # that model is not trained here
         return self.same_bits and self.made_or_same()
@@ -457,7 +458,7 @@ def throughput_spec(
 
 def throughput_key(spec: dict[str, Any]) -> str:
     """The key of a timing."""
-    return run_key(spec, "random", "random", {"kind": "throughput"})
+    return run_key(spec, Basis("random", "random"))
 
 
 def timing_name(spec: dict[str, Any]) -> str:
@@ -645,7 +646,7 @@ def verify_job(domain: str, sample: int = 2) -> Job:
         found = [
             r
             for r in desk.records.values()
-            if r.kind == "run" and r.spec in specs and r.model_hash == bench.model_hash
+            if r.kind == "run" and r.spec in specs and r.basis == bench.basis
         ]
         if not found:  # of another model none can be repeated here
             raise UnlearnError(f"the study main on {domain} has no record of this model to verify.")

@@ -171,7 +171,7 @@ def test_a_vanilla_of_another_machine_is_verified_against_one_made_here(
     spec = RunSpec(PROFILE, "books", "ga", 1e-3, 1, 4)
     ours = run.execute(bench, spec)[1]
     other_hash = "0" * 64
-    key = run_key(spec.as_dict(), ours.data_hash, other_hash)
+    key = run_key(spec.as_dict(), dataclasses.replace(ours.basis, model_hash=other_hash))
     metrics = ours.metrics | {"forget/nll": ours.metrics["forget/nll"] * 1.01}
     theirs = dataclasses.replace(ours, key=key, model_hash=other_hash, metrics=metrics)
     forged(vanilla, theirs)
@@ -199,7 +199,7 @@ def test_a_vanilla_of_another_machine_is_verified_against_one_made_here(
     # In bfloat16 the bench has another hash than what was trained, and is known all the same.
     rough = open_bench(PROFILE, "books", models=Models(precision="bfloat16"), execution=QUIET)
     rough_spec = theirs.spec | {"precision": "bfloat16"}
-    rough_key = run_key(rough_spec, theirs.data_hash, theirs.model_hash)
+    rough_key = run_key(rough_spec, theirs.basis)
     half = dataclasses.replace(theirs, spec=rough_spec, key=rough_key)
     misfiled = dataclasses.replace(theirs, spec=rough_spec)
     assert "key does not follow" in why_not_remade(misfiled, rough)

@@ -25,7 +25,7 @@ from torch import nn
 
 from unlearnlib.decoder import check_head, disable_dropout, head_of
 from unlearnlib.devices import choose_device, tell_of_emulation
-from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.errors import UnlearnError, first_line, unknown
 from unlearnlib.folders import cache_folder, data_folder
 from unlearnlib.loading import (
     border,
@@ -35,7 +35,6 @@ from unlearnlib.loading import (
     check_size,
     check_tokenizer,
     find,
-    first_line,
     read_config,
 )
 from unlearnlib.lora import check_peft, merge

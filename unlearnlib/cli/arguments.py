@@ -187,12 +187,9 @@ def write_output(path: Path, raw: bytes, option: str, force: bool) -> None:
 
     Without `force`, a file that came there meanwhile is left, and `UnlearnError` says so.
     """
-    from unlearnlib.store.files import write_file  # the store loads NumPy, and help needs none
+    from unlearnlib.store.files import write_named  # the store loads NumPy, and help needs none
 
-    if path.exists() and not path.is_file():  # a device or a pipe: nothing to keep
-        path.write_bytes(raw)
-    # A link stays one: what it leads to is replaced.
-    elif not write_file(path.resolve(), raw, replace=force):
+    if not write_named(path, raw, replace=force):
         raise UnlearnError(
             f"{option} {str(path)!r} was written by something else meanwhile, and is left as it "
             "is: give another name, or --force."

@@ -210,7 +210,10 @@ def _fit_length(bench: Bench, spec: RunSpec, own: bool) -> RunSpec:
     """The spec with a chunk length that the model can read."""
     config: Any = bench.model.config
     length = chunk_length(config, spec.length, None if own else bench.length)
-    return spec.replace(length=length) if own else spec
+    if not own:
+        return spec
+    bench.length = length  # as `run.unlearn` has it: one run has one key, whoever asks for it
+    return spec.replace(length=length)
 
 
 def _check_apart(out: Path, files: Mapping[str, str]) -> None:

@@ -43,7 +43,7 @@ from unlearnlib.models import load_tokenizer, model_config
 from unlearnlib.planning import Machine, plan_run
 from unlearnlib.profiles import clipped, get_profile, load_domain
 from unlearnlib.report.card import score_rows
-from unlearnlib.report.saved import card_facts, save_unlearned
+from unlearnlib.report.saved import card_facts, reserved, save_unlearned
 from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
@@ -76,6 +76,14 @@ def run_command(args: argparse.Namespace) -> Report:
     inputs = check_inputs(args, spec, needs_out=not args.plan)
     if args.plan:
         return _plan_report(inputs, _run_execution(args, progress=False))
+    if inputs.out is None or not is_main_process():
+        return _run(args, inputs)
+    with reserved(inputs.out):
+        return _run(args, inputs)
+
+
+def _run(args: argparse.Namespace, inputs: Inputs) -> Report:
+    """The run itself, or the record of it that is at hand."""
     asked = args.tasks, args.task_limit, args.confirm_unsafe_code
     tasks = chosen_tasks(*asked)
     bench, spec = open_inputs(inputs, _run_execution(args))
@@ -138,7 +146,7 @@ def _recorded(library: Library, key: str, bench: Bench, tasks: TaskSet | None) -
     record = library.get(key)
     if tasks is None:
         return record
-    asked = tasks_key(record.spec, bench.data_hash, bench.model_hash, tasks)
+    asked = tasks_key(record.spec, bench.basis, tasks)
     return _with_metrics(record, library.get(asked).metrics) if asked in library else None
 
 
@@ -233,8 +241,7 @@ def _run_report(
         "computed": computed,
         "spec": record.spec,
         "metrics": record.metrics,
-        "data_hash": record.data_hash,
-        "model_hash": record.model_hash,
+        **record.basis.as_dict(),
         "seconds": record.provenance.get("seconds"),
         "repeat": record.provenance.get("command"),
         "store": store,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -127,7 +128,7 @@ def _verification_text(
             "that the runs are the same"
         )
     elif get_profile(values["profile"]).continued and any(
-        "another model" in row["reason"] for row in rows
+        re.search(r"another (retrained )?model", row["reason"]) for row in rows
     ):
         lines.append(
             "The vanilla of this profile is trained, and another kind of machine trains it to "

@@ -35,7 +35,7 @@ BASELINES = ("vanilla", "oracle")
 
 def baseline_key(bench: Bench, profile: str, which: str, base: str = "vanilla") -> str:
     """The key of the scores of vanilla or of the oracle on a bench's data."""
-    return run_key(_baseline_spec(bench, profile, which, base), bench.data_hash, bench.model_hash)
+    return run_key(_baseline_spec(bench, profile, which, base), bench.basis)
 
 
 def _baseline_spec(bench: Bench, profile: str, which: str, base: str) -> dict[str, Any]:
@@ -65,8 +65,7 @@ def baseline(bench: Bench, profile: str, which: str, base: str = "vanilla") -> R
         kind="score",
         status="done",
         spec=_baseline_spec(bench, profile, which, base),
-        data_hash=bench.data_hash,
-        model_hash=bench.model_hash,
+        **bench.basis.as_dict(),
         metrics=metrics,
         documents=documents,
         provenance=provenance(

@@ -15,7 +15,7 @@ from unlearnlib.folders import published_files
 from unlearnlib.profiles import DOMAINS
 from unlearnlib.store.folder import Store
 from unlearnlib.store.published import Library, read_parquet
-from unlearnlib.store.record import Record
+from unlearnlib.store.record import Basis, Record
 from unlearnlib.study.grids import OWN, Asked, Specs, get_study, specs_of
 
 logger = logging.getLogger(__name__)
@@ -149,19 +149,19 @@ def _matching(
 
     Published ones come first; the local store fills in what was computed here and is not published.
     (Whoever asks for a run by its key, `Library`, gets the local record first: it is the same.)
-    A model that was trained again may be another one, so all records of a domain are of one
-    starting model, that of most of them.
+    A model that was trained again may be another one, and so may its tokenizer or the retrained
+    model, so all records of a domain are of one `Basis`, that of most of them.
     """
     wanted = {spec_text(spec.as_dict()): order for order, spec in enumerate(specs)}
-    found: dict[tuple[str, str], dict[int, Record]] = {}  # by domain and starting model
-    scores: dict[tuple[str, str], Record] = {}
+    found: dict[tuple[str, Basis], dict[int, Record]] = {}  # by domain and basis
+    scores: dict[tuple[str, Basis], Record] = {}
     local = Library([], store or default_store())
     public = _published_records(name, profile, specs) if published else []
     for record in itertools.chain(public, local.records()):
         if record.kind == "run":
             place = wanted.get(spec_text(record.spec))
             if place is not None:
-                start = record.spec["domain"], record.model_hash
+                start = record.spec["domain"], record.basis
                 found.setdefault(start, {}).setdefault(place, record)
         elif (
             record.kind == "score"
@@ -169,15 +169,13 @@ def _matching(
             and record.spec["domain"] in domains
             and record.spec.get("base", "vanilla") == base
         ):
-            scores.setdefault((spec_text(record.spec), record.model_hash), record)
-    chosen: dict[str, str] = {}
-    for (domain, model), runs in found.items():
+            scores.setdefault((spec_text(record.spec), record.basis), record)
+    chosen: dict[str, Basis] = {}
+    for (domain, basis), runs in found.items():
         if domain not in chosen or len(runs) > len(found[domain, chosen[domain]]):
-            chosen[domain] = model
+            chosen[domain] = basis
     placed = {p: r for start in chosen.items() for p, r in found[start].items()}
-    baselines = [
-        r for r in scores.values() if r.model_hash == chosen.get(r.spec["domain"], r.model_hash)
-    ]
+    baselines = [r for r in scores.values() if r.basis == chosen.get(r.spec["domain"], r.basis)]
     return StudyResult(
         [placed[place] for place in sorted(placed)], baselines, 0, wanted=len(wanted)
     )
