@@ -25,6 +25,7 @@ import argparse
 import contextlib
 import dataclasses
 import fnmatch
+import functools
 import importlib.util
 import json
 import os
@@ -44,6 +45,7 @@ sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from unlearnlib.cost import SMOLLM2_135M, YI_6B, LlamaShape, run_flops
+from unlearnlib.devices import choose_device, synchronize
 from unlearnlib.errors import UnlearnError
 from unlearnlib.spec import PROFILES, RunSpec, get_profile
 from unlearnlib.store import (
@@ -109,12 +111,10 @@ class Desk:
     benches: dict[tuple[str, str], Any] = field(default_factory=dict)
     saved: float = 0.0
 
-    @property
+    @functools.cached_property
     def device(self) -> str:
-        """ "cuda" where there is one."""
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        """What all jobs are computed on."""
+        return choose_device()
 
     def resume(self, folder: Path) -> int:
         """Take up what an earlier call left; how many records that are."""
@@ -327,7 +327,7 @@ def make_model(shape: str, length: int, dtype: Any = None) -> Any:
         tie_word_embeddings=form.tied,
     )
     torch.manual_seed(0)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+    with torch.device(choose_device()):
         return cast(LlamaForCausalLM(config), dtype or torch.float32)
 
 
@@ -343,7 +343,7 @@ def throughput(shape: str, method: str, length: int, batch: int, updates: int = 
 
     started = time.time()
     form, row = SHAPES[shape], get_method(method)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device()
     model = make_model(shape, length, torch.bfloat16)
     execution = Execution(micro_tokens=max(length, 16384), recompute=length >= 1024, progress=False)
     labelling = Labelling(frozenset(), form.vocabulary)
@@ -356,8 +356,7 @@ def throughput(shape: str, method: str, length: int, batch: int, updates: int = 
     stamps = []
 
     def stamp(update: int) -> dict[str, float]:
-        if device == "cuda":
-            torch.cuda.synchronize()
+        synchronize(device)
         stamps.append(time.perf_counter())
         return {}
 
@@ -381,7 +380,7 @@ def plain_throughput(shape: str, method: str, length: int, batch: int, updates: 
     import torch
 
     started = time.time()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     model = make_model(shape, length, torch.bfloat16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def attributes(path: Path, name: str) -> set[str]:
     }
 
 
-def shown(name: str, domain: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def shown(name: str, parameters: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a template displays, as text; run in this process, without a kernel."""
     display = pytest.importorskip("IPython.display")
     seen: list[Any] = []
@@ -57,5 +58,5 @@ def shown(name: str, domain: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         if cell.cell_type == "code" and "remove-cell" not in tags:
             exec(compile(cell.source, f"{name}.ipynb, {cell.id}", "exec"), namespace)
         if "parameters" in tags:
-            namespace["domain"] = domain
+            namespace.update(parameters)
     return [str(getattr(thing, "data", thing)) for thing in seen]

@@ -634,7 +634,7 @@ def test_cuda_is_asked_for_in_vain_where_there_is_none(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, _, err = unlearn("run", "--device", "cuda")
-    assert code == 2 and "--device is cuda" in err and "--device cpu" in err
+    assert code == 2 and "the device is 'cuda'" in err and "--device cpu" in err
 
 
 @pytest.mark.parametrize(

@@ -274,14 +274,14 @@ class Models:
     base       "vanilla", or "published" for the model that the profile's vanilla was trained
                further from, which has no oracle of the profile
     precision  a name in `DTYPES`; None: that of the profile's studies
-    device     that the models are loaded to
+    device     that the models are loaded to: "auto", or as torch has it (see `devices`)
     """
 
     model: str | Path | None = None
     oracle: str | Path | None = None
     base: str = "vanilla"
     precision: str | None = None
-    device: str = "cpu"
+    device: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from torch import nn
 from unlearnlib.corpus.chunks import Chunk, cut
 from unlearnlib.corpus.documents import Document, DomainData, hash_documents
 from unlearnlib.decoder import check_reach
+from unlearnlib.devices import choose_device
 from unlearnlib.engine import Execution, Outcome, Part, Training, optimise, peak_memory_bytes
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.methods import Descent
@@ -179,7 +180,7 @@ def train_further(
     source: str | Path | None = None,
     corpora: str | Path | None = None,
     recipe: Continuation | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     execution: Execution | None = None,
     publish: bool = True,
 ) -> dict[str, Any]:
@@ -192,6 +193,7 @@ def train_further(
     started = time.time()
     scale, recipe = get_profile(profile), recipe or Continuation()
     epochs = _most_epochs(profile, name, recipe)
+    device = choose_device(device)
     source = source or scale.model
     tokenizer = load_tokenizer(source)
     data = _domains(profile, corpora, tokenizer)

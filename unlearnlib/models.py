@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from unlearnlib.decoder import check_head, disable_dropout, head_of
+from unlearnlib.devices import choose_device, tell_of_emulation
 from unlearnlib.errors import UnlearnError, first_line, unknown
 from unlearnlib.folders import cache_folder
 from unlearnlib.loading import (
@@ -62,15 +63,23 @@ def load_tokenizer(source: str | Path) -> Any:
 
 
 def load_model(
-    source: str | Path = "lab", precision: str = "float32", device: str | torch.device = "cpu"
+    source: str | Path = "lab", precision: str = "float32", device: str | torch.device = "auto"
 ) -> nn.Module:
-    """The causal LM of a source, dropout off, on `device`; a LoRA adapter is merged into its base.
+    """The causal LM of a source, dropout off; a LoRA adapter is merged into its base.
 
+    `device` is "auto" (see `devices`), or as torch has it.
     `UnlearnError` for a folder without safetensors, a corrupt file, a missing tensor or one too
     many, weights that are not finite, an unreachable hub, a head that is more than a linear layer.
     """
     if precision not in DTYPES:
         raise unknown("precision", precision, DTYPES)
+    device = choose_device(str(device))
+    tell_of_emulation(precision, device)
+    return _loaded(source, precision).to(device)
+
+
+def _loaded(source: str | Path, precision: str) -> nn.Module:
+    """The checked causal LM of a source, in the computer's memory."""
     folder = _resolve(source)
     with border("model", source, REMEDY):
         check_files(folder)
@@ -80,7 +89,7 @@ def load_model(
             model = _read(folder, source, precision)
         check_finite(model, source)
         head_of(model)
-        return check_head(disable_dropout(model).to(device))
+        return check_head(disable_dropout(model))
 
 
 def _read(folder: Path | str, source: str | Path, precision: str) -> Any:
@@ -134,7 +143,7 @@ def _merged(folder: Path | str, source: str | Path, precision: str) -> Any:
             f"{str(source)!r} has the weights of a model and of an adapter: leave one of them in "
             "the folder."
         )
-    return merge(load_model(base, precision), weights.parent)
+    return merge(_loaded(base, precision), weights.parent)
 
 
 def _base(folder: Path | str, source: str | Path) -> str | Path:
@@ -276,6 +285,14 @@ def earlier_weights(folder: Path, staged: Path) -> list[Path]:
         for path in folder.iterdir()
         if is_weights(path.name) and not (staged / path.name).exists()
     ]
+
+
+def hush_transformers() -> None:
+    """Leave the screen to our own progress bars and sentences."""
+    from transformers.utils import logging as theirs
+
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
 
 
 def model_hash(model: nn.Module) -> str:

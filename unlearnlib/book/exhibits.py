@@ -13,11 +13,12 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unlearnlib.book.records import Finding
+from unlearnlib.experiment.experiment import Experiment, Source, open_experiment
 from unlearnlib.figures import DescribedFigure, image_html, to_svg
 from unlearnlib.text import number
 
@@ -77,13 +78,16 @@ def folded(kind: Kind, content: str) -> str:
     return f'<details class="repeat"><summary>Repeat this {kind}</summary>{content}</details>'
 
 
-def table_html(table: pd.DataFrame, caption: str = "", command: str = "", name: str = "") -> str:
+def table_html(
+    table: pd.DataFrame, caption: str = "", source: Source | str = "", name: str = ""
+) -> str:
     """HTML of a table: numbers right-aligned, words left, domains as row groups.
 
     A two-level header spans its groups; of a two-level index, the first level becomes a line
     above its rows. It scrolls by itself where the page is narrower, and the book's script
     `sort_tables.js` sorts it. With a name, which is the caption's words if none is given, it has an
-    anchor and says how to repeat it; `command` makes its records again.
+    anchor and says how to repeat it; `source` is what it is drawn from, or the command that makes
+    its records again.
     """
     nested = table.index.nlevels == 2
     names = [str(n) if n else "" for n in table.index.names]
@@ -132,7 +136,7 @@ def table_html(table: pd.DataFrame, caption: str = "", command: str = "", name: 
         f'<div class="table-scroll"><table class="dataframe sortable">{title}<thead>{"".join(head)}'
         f"</thead><tbody>{''.join(body)}</tbody></table></div>"
     )
-    return exhibit(shown, caption, command, name)
+    return exhibit(shown, caption, source, name)
 
 
 def _is_text(column: Iterable[Any]) -> bool:
@@ -145,26 +149,54 @@ def _is_text(column: Iterable[Any]) -> bool:
     return seen[True] > seen[False]
 
 
-def exhibit(shown: str, caption: str, command: str = "", name: str = "") -> str:
+def exhibit(shown: str, caption: str, source: Source | str = "", name: str = "") -> str:
     """The HTML of a table in an element with an anchor, and how to repeat it below."""
-    around = opening("table", name or caption, caption)
-    return f"<div{around}>{shown}{repeat('table', command)}</div>" if around else shown
+    around, source = opening("table", name or caption, caption), as_source(source)
+    if not around:
+        return shown
+    return f"<div{around}>{shown}{footer_html(source)}{repeat('table', source.command)}</div>"
 
 
-def styled(table: pd.DataFrame, caption: str = "", command: str = "", name: str = "") -> Any:
+def as_source(source: Source | str) -> Source:
+    """What an exhibit is drawn from, where only the command that computes it again is given."""
+    return Source(source) if isinstance(source, str) else source
+
+
+def footer_html(source: Source) -> str:
+    """How freshly computed records agree with the published ones, below what is drawn of them."""
+    return f'<p class="agreement">{html.escape(source.footer)}</p>' if source.footer else ""
+
+
+def styled(
+    table: pd.DataFrame, caption: str = "", source: Source | str = "", name: str = ""
+) -> Any:
     """The table as notebooks and the book show it; see `table_html`."""
     from IPython.display import HTML
 
-    return HTML(table_html(table, caption, command, name))
+    return HTML(table_html(table, caption, source, name))
 
 
-def figure_html(figure: DescribedFigure, caption: str, command: str = "", name: str = "") -> str:
+def figure_html(
+    figure: DescribedFigure, caption: str, source: Source | str = "", name: str = ""
+) -> str:
     """An HTML figure (see `figures.image_html`) with an anchor, and how to repeat it.
 
     With a name it has an anchor and says how to repeat it.
     """
-    again = repeat("figure", command) if name or command else ""
-    return image_html(figure, caption, around=opening("figure", name, caption), below=again)
+    source = as_source(source)
+    again = repeat("figure", source.command) if name or source.command else ""
+    below = footer_html(source) + again
+    return image_html(figure, caption, around=opening("figure", name, caption), below=below)
+
+
+def experiment(
+    chapter: str, namespace: Mapping[str, Any], *studies: str, more: Sequence[str] = ()
+) -> Experiment:
+    """What a notebook's parameters ask for (see `experiment.open_experiment`).
+
+    What is missing and what is being computed is shown in the notebook.
+    """
+    return open_experiment(chapter, namespace, *studies, more=more, tell=say)
 
 
 def figures_folder() -> Path | None:
@@ -174,10 +206,11 @@ def figures_folder() -> Path | None:
     return Path("book/_run/figures") if Path("book").is_dir() else None
 
 
-def show(figure: DescribedFigure, name: str, caption: str, command: str = "") -> None:
+def show(figure: DescribedFigure, name: str, caption: str, source: Source | str = "") -> None:
     """Display a figure in a notebook and leave NAME.svg and NAME-narrow.svg with the book.
 
-    `command` is what computes the figure's records again; the figure's anchor is `figure-NAME`.
+    `source` is what the figure is drawn from, or the command that computes its records again; the
+    figure's anchor is `figure-NAME`.
     """
     from IPython.display import HTML, display
 
@@ -188,7 +221,7 @@ def show(figure: DescribedFigure, name: str, caption: str, command: str = "") ->
         (folder / f"{name}.txt").write_text(figure.alt + "\n", encoding="utf-8")
         if figure.narrow is not None:
             (folder / f"{name}-narrow.svg").write_text(to_svg(figure.narrow()), encoding="utf-8")
-    display(HTML(figure_html(figure, caption, command, name)))
+    display(HTML(figure_html(figure, caption, source, name)))
 
 
 def say(text: str) -> None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -34,6 +34,18 @@ _TARGET = {
 }
 
 Finding = float | int | str
+
+
+class Recorded(Protocol):
+    """What has the records of a study: `StudyResult`, or what an experiment has found."""
+
+    @property
+    def records(self) -> list[Record]:
+        """The runs."""
+
+    @property
+    def baselines(self) -> list[Record]:
+        """The scores of vanilla and of the retrained models."""
 
 
 @dataclass(frozen=True)

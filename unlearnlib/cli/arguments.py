@@ -69,25 +69,6 @@ def given_settings(args: argparse.Namespace) -> dict[str, str]:
     return settings
 
 
-def chosen_device(name: str) -> str:
-    """ "cpu" or "cuda"; of several processes each has a GPU of its own, "cuda:1" say."""
-    import torch
-
-    if process_count() > 1:
-        from accelerate import PartialState
-
-        cpu = name == "cpu" or not torch.cuda.is_available()
-        return str(PartialState(cpu=cpu).device)
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UnlearnError(
-            f"--device is cuda, but torch {torch.__version__} sees no CUDA device here: use "
-            "--device cpu, or install a driver and a build of torch for it."
-        )
-    return name
-
-
 def chosen_execution(args: argparse.Namespace, progress: bool = True) -> Execution:
     """How a command computes, by the arguments that `cli.parser` adds for it."""
     from unlearnlib.engine import Execution
@@ -112,10 +93,9 @@ def is_main_process() -> bool:
 
 def hush_transformers() -> None:
     """Leave the terminal to our own progress bars and sentences."""
-    from transformers.utils import logging as theirs
+    from unlearnlib.models import hush_transformers as hush  # here, because help needs no torch
 
-    theirs.set_verbosity_error()
-    theirs.disable_progress_bar()
+    hush()
 
 
 def store_path(

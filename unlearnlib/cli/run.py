@@ -34,6 +34,7 @@ from unlearnlib.cli.inputs import (
 from unlearnlib.cli.output import Report, columns
 from unlearnlib.corpus.chunks import cut
 from unlearnlib.decoder import check_tokens
+from unlearnlib.devices import memory
 from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import published_files
 from unlearnlib.methods import get_method
@@ -269,7 +270,7 @@ def _run_report(
 def _plan_report(inputs: Inputs, execution: Execution) -> Report:
     """What a run would take; loads the tokenizer and the documents, not the model."""
     planned = _plan_run(inputs, execution)
-    available = _memory_here(inputs.device)
+    available = memory(inputs.device)
     fits = available is None or planned.peak <= available
     values = {
         "spec": inputs.spec.as_dict(),
@@ -353,15 +354,3 @@ def _plan_text(planned: Plan, device: str, available: int | None) -> str:
             "several GPUs"
         )
     return "\n".join(lines)
-
-
-def _memory_here(device: str) -> int | None:
-    """Bytes of memory that the device has, where the system says so."""
-    import torch
-
-    if device == "cuda":
-        return int(torch.cuda.get_device_properties(0).total_memory)
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from unlearnlib.bench import Models, Selection, open_bench
 from unlearnlib.cli.arguments import (
-    chosen_device,
     chosen_domains,
     chosen_execution,
     chosen_limits,
@@ -20,6 +19,7 @@ from unlearnlib.cli.arguments import (
 )
 from unlearnlib.cli.output import Report, columns
 from unlearnlib.comparison import REMADE, STRICT, NumericalTolerance, as_row
+from unlearnlib.devices import choose_device
 from unlearnlib.profiles import get_profile
 from unlearnlib.report.verification import verification
 from unlearnlib.spec import RunSpec
@@ -49,7 +49,7 @@ def verify_command(args: argparse.Namespace) -> Report:
     baselines = with_baselines(runs, find_baselines(args.profile, store=args.store))[len(runs) :]
     picked = with_baselines(pick(runs, args.sample, args.seed), baselines)
     checks = [] if args.store is not None else check_published(args.profile, domains)
-    device = chosen_device(args.device)
+    device = choose_device(args.device)
     hush_transformers()
 
     def bench_for(spec: RunSpec) -> Bench:

@@ -16,7 +16,7 @@ from unlearnlib.profiles import DOMAINS
 from unlearnlib.store.folder import Store
 from unlearnlib.store.published import Library, read_parquet
 from unlearnlib.store.record import Basis, Record
-from unlearnlib.study.grids import Specs, get_study, specs_of
+from unlearnlib.study.grids import OWN, Asked, Specs, get_study, specs_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ class StudyResult:
 
     busy    runs that another process had claimed
     wanted  runs of the whole grid (0: not counted)
-    left    of a shard: runs of the whole grid that have no record yet, whoever is to compute them
+    left    of a shard, or after a deadline: runs of the whole grid that have no record yet, whoever
+            is to compute them
     """
 
     records: list[Record]
@@ -71,19 +72,28 @@ def load_study(
 
 
 def at_hand(
-    name: str, profile: str = "lab", domains: Sequence[str] = DOMAINS, store: Store | None = None
+    name: str,
+    profile: str = "lab",
+    domains: Sequence[str] = DOMAINS,
+    store: Store | None = None,
+    *,
+    asked: Asked = OWN,
+    published: bool = True,
 ) -> StudyResult:
     """`load_study` for a chapter that can say what is missing: no records are no error.
 
-    Nor is it that a study's settings have not been chosen at a profile yet.
+    Nor is it that a study's settings have not been chosen at a profile yet. `asked` are values in
+    place of the study's own; without `published` only the records of the store count.
     """
     base = get_study(name).base
     try:
-        specs = specs_of(name, profile, domains)
+        specs = specs_of(name, profile, domains, asked)
     except UnlearnError as error:
+        if asked != OWN:  # what was asked for may be what is wrong
+            raise
         logger.warning("%s", error)
         specs = []
-    return _matching(name, specs, profile, domains, store, base)
+    return _matching(name, specs, profile, domains, store, base, published=published)
 
 
 def joined(parts: Iterable[StudyResult]) -> StudyResult:
@@ -132,6 +142,8 @@ def _matching(
     domains: Sequence[str],
     store: Store | None,
     base: str = "vanilla",
+    *,
+    published: bool = True,
 ) -> StudyResult:
     """The records of some specs of a study, in their order, and the baselines of the domains.
 
@@ -144,7 +156,8 @@ def _matching(
     found: dict[tuple[str, Basis], dict[int, Record]] = {}  # by domain and basis
     scores: dict[tuple[str, Basis], Record] = {}
     local = Library([], store or default_store())
-    for record in itertools.chain(_published_records(name, profile, specs), local.records()):
+    public = _published_records(name, profile, specs) if published else []
+    for record in itertools.chain(public, local.records()):
         if record.kind == "run":
             place = wanted.get(spec_text(record.spec))
             if place is not None:
