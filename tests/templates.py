@@ -56,7 +56,12 @@ def shown(name: str, parameters: Mapping[str, Any], monkeypatch: pytest.MonkeyPa
     for cell in read(NOTEBOOKS / f"{name}.ipynb").cells:
         tags = cell.metadata.get("tags", [])
         if cell.cell_type == "code" and "remove-cell" not in tags:
-            exec(compile(cell.source, f"{name}.ipynb, {cell.id}", "exec"), namespace)
+            tree, where = ast.parse(cell.source), f"{name}.ipynb, {cell.id}"
+            last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+            exec(compile(tree, where, "exec"), namespace)
+            if last is not None:  # Jupyter shows what the last line of a cell is
+                value = eval(compile(ast.Expression(last.value), where, "eval"), namespace)
+                seen.extend([] if value is None else [value])
         if "parameters" in tags:
             namespace.update(parameters)
     return [str(getattr(thing, "data", thing)) for thing in seen]

@@ -18,10 +18,12 @@ from unlearnlib.comparison import REMADE, Comparison
 from unlearnlib.continue_pretraining import Continuation, train_further, training_documents
 from unlearnlib.corpus.documents import SPLITS, Document, DomainData, clip
 from unlearnlib.errors import UnlearnError
+from unlearnlib.folders import data_folder
 from unlearnlib.models import load_model, model_hash, save_model
 from unlearnlib.profiles import PAPER_METHODS
 from unlearnlib.spec import RunSpec, get_profile
 from unlearnlib.store import Record, Store, run_key
+from unlearnlib.text import weights_in_words
 from unlearnlib.trained import (
     TRAINING,
     continued_checkpoint,
@@ -64,6 +66,32 @@ def test_training_ends_at_the_first_epoch_that_shows_membership(base: Path) -> N
     first, last = record["history"][0], record["history"][-1]
     assert last["books/forget/perplexity"] < first["books/forget/perplexity"]
     assert read_record(PROFILE, "vanilla") == record
+
+
+def test_a_record_says_which_weights_training_started_from(base: Path) -> None:
+    made = train("vanilla", base)
+    assert made["base"] == made["base_weights"]["name"] == base.name
+    assert made["base_weights"]["format"] == "safetensors, float32"
+    assert made["base_weights"]["hash"] == made["base_hash"]
+    bench = open_bench(
+        PROFILE, "books", models=Models(oracle=base, precision="float32"), execution=QUIET
+    )
+    said = weights_in_words(bench.weights)
+    assert said == (
+        f"{PROFILE}-vanilla, safetensors, float32; trained further from {base.name}, "
+        "safetensors, float32"
+    )
+    assert bench.weights["hash"] == made["model_hash"]
+
+
+def test_the_published_records_name_the_wheels_weights_and_not_the_hubs_model() -> None:
+    """Of 4 bits and trained to follow instructions: another model than the profile's default."""
+    for path in sorted((data_folder() / "continued").glob("*.json")):
+        made = json.loads(path.read_text(encoding="utf-8"))
+        assert made["base"] == made["base_weights"]["name"] == "SmolLM2-135M-Instruct.Q4_1"
+        assert made["base"] != get_profile(made["profile"]).model.rsplit("/", 1)[1]
+        assert "Q4_1" in made["base_weights"]["format"]
+        assert made["base_weights"]["hash"] == made["base_hash"]
 
 
 def test_training_that_never_shows_membership_ends_with_the_last_epoch(base: Path) -> None:

@@ -63,7 +63,7 @@ def mps(monkeypatch: pytest.MonkeyPatch, lacks: str) -> list[str]:
 def test_auto_is_the_processor_where_there_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     cards(monkeypatch)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert choose_device() == choose_device("auto") == choose_device("cpu") == "cpu"
+    assert {choose_device(name) for name in ("auto", "cpu", "cpu:0")} == {"cpu"}
     assert Machine().device == "cpu"
 
 
@@ -101,7 +101,7 @@ def test_mps_that_lacks_an_operation_is_left_and_named(
     [
         ("gpu", "unknown device 'gpu'"),
         ("cuda:x", "unknown device"),
-        ("cpu:1", "unknown device"),
+        ("cpu:", "unknown device"),
         ("cuda:3", "sees 1 CUDA devices"),
     ],
 )

@@ -26,7 +26,7 @@ from unlearnlib.metrics.membership import attack_scores, auc, min_k
 from unlearnlib.metrics.perplexity import perplexity
 from unlearnlib.metrics.scores import TokenScores
 from unlearnlib.metrics.utility import cloze, last_word_accuracy
-from unlearnlib.models import load_model, load_tokenizer, model_hash
+from unlearnlib.models import load_model, load_tokenizer, model_hash, weights_in_memory, weights_of
 from unlearnlib.profiles import clipped, get_profile, load_domain
 from unlearnlib.scoring import Reference, cloze_chunks, score_chunks
 from unlearnlib.spec import RunSpec
@@ -47,6 +47,8 @@ class Bench:
     oracle     the exactly retrained model, where there is one
     length     tokens per chunk, where a spec does not say
     prefix     target tokens given before verbatim extraction is measured
+    source     where the model came from, as the user named it
+    weights    which weights those are, with their hash (see `models.weights_of`)
     """
 
     model: nn.Module
@@ -57,6 +59,7 @@ class Bench:
     oracle: nn.Module | None = None
     execution: Execution = field(default_factory=Execution)
     source: str = ""
+    weights: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.execution.autocast:
@@ -66,6 +69,7 @@ class Bench:
             )
         weights = (self.model,) if self.oracle is None else (self.model, self.oracle)
         hashes = [(model_hash(m), config_hash(getattr(m, "config", None))) for m in weights]
+        self.weights = {**(self.weights or weights_in_memory(self.model)), "hash": hashes[0][0]}
         self._hashes = {
             "data_hash": self.data.hash(),
             "model_hash": hashes[0][0],
@@ -356,4 +360,5 @@ def open_bench(
         load_model(oracle, precision, models.device) if oracle else None,
         execution or Execution(),
         str(source),
+        weights_of(source),
     )

@@ -24,6 +24,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.folders import cache_folder
@@ -54,7 +55,7 @@ class Device:
     name: str
     title: str
     memory: int | None
-    precision: str
+    precision: Literal["float32", "bfloat16"]
     reason: str = ""
 
     def __str__(self) -> str:
@@ -70,13 +71,14 @@ def choose_device(name: str = "auto") -> str:
     """
     import torch
 
-    kind, _, number = str(name).partition(":")
-    if kind not in DEVICES or (number and not (kind == "cuda" and number.isdecimal())):
+    kind, colon, number = str(name).partition(":")
+    if kind not in DEVICES or (colon and not number.isdecimal()):
         raise unknown("device", name, DEVICES)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # a launcher shares the devices out
         from accelerate import PartialState
 
-        return str(PartialState(cpu=kind == "cpu" or not torch.cuda.is_available()).device)
+        place = PartialState(cpu=kind == "cpu" or not torch.cuda.is_available()).device
+        return str(place) if place.type == "cuda" else str(place.type)
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(number or 0) >= count:
@@ -88,7 +90,7 @@ def choose_device(name: str = "auto") -> str:
     if kind == "mps" and (lack := _mps_lacks()):
         raise UnlearnError(f"the device is 'mps', and {lack}: use --device cpu (device='cpu').")
     if kind != "auto":
-        return str(name)
+        return str(name) if kind == "cuda" else kind
     if torch.cuda.is_available():
         return "cuda"
     return "cpu" if _mps_lacks() else "mps"

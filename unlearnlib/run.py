@@ -129,6 +129,7 @@ def execute(
         command=command or command_of(spec),
         packages=("peft",) if attached else (),
         seconds_training=trained.seconds,
+        weights=dict(bench.weights),
         peak_memory_bytes=peak_memory_bytes(device),
     )
     return model, _record(bench, spec, trained, adapter_size, metrics, documents, origin)

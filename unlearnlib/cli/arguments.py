@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from unlearnlib.profiles import get_profile
 if TYPE_CHECKING:
     from unlearnlib.engine import Execution
     from unlearnlib.tasks import TaskSet
+
+logger = logging.getLogger(__name__)
 
 SHORTCUTS = ("learning_rate", "updates", "batch_size", "length")
 
@@ -73,6 +76,8 @@ def chosen_execution(args: argparse.Namespace, progress: bool = True) -> Executi
     """How a command computes, by the arguments that `cli.parser` adds for it."""
     from unlearnlib.engine import Execution
 
+    if said := lone_process():
+        logger.warning("one process computes all of it: %s", said)
     return Execution(
         micro_tokens=args.micro_tokens,
         progress=progress and not args.quiet and is_main_process(),
@@ -84,6 +89,21 @@ def chosen_execution(args: argparse.Namespace, progress: bool = True) -> Executi
 def process_count() -> int:
     """How many processes a launcher (accelerate, torchrun) has started for this command."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def lone_process() -> str:
+    """What to do where accelerate was told to start several processes and started one.
+
+    It does so with MULTI_CPU and without mpirun; then it names a master and no number of processes.
+    Empty where that is not so.
+    """
+    several = "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ
+    if not several or "WORLD_SIZE" in os.environ:
+        return ""
+    return (
+        "with distributed_type MULTI_CPU accelerate needs mpirun to start several; take the "
+        "configuration configs/accelerate/two_cpu_processes.yaml, or torchrun"
+    )
 
 
 def is_main_process() -> bool:

@@ -18,6 +18,7 @@ from unlearnlib.cli.arguments import (
     given_settings,
     hush_transformers,
     is_main_process,
+    lone_process,
     process_count,
     store_path,
 )
@@ -130,8 +131,9 @@ def _run_execution(args: argparse.Namespace, progress: bool = True) -> Execution
     # One process under a launcher is allowed, since a script may be run with fewer processes.
     if args.fsdp and "WORLD_SIZE" not in os.environ:
         raise UnlearnError(
-            "--fsdp divides a model among processes, and there is one: start several with "
-            "`accelerate launch ... -m unlearnlib`, or leave it out."
+            "--fsdp divides a model among processes, and there is one: "
+            + (lone_process() or "start several with `accelerate launch ... -m unlearnlib`")
+            + ", or leave it out."
         )
     execution = chosen_execution(args, progress)
     return dataclasses.replace(execution, shard=args.fsdp, save_every=args.save_every)

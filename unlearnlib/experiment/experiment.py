@@ -47,7 +47,7 @@ from unlearnlib.store.record import Record
 from unlearnlib.study.grids import OWN, Asked, get_study, specs_of
 from unlearnlib.study.records import StudyResult, at_hand, default_store, spec_text
 from unlearnlib.study.searches import Search
-from unlearnlib.text import plural
+from unlearnlib.text import duration, plural
 
 if TYPE_CHECKING:
     from unlearnlib.experiment.work import Work
@@ -57,12 +57,14 @@ if TYPE_CHECKING:
 class Source:
     """What an exhibit is drawn from: the command that computes it again, and how it compares.
 
-    command  makes it again, its records among it
+    command  computes its records again, and makes it
+    took     in words, how long that took when they were recorded; empty for nothing recorded
     footer   in words, how freshly computed records agree with published ones; else empty
     records  those that it is drawn from
     """
 
     command: str
+    took: str = ""
     footer: str = ""
     records: tuple[Record, ...] = ()
 
@@ -215,7 +217,8 @@ class Experiment:
     def source(self, records: Iterable[Record] = ()) -> Source:
         """What an exhibit is drawn from that no single study has the records of."""
         records = tuple(records)
-        return Source(self.command(), self._footer(records), records)
+        command = self.command(compute="fresh")
+        return Source(command, took_in_words(records), self._footer(records), records)
 
     def command(self, **changes: Any) -> str:
         """The command that makes this notebook again, with some parameters changed."""
@@ -311,6 +314,16 @@ class Experiment:
         published = Library(published_files())
         found = [compare(published.get(r.key), r) for r in records if r.key in published]
         return agreement_in_words(found, len(records))
+
+
+def took_in_words(records: Iterable[Record]) -> str:
+    """How long some records took, and on what; empty where none of them says."""
+    timed = [r.provenance for r in records if r.provenance.get("seconds")]
+    if not timed:
+        return ""
+    machines = sorted({str(p.get("accelerator") or p.get("processor") or "") for p in timed} - {""})
+    seconds = sum(float(p["seconds"]) for p in timed)
+    return duration(seconds) + (f" on {', '.join(machines)}" if machines else "")
 
 
 def agreement_in_words(found: Sequence[Comparison], records: int) -> str:

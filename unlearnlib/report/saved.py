@@ -32,7 +32,7 @@ from unlearnlib.spec import RunSpec
 from unlearnlib.store.claims import Claims, exclusive
 from unlearnlib.store.files import move_in, undisturbed
 from unlearnlib.store.record import Record
-from unlearnlib.text import file_name, strict_json
+from unlearnlib.text import file_name, strict_json, weights_in_words
 
 if TYPE_CHECKING:
     from torch import nn
@@ -313,6 +313,7 @@ def _facts(
         measured={split: len(rows["id"]) for split, rows in record.documents.items()},
         adapter=adapter,
         language=language,
+        weights=weights_in_words(provenance.get("weights", {})),
         short={
             split: without_chunks([document.id for document in docs], chunks[split])
             for split, docs in used.items()

@@ -73,6 +73,7 @@ def baseline(bench: Bench, profile: str, which: str, base: str = "vanilla") -> R
             seconds=time.time() - started,
             device=str(next(model.parameters()).device),
             command=f"unlearn study main --profile {profile} --domain {bench.data.domain}",
+            weights=dict(bench.weights) if which == "vanilla" else {},
         ),
     )
 
