@@ -1,4 +1,4 @@
-"""Every number of a table leads to the records it came from; figures and tables have numbers."""
+"""Every number of a table leads to its records, and figures and tables have numbers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from books import extension, small_book
 from unlearnlib.book import exhibits, origins
 from unlearnlib.book.main_table import main_table, settings_table
 from unlearnlib.book.target_check import target_check
+from unlearnlib.experiment.experiment import Source
 
 BASELINES = synthetic.baselines()
 MAIN = synthetic.main_study()
 RECORDS = [*MAIN, *BASELINES]
+MADE = Source("", records=tuple(RECORDS))
 FORMATS = {"figure": "Figure %s", "table": "Table %s"}
 THEME = {"repository_url": "https://github.com/them/it", "repository_branch": "side"}
 
@@ -63,7 +65,7 @@ def test_a_row_that_names_no_run_has_no_record() -> None:
 
 def test_what_a_table_carries_comes_out_as_it_went_in() -> None:
     table = main_table(MAIN, BASELINES)
-    page, found = origins.unpacked(exhibits.table_html(table, "Main", records=RECORDS))
+    page, found = origins.unpacked(exhibits.table_html(table, "Main", MADE))
     assert page.count(origins.PLACE) == 1 and set(found) == {"csv", "records"}
     again = pd.read_csv(io.StringIO(found["csv"]), header=[0, 1], index_col=[0, 1])
     assert again.shape == table.shape
@@ -77,8 +79,10 @@ def test_without_records_nothing_is_linked() -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    shown = exhibits.figure_html(target_check(BASELINES), "Check.", "", "check", BASELINES)
-    shown += exhibits.table_html(main_table(MAIN, BASELINES), "Main", records=RECORDS)
+    shown = exhibits.figure_html(
+        target_check(BASELINES), "Check.", Source("", records=tuple(BASELINES)), "check"
+    )
+    shown += exhibits.table_html(main_table(MAIN, BASELINES), "Main", MADE)
     root = "# Root\n\n```{toctree}\nbook/_run/chapter\n```\n\n```{exhibits}\n```\n\n"
     root += "See {numref}`figure-check`, {numref}`table-main` and {ref}`table-main`.\n"
     return small_book(

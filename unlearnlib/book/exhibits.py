@@ -15,14 +15,14 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unlearnlib.book.origins import carried, carried_records, cell_records
 from unlearnlib.book.records import Finding
+from unlearnlib.experiment.experiment import Experiment, Source, open_experiment
 from unlearnlib.figures import DescribedFigure, image_html, to_svg
-from unlearnlib.store.record import Record
 from unlearnlib.text import number
 
 if TYPE_CHECKING:
@@ -66,14 +66,15 @@ def opening(kind: Kind, name: str, caption: str) -> str:
     return f' class="exhibit" id="{anchor(kind, name)}" data-title="{title}"'
 
 
-def repeat(kind: Kind, command: str = "") -> str:
-    """HTML that says how to repeat a figure or table, folded up; `command` makes its records.
+def repeat(kind: Kind, source: Source) -> str:
+    """HTML that says how to repeat a figure or table, folded up.
 
     Without a command only the mark: a notebook that is open in front of the reader needs no more.
     """
-    if not command:
+    if not source.command:
         return MARKS[kind]
-    line = f"<p>Compute its records again: <code>{html.escape(command)}</code></p>"
+    took = f" (it took {html.escape(source.took)})" if source.took else ""
+    line = f"<p>Compute its records again{took}: <code>{html.escape(source.command)}</code></p>"
     return folded(kind, line + MARK)
 
 
@@ -83,21 +84,18 @@ def folded(kind: Kind, content: str) -> str:
 
 
 def table_html(
-    table: pd.DataFrame,
-    caption: str = "",
-    command: str = "",
-    name: str = "",
-    records: Iterable[Record] = (),
+    table: pd.DataFrame, caption: str = "", source: Source | str = "", name: str = ""
 ) -> str:
     """HTML of a table: numbers right-aligned, words left, domains as row groups.
 
     A two-level header spans its groups; of a two-level index, the first level becomes a line
     above its rows. It scrolls by itself where the page is narrower, and the book's script
     `sort_tables.js` sorts it. With a name, which is the caption's words if none is given, it has an
-    anchor and says how to repeat it; `command` makes its records again. From `records`, those that
-    the table was made from, the book links each row or number to its own.
+    anchor and says how to repeat it; `source` is what it is drawn from, or the command that makes
+    its records again. From the source's records the book links each row or number to its own.
     """
-    known = list(records)
+    source = as_source(source)
+    known = list(source.records)
     body = _body(table, cell_records(table, known) if known else None)
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     shown = (
@@ -105,7 +103,7 @@ def table_html(
         f"</thead><tbody>{body}</tbody></table></div>"
     )
     data = carried("csv", table.to_csv()) + carried_records(known)
-    return exhibit(shown, caption, command, name, data)
+    return exhibit(shown, caption, source, name, data)
 
 
 def _wordy(table: pd.DataFrame) -> list[bool]:
@@ -188,41 +186,59 @@ def _is_text(column: Iterable[Any]) -> bool:
     return seen[True] > seen[False]
 
 
-def exhibit(shown: str, caption: str, command: str = "", name: str = "", data: str = "") -> str:
+def exhibit(
+    shown: str, caption: str, source: Source | str = "", name: str = "", data: str = ""
+) -> str:
     """The HTML of a table in an element with an anchor, with how to repeat it and `data` below."""
-    around = opening("table", name or caption, caption)
-    return f"<div{around}>{shown}{repeat('table', command)}{data}</div>" if around else shown
+    around, source = opening("table", name or caption, caption), as_source(source)
+    if not around:
+        return shown
+    return f"<div{around}>{shown}{footer_html(source)}{repeat('table', source)}{data}</div>"
+
+
+def as_source(source: Source | str) -> Source:
+    """What an exhibit is drawn from, where only the command that computes it again is given."""
+    return Source(source) if isinstance(source, str) else source
+
+
+def footer_html(source: Source) -> str:
+    """How freshly computed records agree with the published ones, below what is drawn of them."""
+    return f'<p class="agreement">{html.escape(source.footer)}</p>' if source.footer else ""
 
 
 def styled(
-    table: pd.DataFrame,
-    caption: str = "",
-    command: str = "",
-    name: str = "",
-    records: Iterable[Record] = (),
+    table: pd.DataFrame, caption: str = "", source: Source | str = "", name: str = ""
 ) -> Any:
     """The table as notebooks and the book show it; see `table_html`."""
     from IPython.display import HTML
 
-    return HTML(table_html(table, caption, command, name, records))
+    return HTML(table_html(table, caption, source, name))
 
 
 def figure_html(
-    figure: DescribedFigure,
-    caption: str,
-    command: str = "",
-    name: str = "",
-    records: Iterable[Record] = (),
+    figure: DescribedFigure, caption: str, source: Source | str = "", name: str = ""
 ) -> str:
     """An HTML figure (see `figures.image_html`) with an anchor, and how to repeat it.
 
     With a name it has an anchor and says how to repeat it. `records` are those that it was drawn
     from: the book links to them.
     """
-    again = repeat("figure", command) if name or command else ""
+    source = as_source(source)
+    again = repeat("figure", source) if name or source.command else ""
+    below = footer_html(source) + again
     if slug(name):
-        again += carried_records(records)
-    return image_html(figure, caption, around=opening("figure", name, caption), below=again)
+        below += carried_records(source.records)
+    return image_html(figure, caption, around=opening("figure", name, caption), below=below)
+
+
+def experiment(
+    chapter: str, namespace: Mapping[str, Any], *studies: str, more: Sequence[str] = ()
+) -> Experiment:
+    """What a notebook's parameters ask for (see `experiment.open_experiment`).
+
+    What is missing and what is being computed is shown in the notebook.
+    """
+    return open_experiment(chapter, namespace, *studies, more=more, tell=say)
 
 
 def figures_folder() -> Path | None:
@@ -232,17 +248,11 @@ def figures_folder() -> Path | None:
     return Path("book/_run/figures") if Path("book").is_dir() else None
 
 
-def show(
-    figure: DescribedFigure,
-    name: str,
-    caption: str,
-    command: str = "",
-    records: Iterable[Record] = (),
-) -> None:
+def show(figure: DescribedFigure, name: str, caption: str, source: Source | str = "") -> None:
     """Display a figure in a notebook and leave NAME.svg and NAME-narrow.svg with the book.
 
-    `command` is what computes the figure's records again, and `records` are those that it was drawn
-    from; the figure's anchor is `figure-NAME`.
+    `source` is what the figure is drawn from, or the command that computes its records again; the
+    figure's anchor is `figure-NAME`.
     """
     from IPython.display import HTML, display
 
@@ -253,7 +263,7 @@ def show(
         (folder / f"{name}.txt").write_text(figure.alt + "\n", encoding="utf-8")
         if figure.narrow is not None:
             (folder / f"{name}-narrow.svg").write_text(to_svg(figure.narrow()), encoding="utf-8")
-    display(HTML(figure_html(figure, caption, command, name, records)))
+    display(HTML(figure_html(figure, caption, source, name)))
 
 
 def say(text: str) -> None:

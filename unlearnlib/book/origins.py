@@ -37,7 +37,7 @@ PLACE = "<!-- carried -->"  # where the first of it stood
 
 
 def origin(record: Record) -> dict[str, Any]:
-    """What a page shows of a record: its key, what it is of, and what made it."""
+    """What a page shows of a record: its key, spec, and the command and commit that made it."""
     made = record.provenance
     return {
         "key": record.key,

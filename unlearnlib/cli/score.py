@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unlearnlib.cli.arguments import (
-    chosen_device,
     chosen_execution,
     chosen_tasks,
     file_to_write,
@@ -24,6 +23,7 @@ from unlearnlib.corpus.chunks import Chunk, cut
 from unlearnlib.corpus.documents import Document
 from unlearnlib.corpus.files import check_column, read_documents
 from unlearnlib.decoder import check_reach
+from unlearnlib.devices import choose_device
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.membership import attack_scores, auc, bootstrap_auc, membership
 from unlearnlib.metrics.perplexity import accuracy, chunk_perplexity, perplexity
@@ -42,7 +42,7 @@ def score_command(args: argparse.Namespace) -> Report:
     out = file_to_write(args.out, "--out", args.force)
     sets = _read_sets(args)
     tasks = chosen_tasks(args.tasks, args.task_limit, args.confirm_unsafe_code)
-    device = chosen_device(args.device)
+    device = choose_device(args.device)
     hush_transformers()
     tokenizer = load_tokenizer(args.model)
     model: Any = load_model(args.model, device=device)

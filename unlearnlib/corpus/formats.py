@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
-from unlearnlib.errors import UnlearnError
+from unlearnlib.errors import UnlearnError, first_line
 from unlearnlib.text import printable
 
 TEXT_COLUMNS = ("text", "content", "document", "body")
@@ -253,9 +253,8 @@ def _table_rows(file: Path, column: str | None, ids: str | None) -> Iterator[Row
     except UnlearnError:
         raise
     except (OSError, ValueError, TypeError, KeyError, OverflowError, pa.ArrowException) as error:
-        reason = printable((str(error).splitlines() or [type(error).__name__])[0])
         raise UnlearnError(
-            f"{shown(file)} is not a readable {what} file ({reason}): write it again."
+            f"{shown(file)} is not a readable {what} file ({first_line(error)}): write it again."
         ) from error
 
 

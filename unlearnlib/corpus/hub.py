@@ -18,7 +18,7 @@ from typing import Any
 
 from unlearnlib.corpus.documents import Document, DomainData
 from unlearnlib.corpus.files import checked_limits
-from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.errors import UnlearnError, first_line, unknown
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,6 @@ def _load(
     try:
         return load_dataset(split=place.split, cache_dir=cache and str(cache), **arguments)
     except Exception as error:  # `datasets` passes on what its HTTP and Arrow libraries raise.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         remedy = (
             "write the Parquet files again"
             if local
@@ -132,7 +131,8 @@ def _load(
             "or give a local folder with the same Parquet files"
         )
         raise UnlearnError(
-            f"{place.config}/{place.split} of {source} cannot be loaded ({reason}): {remedy}."
+            f"{place.config}/{place.split} of {source} cannot be loaded "
+            f"({first_line(error)}): {remedy}."
         ) from error
 
 
