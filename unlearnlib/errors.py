@@ -28,3 +28,19 @@ def unknown(kind: str, word: object, valid: Iterable[str]) -> UnlearnError:
     return UnlearnError(
         f"unknown {kind} {word!r}: choose one of {', '.join(nearest_first(str(word), valid))}."
     )
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether a library failed, and nobody asked to stop: a panic inside Rust is no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, fit for a sentence of ours."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    text = "".join(c if c.isprintable() else " " for c in text).strip().rstrip(".:")
+    name = type(error).__name__
+    if isinstance(error, KeyError | IndexError | RecursionError | AssertionError) or not text:
+        text = f"{name}: {text}" if text else name
+    return text if len(text) <= 300 else text[:297] + "..."

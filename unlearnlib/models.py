@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from unlearnlib.decoder import check_head, disable_dropout, head_of
-from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.errors import UnlearnError, first_line, unknown
 from unlearnlib.folders import cache_folder
 from unlearnlib.loading import (
     border,
@@ -32,7 +32,6 @@ from unlearnlib.loading import (
     check_size,
     check_tokenizer,
     find,
-    first_line,
     read_config,
 )
 from unlearnlib.lora import check_peft, merge

@@ -194,8 +194,20 @@ def plan(
     return plan_run(
         model.config if isinstance(model, nn.Module) else model,
         spec,
-        cut(data.forget[: spec.forget_size], tokenizer, length, name="forget"),
-        cut(retain.get(method.data or "", ()), tokenizer, length, name="retain"),
+        cut(
+            data.forget[: spec.forget_size],
+            tokenizer,
+            length,
+            name="forget",
+            bos_every_chunk=spec.bos_every_chunk,
+        ),
+        cut(
+            retain.get(method.data or "", ()),
+            tokenizer,
+            length,
+            name="retain",
+            bos_every_chunk=spec.bos_every_chunk,
+        ),
         execution=execution,
         machine=machine,
         oracle=oracle,

@@ -55,7 +55,7 @@ def _retain(bench: Bench, spec: RunSpec, method: Method) -> list[Chunk]:
     if method.data is None:
         return []
     split = "retain" if method.data == "in_distribution" else "general_retain"
-    chunks = bench.chunks(split, spec.length)
+    chunks = bench.chunks(split, spec.length, spec.bos_every_chunk)
     if not chunks:
         flag = "--retain" if split == "retain" else "--general"
         raise UnlearnError(
