@@ -299,8 +299,13 @@ def _plan_run(inputs: Inputs, execution: Execution) -> Plan:
     if not own:
         data = clipped(spec.profile, data, tokenizer)
     retain = {"in_distribution": data.retain, "general": data.general_retain}
-    forgotten = cut(data.forget[: spec.forget_size], tokenizer, length, name="forget")
-    retained = cut(retain.get(method.data or "", ()), tokenizer, length, name="retain")
+    bos = spec.bos_every_chunk
+    forgotten = cut(
+        data.forget[: spec.forget_size], tokenizer, length, name="forget", bos_every_chunk=bos
+    )
+    retained = cut(
+        retain.get(method.data or "", ()), tokenizer, length, name="retain", bos_every_chunk=bos
+    )
     rows = config.get_text_config().vocab_size
     check_tokens(rows, [chunk.tokens for chunk in (*forgotten, *retained)])
     return plan_run(
