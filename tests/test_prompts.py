@@ -226,6 +226,21 @@ def test_an_answer_to_another_question_is_no_overlap() -> None:
     assert overlaps(DomainData("yours", forget, again)) == {"retain": ("a",)}
 
 
+def test_turns_are_taken_as_people_write_them() -> None:
+    pairs = (("user", "Who?"), ("assistant", "Mira."))
+    spelt: list[Any] = [{"role": role, "content": said} for role, said in pairs]
+    assert Document("a", "b", prompt=spelt) == Document("a", "b", prompt=pairs)
+    for wrong in (None, 3, [1], [("user",)], [{"role": "user"}], [("user", 3)]):
+        with pytest.raises(UnlearnError, match="neither a string nor a list of turns"):
+            Document("a", "b", prompt=wrong)  # type: ignore[arg-type]
+
+
+def test_half_a_surrogate_pair_from_python_is_one_sentence() -> None:
+    for bad in ("a \ud800", Document("a", "b", prompt="\udfff")):
+        with pytest.raises(UnlearnError, match=r"^number 2 of text is not valid Unicode"):
+            unlearnlib.score(tiny_llama(), tiny_tokenizer(), ["fine", bad])
+
+
 # ---- conversations --------------------------------------------------------------------------
 
 TURNS = (("system", "Be brief."), ("user", "Who kept Vesk?"))

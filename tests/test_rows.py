@@ -9,6 +9,7 @@ import logging
 import lzma
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +18,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from helpers import documents, tiny_llama, tiny_tokenizer
 
 from unlearnlib.corpus import formats, opening
+from unlearnlib.corpus.chunks import cut
 from unlearnlib.corpus.documents import Document
 from unlearnlib.corpus.files import iterate_documents, read_documents, user_domain
 from unlearnlib.errors import UnlearnError
+from unlearnlib.planning import Machine, plan_reading, plan_run
+from unlearnlib.scoring import score_chunks
+from unlearnlib.spec import RunSpec
 
 QA = [
     {"question": "Who kept Vesk?", "answer": "Mira did.", "kind": 1},
@@ -379,3 +386,29 @@ def test_a_document_is_given_on_before_the_next_is_read(tmp_path: Path) -> None:
     assert next(stream).text == "fine"
     with pytest.raises(UnlearnError, match="row 2"):
         next(stream)
+
+
+def test_a_plan_says_what_the_documents_take(tmp_path: Path) -> None:
+    """Texts, ids and scores as `tracemalloc` has them: a few bytes a letter, and no more."""
+    model, tokenizer = tiny_llama(dtype=torch.float32), tiny_tokenizer()
+    made = documents("plan", 400)
+    (tmp_path / "a.txt").write_text(" ".join(d.text for d in made[:200]))
+    (tmp_path / "b.txt").write_text(" ".join(d.text for d in made[200:]))
+    user_domain(tmp_path / "a.txt")  # what is imported on the way is no document
+    score_chunks(model, cut(made[:2], tokenizer, 64))
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    data = user_domain(tmp_path / "a.txt", approximate=tmp_path / "b.txt")
+    chunks = {s: cut(data.split(s), tokenizer, 64) for s in ("forget", "approximate")}
+    held = {name: score_chunks(model, parts) for name, parts in chunks.items()}
+    measured = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    config = model.config
+    planned = plan_run(config, RunSpec(method="ga"), chunks["forget"], machine=Machine(rate=1e9))
+    reading = plan_reading(planned, data, chunks["forget"])
+    tokens = sum(len(chunk.tokens) for parts in chunks.values() for chunk in parts)
+    assert reading.tokens == pytest.approx(tokens, rel=0.05)
+    assert reading.seconds == pytest.approx(2e-9 * planned.parameters * tokens, rel=0.05)
+    assert len(held) == 2 and measured / 3 < reading.size < 3 * measured
+    letters = sum(len(d.text) for s in chunks for d in data.split(s))
+    assert measured < 100 * letters

@@ -154,7 +154,7 @@ def _cut_one(
         yield Chunk(
             f"{document.id}#{index}",
             document.id,
-            part if bos is None or start == 0 else np.insert(part, 0, bos),
+            TokenIds(part if bos is None or start == 0 else np.insert(part, 0, bos)),
             len(zlib.compress(text.encode("utf-8"))),
             context,
             left if index == len(parts) - 1 else 0,

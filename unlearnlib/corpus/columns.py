@@ -134,8 +134,9 @@ def _turn(turn: object, where: str) -> Turn:
         role = turn.get("role", turn.get("from"))
         said = turn.get("content", turn.get("value"))
         if isinstance(said, list):  # parts, of which those that are text can be read
-            parts = [part.get("text") if isinstance(part, Mapping) else None for part in said]
-            said = "".join(parts) if all(isinstance(part, str) for part in parts) else None
+            parts = [part.get("text") for part in said if isinstance(part, Mapping)]
+            texts = [part for part in parts if isinstance(part, str)]
+            said = "".join(texts) if len(texts) == len(said) else None
         if isinstance(role, str) and isinstance(said, str):
             check_encodable(role + said, where)
             return ROLES.get(role, role), said

@@ -7,9 +7,11 @@ after them sees only these three types, so an experiment never asks where a text
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from unlearnlib.errors import UnlearnError
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,20 @@ class Fact:
 Turn = tuple[str, str]  # who says it ("system", "user", "assistant"), and what
 
 
+def _turns(prompt: Any) -> tuple[Turn, ...]:
+    """Turns as pairs, also of a list of {"role": ..., "content": ...}."""
+    try:
+        pairs = tuple((t["role"], t["content"]) if isinstance(t, Mapping) else t for t in prompt)
+        if all(isinstance(role, str) and isinstance(said, str) for role, said in pairs):
+            return tuple((role, said) for role, said in pairs)
+    except (TypeError, ValueError, KeyError):
+        pass
+    raise UnlearnError(
+        "a prompt is neither a string nor a list of turns: give a question, or "
+        '[{"role": "user", "content": "..."}, ...].'
+    )
+
+
 @dataclass(frozen=True)
 class Document:
     """A text with a name. `facts` is empty wherever nobody knows what the text says.
@@ -43,6 +59,10 @@ class Document:
     text: str
     facts: tuple[Fact, ...] = ()
     prompt: str | tuple[Turn, ...] = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prompt, str):
+            object.__setattr__(self, "prompt", _turns(self.prompt))
 
     @property
     def given(self) -> tuple[str, ...]:

@@ -127,7 +127,7 @@ def _lines(entry: Entry) -> Iterator[str]:
 class _CheckedUtf8(io.RawIOBase):
     """A stream of bytes that are UTF-8, without the mark of Windows; others are refused."""
 
-    def __init__(self, entry: Entry, stream: io.BufferedReader):
+    def __init__(self, entry: Entry, stream: io.BufferedReader[Any]):
         self._entry, self._stream, self._place = entry, stream, 0
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         _check_encoding(entry, stream.peek(_HEAD)[:_HEAD])

@@ -166,7 +166,7 @@ def _unpacked(handle: BinaryIO, packed: str) -> Any:
 
 
 @contextlib.contextmanager
-def opened(entry: Entry) -> Iterator[io.BufferedReader]:
+def opened(entry: Entry) -> Iterator[io.BufferedReader[Any]]:
     """The bytes of a file as a stream, unpacked; a pointer of Git LFS is refused."""
     with contextlib.ExitStack() as stack:
         if entry.member is None:
@@ -177,7 +177,9 @@ def opened(entry: Entry) -> Iterator[io.BufferedReader]:
             packed = "zip"
         if (how := PACKED.get(entry.inner.suffix.lower())) is not None:
             source, packed = _unpacked(source, how), how
-        stream = io.BufferedReader(_Stream(str(entry), source, packed), 1 << 16)
+        stream: io.BufferedReader[Any] = io.BufferedReader(
+            _Stream(str(entry), source, packed), 1 << 16
+        )
         if stream.peek(len(POINTER)).startswith(POINTER):
             raise UnlearnError(
                 f"{entry} is a pointer of Git LFS and not the file itself: run `git lfs pull` in "

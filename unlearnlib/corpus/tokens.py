@@ -24,13 +24,15 @@ logger = logging.getLogger(__name__)
 
 WINDOW = 1 << 17  # characters that a tokenizer is given at once
 OVERLAP = 1 << 12  # characters that two windows share
-LONG = 16 * WINDOW  # characters that are tokenised at once only with a warning
+LONG = 16 * WINDOW  # characters that take so long that it is told
 
 
 class TokenIds(Sequence[int]):
     """Token ids in four bytes each, where a tuple takes 36; equal to, and hashed as, the tuple."""
 
     __slots__ = ("_ids",)
+
+    _ids: np.ndarray
 
     def __init__(self, ids: Iterable[int] = ()):
         self._ids = ids._ids if isinstance(ids, TokenIds) else np.array(_plain(ids), np.int32)
@@ -79,6 +81,12 @@ def encode(text: str, tokenizer: Any, name: str, special: bool = True) -> np.nda
         frame = _frame(text, tokenizer, special) if long else None
         if frame is None:
             return _array(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+        if len(text) > LONG:
+            logger.info(
+                "%s has %s characters: its tokens take some seconds for each million",
+                printable(name),
+                f"{len(text):,}",
+            )
         before, after = map(_array, frame)
         return np.concatenate([before, *_joined(text, tokenizer, name), after])
     except BaseException as error:
@@ -163,7 +171,9 @@ def _agreed(one: _Window, other: _Window, start: int, stop: int) -> int | None:
     )
     if not np.array_equal(ids, ids_other) or not np.array_equal(places, places_other):
         return None
+    if len(places) < 2:
+        return None
     # Where a token begins, and all before it have ended: letters may be of several tokens.
-    begins, ends = places[1:, 0], np.maximum.accumulate(places[:-1, 1]) if len(places) else []
-    clean = begins[(begins >= ends) & (begins > places[:-1, 0])] if len(places) > 1 else []
+    begins, ends = places[1:, 0], np.maximum.accumulate(places[:-1, 1])
+    clean = begins[(begins >= ends) & (begins > places[:-1, 0])]
     return int(clean[len(clean) // 2]) if len(clean) > 8 else None
