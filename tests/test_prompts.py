@@ -241,6 +241,16 @@ def test_half_a_surrogate_pair_from_python_is_one_sentence() -> None:
             unlearnlib.score(tiny_llama(), tiny_tokenizer(), ["fine", bad])
 
 
+def test_the_chat_template_is_part_of_a_key_where_there_are_prompts() -> None:
+    def key(data: DomainData, template: str) -> str:
+        return tiny_bench(data=data, tokenizer=chatty(template)).basis.tokenizer_hash
+
+    plain = DomainData("books", documents("forget", 3))
+    asked = DomainData("books", prompted("forget", 3))
+    assert key(plain, TEMPLATE) == key(plain, "another")
+    assert key(asked, TEMPLATE) != key(asked, "another")
+
+
 # ---- conversations --------------------------------------------------------------------------
 
 TURNS = (("system", "Be brief."), ("user", "Who kept Vesk?"))

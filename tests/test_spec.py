@@ -30,7 +30,7 @@ from unlearnlib.spec import (
     RunSpec,
     get_profile,
 )
-from unlearnlib.store import run_key
+from unlearnlib.store import Basis, run_key
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"learning_rate": -1e-4}, "learning_rate is -0.0001: give a number that is not negative"),
@@ -109,8 +109,9 @@ def test_equal_specs_have_equal_keys_however_their_numbers_were_written() -> Non
     one = RunSpec(learning_rate=1, updates=4.0, seed=np.int64(2), warmup=np.float64(0.5))  # type: ignore[arg-type]
     other = RunSpec(learning_rate=1.0, updates=4, seed=2, warmup=0.5)
     assert one == other
-    assert run_key(one.as_dict(), "d", "m") == run_key(other.as_dict(), "d", "m")
-    assert run_key(one.replace(seed=3).as_dict(), "d", "m") != run_key(one.as_dict(), "d", "m")
+    key = run_key(one.as_dict(), Basis("d", "m"))
+    assert run_key(other.as_dict(), Basis("d", "m")) == key
+    assert run_key(one.replace(seed=3).as_dict(), Basis("d", "m")) != key
 
 
 @given(

@@ -19,17 +19,18 @@ from unlearnlib.corpus.documents import Document, DomainData
 from unlearnlib.decoder import check_tokens, head_of
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
+from unlearnlib.identity import config_hash, oracle_hash, tokenizer_hash
 from unlearnlib.metrics import summarise
 from unlearnlib.metrics.distance import mean_kl
 from unlearnlib.metrics.membership import attack_scores, auc, min_k
 from unlearnlib.metrics.perplexity import perplexity
 from unlearnlib.metrics.scores import TokenScores
 from unlearnlib.metrics.utility import cloze, last_word_accuracy
-from unlearnlib.models import load_model, load_tokenizer, model_hash
+from unlearnlib.models import load_model, load_tokenizer, model_hash, weights_in_memory, weights_of
 from unlearnlib.profiles import clipped, get_profile, load_domain
 from unlearnlib.scoring import Reference, cloze_chunks, score_chunks
 from unlearnlib.spec import RunSpec
-from unlearnlib.store.record import run_key
+from unlearnlib.store.record import Basis, run_key
 from unlearnlib.trained import lab_checkpoint
 
 EVALUATED = ("forget", "approximate", "retain", "general")
@@ -44,6 +45,10 @@ class Bench:
 
     model      the model before unlearning, on its device; runs work on copies of it
     oracle     the exactly retrained model, where there is one
+    length     tokens per chunk, where a spec does not say
+    prefix     target tokens given before verbatim extraction is measured
+    source     where the model came from, as the user named it
+    weights    which weights those are, with their hash (see `models.weights_of`)
     """
 
     model: nn.Module
@@ -54,10 +59,24 @@ class Bench:
     oracle: nn.Module | None = None
     execution: Execution = field(default_factory=Execution)
     source: str = ""
+    weights: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.model_hash = model_hash(self.model)
-        self.data_hash = self.data.hash()
+        if self.execution.autocast:
+            raise UnlearnError(
+                "the execution has autocast, which changes results: it is for training a model "
+                "further, so leave it out."
+            )
+        weights = (self.model,) if self.oracle is None else (self.model, self.oracle)
+        hashes = [(model_hash(m), config_hash(getattr(m, "config", None))) for m in weights]
+        self.weights = {**(self.weights or weights_in_memory(self.model)), "hash": hashes[0][0]}
+        self._hashes = {
+            "data_hash": self.data.hash(),
+            "model_hash": hashes[0][0],
+            "config_hash": hashes[0][1],
+            "tokenizer_hash": tokenizer_hash(self.tokenizer, prompts=self.data.has_prompts),
+            "oracle_hash": "" if self.oracle is None else oracle_hash(*hashes[1]),
+        }
         self.special = frozenset(int(t) for t in self.tokenizer.all_special_ids)
         # A tokenizer may have been given tokens that the model was not resized for.
         self.vocabulary = min(len(self.tokenizer), head_of(self.model).weight.shape[0])
@@ -65,6 +84,21 @@ class Bench:
         self._cloze: dict[tuple[str, int | None], tuple[list[Chunk], np.ndarray]] = {}
         self._references: dict[tuple[int, bool], Reference] = {}
         self._last_words: dict[tuple[Sequence[int], int], tuple[int, int]] = {}
+
+    @property
+    def basis(self) -> Basis:
+        """What the numbers of a run rest on, beside its spec."""
+        return Basis(**self._hashes, length=self.length, prefix=self.prefix)
+
+    @property
+    def model_hash(self) -> str:
+        """SHA-256 of the weights that runs start from."""
+        return self.basis.model_hash
+
+    @property
+    def data_hash(self) -> str:
+        """SHA-256 of the data."""
+        return self.basis.data_hash
 
     def chunks(
         self, split: str, length: int | None = None, bos_every_chunk: bool = False
@@ -246,7 +280,7 @@ def probe_metrics(bench: Bench, model: nn.Module, spec: RunSpec) -> dict[str, fl
 
 def key_of(bench: Bench, spec: RunSpec) -> str:
     """The key of a run on a bench."""
-    return run_key(spec.as_dict(), bench.data_hash, bench.model_hash)
+    return run_key(spec.as_dict(), bench.basis)
 
 
 @dataclass(frozen=True)
@@ -259,14 +293,14 @@ class Models:
     base       "vanilla", or "published" for the model that the profile's vanilla was trained
                further from, which has no oracle of the profile
     precision  a name in `DTYPES`; None: that of the profile's studies
-    device     that the models are loaded to
+    device     that the models are loaded to: "auto", or as torch has it (see `devices`)
     """
 
     model: str | Path | None = None
     oracle: str | Path | None = None
     base: str = "vanilla"
     precision: str | None = None
-    device: str = "cpu"
+    device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -341,4 +375,5 @@ def open_bench(
         load_model(oracle, precision, models.device) if oracle else None,
         execution or Execution(),
         str(source),
+        weights_of(source),
     )

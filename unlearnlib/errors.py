@@ -36,7 +36,11 @@ def is_failure(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, fit for a sentence of ours."""
+    """What an error of another library says first, fit for the brackets of a sentence of ours.
+
+    Some say nothing, or a bare key, and are named by their kind; some end in a colon, and go on in
+    the next line; some put a whole file or codes for the terminal into their text.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     text = "".join(c if c.isprintable() else " " for c in text).strip().rstrip(".:")

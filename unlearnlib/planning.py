@@ -25,6 +25,7 @@ from unlearnlib.corpus.documents import SPLITS, Document, DomainData
 from unlearnlib.corpus.texts import YOURS, own_data
 from unlearnlib.cost import FLOPS_FORWARD, training_flops
 from unlearnlib.decoder import decoder_of
+from unlearnlib.devices import choose_device, synchronize
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
 from unlearnlib.loading import blank_model, border
@@ -69,15 +70,19 @@ class Anatomy:
 class Machine:
     """What a run is computed on.
 
-    device     as torch names it: "cpu", "cuda", "cuda:1"
+    device     "auto" (what a run here would take), or as torch has it: "cpu", "cuda", "cuda:1"
     processes  that share the work; with `Execution.shard` they share the model too
     rate       floating-point operations per second to expect of a process; None: measured here
                and now, for a second
     """
 
-    device: str = "cpu"
+    device: str = "auto"
     processes: int = 1
     rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.device == "auto":
+            object.__setattr__(self, "device", choose_device())
 
     @property
     def on_gpu(self) -> bool:
@@ -230,7 +235,7 @@ def plan(
 
     model      a model, or the source of one (see `models.load_model`)
     texts      "forget" and, as far as there are some, "retain" and "general": lists of texts
-    machine    what it is to be computed on; by default one CPU process, with a measured rate
+    machine    what it is to be computed on; by default one process here, with a measured rate
     oracle     an oracle is loaded beside the model
     settings   fields of `RunSpec`: method, updates, batch_size, length (tokens per chunk; by
                default 1024), precision, lora_rank, ...
@@ -501,7 +506,6 @@ def product_rate(precision: str, device: str = "cpu", size: int = 2048, repeats:
     for _ in range(repeats):
         start = time.perf_counter()
         matrix @ matrix
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
+        synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best

@@ -26,6 +26,7 @@ from unlearnlib.corpus.chunks import Chunk, left_out
 from unlearnlib.corpus.documents import Document, overlaps
 from unlearnlib.corpus.texts import own_data
 from unlearnlib.decoder import cast, check_head, check_loaded, check_reach, disable_dropout
+from unlearnlib.devices import tell_of_emulation
 from unlearnlib.engine import (
     Checkpoint,
     Execution,
@@ -97,9 +98,10 @@ def execute(
     _check_evaluation(bench, spec)
     if spec.lora_rank:
         lora.check_peft()
+    device = next(bench.model.parameters()).device
+    tell_of_emulation(spec.precision, str(device))
     model = bench.model if in_place else copy.deepcopy(bench.model)
     cast(model, DTYPES[spec.precision])
-    device = next(model.parameters()).device
     vars(model).pop("lora_adapter", None)  # of an earlier run on this model
     attached = None
     if spec.lora_rank:
@@ -127,6 +129,7 @@ def execute(
         command=command or command_of(spec),
         packages=("peft",) if attached else (),
         seconds_training=trained.seconds,
+        weights=dict(bench.weights),
         peak_memory_bytes=peak_memory_bytes(device),
     )
     return model, _record(bench, spec, trained, adapter_size, metrics, documents, origin)
@@ -228,8 +231,7 @@ def _record(
         kind="run",
         status="done" if outcome.diverged_at is None else "diverged",
         spec=spec.as_dict(),
-        data_hash=bench.data_hash,
-        model_hash=bench.model_hash,
+        **bench.basis.as_dict(),
         metrics=metrics,
         trajectory=[_row(row) for row in first + outcome.trajectory],
         documents=documents,

@@ -68,7 +68,7 @@ def _token_values(
         old = None
         if reference is not None:  # an oracle may be in another precision than the model
             old = reference[1].logits(reference[0][rows]).to(logits.dtype)
-        pieces.append(_moments(logits, targets[rows], old).double().cpu())
+        pieces.append(_moments(logits, targets[rows], old).cpu().double())
     return torch.cat(pieces, dim=1) if pieces else torch.zeros(5, 0, dtype=torch.float64)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from unlearnlib.corpus.columns import Named
     from unlearnlib.engine import Execution
     from unlearnlib.tasks import TaskSet
+
+logger = logging.getLogger(__name__)
 
 SHORTCUTS = ("learning_rate", "updates", "batch_size", "length")
 
@@ -87,29 +90,12 @@ def given_settings(args: argparse.Namespace) -> dict[str, str]:
     return settings
 
 
-def chosen_device(name: str) -> str:
-    """ "cpu" or "cuda"; of several processes each has a GPU of its own, "cuda:1" say."""
-    import torch
-
-    if process_count() > 1:
-        from accelerate import PartialState
-
-        cpu = name == "cpu" or not torch.cuda.is_available()
-        return str(PartialState(cpu=cpu).device)
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UnlearnError(
-            f"--device is cuda, but torch {torch.__version__} sees no CUDA device here: use "
-            "--device cpu, or install a driver and a build of torch for it."
-        )
-    return name
-
-
 def chosen_execution(args: argparse.Namespace, progress: bool = True) -> Execution:
     """How a command computes, by the arguments that `cli.parser` adds for it."""
     from unlearnlib.engine import Execution
 
+    if said := lone_process():
+        logger.warning("one process computes all of it: %s", said)
     return Execution(
         micro_tokens=args.micro_tokens,
         progress=progress and not args.quiet and is_main_process(),
@@ -123,6 +109,21 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def lone_process() -> str:
+    """What to do where accelerate was told to start several processes and started one.
+
+    It does so with MULTI_CPU and without mpirun; then it names a master and no number of processes.
+    Empty where that is not so.
+    """
+    several = "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ
+    if not several or "WORLD_SIZE" in os.environ:
+        return ""
+    return (
+        "with distributed_type MULTI_CPU accelerate needs mpirun to start several; take the "
+        "configuration configs/accelerate/two_cpu_processes.yaml, or torchrun"
+    )
+
+
 def is_main_process() -> bool:
     """Whether this process is the one of them that prints and writes."""
     return os.environ.get("RANK", "0") == "0"
@@ -130,10 +131,9 @@ def is_main_process() -> bool:
 
 def hush_transformers() -> None:
     """Leave the terminal to our own progress bars and sentences."""
-    from transformers.utils import logging as theirs
+    from unlearnlib.models import hush_transformers as hush  # here, because help needs no torch
 
-    theirs.set_verbosity_error()
-    theirs.disable_progress_bar()
+    hush()
 
 
 def store_path(
@@ -205,12 +205,9 @@ def write_output(path: Path, raw: bytes, option: str, force: bool) -> None:
 
     Without `force`, a file that came there meanwhile is left, and `UnlearnError` says so.
     """
-    from unlearnlib.store.files import write_file  # the store loads NumPy, and help needs none
+    from unlearnlib.store.files import write_named  # the store loads NumPy, and help needs none
 
-    if path.exists() and not path.is_file():  # a device or a pipe: nothing to keep
-        path.write_bytes(raw)
-    # A link stays one: what it leads to is replaced.
-    elif not write_file(path.resolve(), raw, replace=force):
+    if not write_named(path, raw, replace=force):
         raise UnlearnError(
             f"{option} {str(path)!r} was written by something else meanwhile, and is left as it "
             "is: give another name, or --force."

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from unlearnlib.cli.arguments import (
     FILES,
     NOT_BY_SET,
-    chosen_device,
     chosen_limits,
     column_words,
     given_settings,
@@ -22,6 +21,7 @@ from unlearnlib.cli.arguments import (
 )
 from unlearnlib.corpus.documents import DomainData
 from unlearnlib.corpus.hub_rows import is_hub
+from unlearnlib.devices import choose_device
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.profiles import DOMAINS, YOURS
 from unlearnlib.report.saved import check_out, check_space, is_written
@@ -68,7 +68,7 @@ def check_inputs(args: argparse.Namespace, spec: RunSpec, needs_out: bool = True
     if out is not None:
         _check_apart(out, args.files)
         check_out(out, args.force, args.model)
-    device = chosen_device(args.device)
+    device = choose_device(args.device)
     data = own_documents(args, limits) if args.files else None
     _check_retain(spec, data)
     _check_lora(spec.lora_rank, args.adapter, needs_out and out is None)
@@ -216,7 +216,10 @@ def _fit_length(bench: Bench, spec: RunSpec, own: bool) -> RunSpec:
     """The spec with a chunk length that the model can read."""
     config: Any = bench.model.config
     length = chunk_length(config, spec.length, None if own else bench.length)
-    return spec.replace(length=length) if own else spec
+    if not own:
+        return spec
+    bench.length = length  # as `run.unlearn` has it: one run has one key, whoever asks for it
+    return spec.replace(length=length)
 
 
 def _check_apart(out: Path, files: Mapping[str, str]) -> None:

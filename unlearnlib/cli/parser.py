@@ -8,6 +8,7 @@ from typing import Any
 
 from unlearnlib import __version__
 from unlearnlib.cli.arguments import FILES, NOT_BY_SET, SHORTCUTS
+from unlearnlib.devices import DEVICES
 from unlearnlib.errors import UnlearnError
 from unlearnlib.profiles import DOMAINS, PROFILES
 from unlearnlib.spec import RunSpec
@@ -60,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_score,
         _add_verify,
         _add_data,
+        _add_notebook,
         _add_methods,
         _add_profiles,
     ):
@@ -117,8 +119,17 @@ def _add_model(parser: argparse.ArgumentParser, default: str | None = None) -> N
     )
 
 
+def _add_where(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="auto: a CUDA device, else Apple's MPS, else the processor (default: auto)",
+    )
+
+
 def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    _add_where(parser)
     parser.add_argument(
         "--micro-tokens",
         type=_count,
@@ -358,7 +369,7 @@ def _add_pretrain(commands: Any) -> None:
     )
     _add_model(parser)
     parser.add_argument("--corpora", metavar="FOLDER", help="local copy of the public texts")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    _add_where(parser)
     parser.add_argument("--only", action="append", metavar="NAME", help="vanilla, oracle-books ...")
     parser.add_argument("--jobs", type=_count, default=1, help="models trained at the same time")
     parser.add_argument("--missing", action="store_true", help="leave models that are there alone")
@@ -446,6 +457,33 @@ def _add_data(commands: Any) -> None:
         "--export", metavar="FOLDER", help="write FOLDER/DOMAIN/SPLIT.jsonl, one row per document"
     )
     parser.add_argument("--force", action="store_true", help="replace exported files")
+
+
+def _add_notebook(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "notebook",
+        "run a notebook of the book with parameters of your own",
+        epilog="""\
+  unlearn notebook                                       list the notebooks
+  unlearn notebook learning_rates --show                 list a notebook's parameters
+  unlearn notebook learning_rates -p domains books -p rates 1e-4,5e-4 -p compute missing
+""",
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the notebook; see --list")
+    parser.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter; several values with commas",
+    )
+    parser.add_argument("--out", metavar="FILE", help="the executed notebook (NAME.ipynb)")
+    parser.add_argument("--force", action="store_true", help="replace the file in --out")
+    parser.add_argument("--show", action="store_true", help="list the notebook's parameters")
+    parser.add_argument("--list", action="store_true", help="list the notebooks")
 
 
 def _add_methods(commands: Any) -> None:

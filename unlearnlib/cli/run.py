@@ -18,6 +18,7 @@ from unlearnlib.cli.arguments import (
     given_settings,
     hush_transformers,
     is_main_process,
+    lone_process,
     process_count,
     store_path,
 )
@@ -34,6 +35,7 @@ from unlearnlib.cli.inputs import (
 from unlearnlib.cli.output import Report, columns
 from unlearnlib.corpus.chunks import cut
 from unlearnlib.decoder import check_tokens
+from unlearnlib.devices import memory
 from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import published_files
 from unlearnlib.methods import get_method
@@ -41,7 +43,7 @@ from unlearnlib.models import load_tokenizer, model_config
 from unlearnlib.planning import Machine, plan_reading, plan_run
 from unlearnlib.profiles import clipped, get_profile, load_domain
 from unlearnlib.report.card import score_rows
-from unlearnlib.report.saved import card_facts, save_unlearned
+from unlearnlib.report.saved import card_facts, reserved, save_unlearned
 from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
@@ -74,6 +76,14 @@ def run_command(args: argparse.Namespace) -> Report:
     inputs = check_inputs(args, spec, needs_out=not args.plan)
     if args.plan:
         return _plan_report(inputs, _run_execution(args, progress=False))
+    if inputs.out is None or not is_main_process():
+        return _run(args, inputs)
+    with reserved(inputs.out):
+        return _run(args, inputs)
+
+
+def _run(args: argparse.Namespace, inputs: Inputs) -> Report:
+    """The run itself, or the record of it that is at hand."""
     asked = args.tasks, args.task_limit, args.confirm_unsafe_code
     tasks = chosen_tasks(*asked)
     bench, spec = open_inputs(inputs, _run_execution(args))
@@ -121,8 +131,9 @@ def _run_execution(args: argparse.Namespace, progress: bool = True) -> Execution
     # One process under a launcher is allowed, since a script may be run with fewer processes.
     if args.fsdp and "WORLD_SIZE" not in os.environ:
         raise UnlearnError(
-            "--fsdp divides a model among processes, and there is one: start several with "
-            "`accelerate launch ... -m unlearnlib`, or leave it out."
+            "--fsdp divides a model among processes, and there is one: "
+            + (lone_process() or "start several with `accelerate launch ... -m unlearnlib`")
+            + ", or leave it out."
         )
     execution = chosen_execution(args, progress)
     return dataclasses.replace(execution, shard=args.fsdp, save_every=args.save_every)
@@ -135,7 +146,7 @@ def _recorded(library: Library, key: str, bench: Bench, tasks: TaskSet | None) -
     record = library.get(key)
     if tasks is None:
         return record
-    asked = tasks_key(record.spec, bench.data_hash, bench.model_hash, tasks)
+    asked = tasks_key(record.spec, bench.basis, tasks)
     return _with_metrics(record, library.get(asked).metrics) if asked in library else None
 
 
@@ -230,8 +241,7 @@ def _run_report(
         "computed": computed,
         "spec": record.spec,
         "metrics": record.metrics,
-        "data_hash": record.data_hash,
-        "model_hash": record.model_hash,
+        **record.basis.as_dict(),
         "seconds": record.provenance.get("seconds"),
         "repeat": record.provenance.get("command"),
         "store": store,
@@ -262,7 +272,7 @@ def _run_report(
 def _plan_report(inputs: Inputs, execution: Execution) -> Report:
     """What a run would take; loads the tokenizer and the documents, not the model."""
     planned, reading = _plan_run(inputs, execution)
-    available = _memory_here(inputs.device)
+    available = memory(inputs.device)
     fits = available is None or planned.peak <= available
     values = {
         "spec": inputs.spec.as_dict(),
@@ -357,15 +367,3 @@ def _plan_text(planned: Plan, reading: Reading, device: str, available: int | No
             "several GPUs"
         )
     return "\n".join(lines)
-
-
-def _memory_here(device: str) -> int | None:
-    """Bytes of memory that the device has, where the system says so."""
-    import torch
-
-    if device == "cuda":
-        return int(torch.cuda.get_device_properties(0).total_memory)
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unlearnlib.cli.arguments import (
-    chosen_device,
     chosen_execution,
     chosen_tasks,
     file_to_write,
@@ -29,6 +28,7 @@ from unlearnlib.corpus.documents import Document
 from unlearnlib.corpus.files import check_column, iterate_documents
 from unlearnlib.corpus.hub_rows import is_hub
 from unlearnlib.decoder import check_reach
+from unlearnlib.devices import choose_device
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.membership import attack_scores, auc, bootstrap_auc, membership
 from unlearnlib.metrics.perplexity import accuracy, chunk_perplexity, perplexity
@@ -49,7 +49,7 @@ def score_command(args: argparse.Namespace) -> Report:
     out = file_to_write(args.out, "--out", args.force)
     paths = _paths(args)
     tasks = chosen_tasks(args.tasks, args.task_limit, args.confirm_unsafe_code)
-    device = chosen_device(args.device)
+    device = choose_device(args.device)
     hush_transformers()
     tokenizer = load_tokenizer(args.model)
     length = chunk_length(model_config(args.model), args.length, None)

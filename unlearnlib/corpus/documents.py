@@ -126,6 +126,11 @@ class DomainData:
         """The documents of one of `SPLITS`."""
         return getattr(self, name)
 
+    @property
+    def has_prompts(self) -> bool:
+        """Whether any document has a prompt."""
+        return any(document.prompt for name in SPLITS for document in self.split(name))
+
     def hash(self) -> str:
         """SHA-256 (hex) over the five splits: the data's part of a run's key."""
         digest = hashlib.sha256()

@@ -16,8 +16,7 @@ from typing import Any
 
 from unlearnlib.corpus.columns import Named, Text, check_encodable, choose, id_in_rows
 from unlearnlib.corpus.opening import Entry, kind, opened, seekable
-from unlearnlib.errors import UnlearnError
-from unlearnlib.text import printable
+from unlearnlib.errors import UnlearnError, first_line
 
 LINES = (".jsonl", ".ndjson")
 JSON = ".json"
@@ -246,9 +245,8 @@ def _table_texts(entry: Entry, named: Named) -> Iterator[Text]:
     except UnlearnError:
         raise
     except (OSError, ValueError, TypeError, KeyError, OverflowError, pa.ArrowException) as error:
-        reason = printable((str(error).splitlines() or [type(error).__name__])[0])
         raise UnlearnError(
-            f"{entry} is not a readable {what} file ({reason}): write it again."
+            f"{entry} is not a readable {what} file ({first_line(error)}): write it again."
         ) from error
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO
 
-from unlearnlib.errors import UnlearnError
+from unlearnlib.errors import UnlearnError, first_line
 from unlearnlib.text import gigabytes, printable
 
 MOST_UNPACKED = 1 << 30  # bytes that a packed file may unpack to, and all files of a .zip together
@@ -139,7 +139,7 @@ class _Stream(io.RawIOBase):
             if not self._packed:
                 raise _unreadable(self._name, error) from error
             raise UnlearnError(
-                f"{self._name} is not a whole {self._packed} file ({printable(str(error))}): pack "
+                f"{self._name} is not a whole {self._packed} file ({first_line(error)}): pack "
                 "it again."
             ) from error
         self._count += len(block)
@@ -220,7 +220,7 @@ def _zip_errors(path: Path) -> Iterator[None]:
         yield
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise UnlearnError(
-            f"{shown(path)} is not a whole zip file ({printable(str(error))}): pack it again."
+            f"{shown(path)} is not a whole zip file ({first_line(error)}): pack it again."
         ) from error
 
 

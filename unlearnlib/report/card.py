@@ -126,6 +126,7 @@ class CardFacts:
     source      the base model as the user named it (a hub id or a folder's name)
     base_model  its hub id, or None if it came from this machine
     model_hash  SHA-256 of the base model's weights as they were loaded
+    weights     what those are, in words (`text.weights_in_words`)
     title       the method's name in words; `forget_term`, `retain_term` its terms in Markdown
     spec        the settings, as in the record
     splits      the splits there were, "forget" first
@@ -161,6 +162,7 @@ class CardFacts:
     language: str = "sh"
     short: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ends: Mapping[str, str] = field(default_factory=dict)
+    weights: str = ""
 
 
 class Markdown(str):
