@@ -37,6 +37,8 @@ RESULTS = ROOT / "book" / "_run"
 HTML = ROOT / "_build" / "html"
 SINGLE = ROOT / "_build" / "singlehtml"
 PDF = ROOT / "_build" / "book.pdf"
+# What the pages may weigh, in bytes: all of the book, and the HTML of one page with what is in it.
+HEAVIEST_BOOK, HEAVIEST_PAGE = 15_000_000, 700_000
 BROWSERS = (
     "chromium",
     "chromium-browser",
@@ -193,6 +195,28 @@ def build_html(builder: str = "html") -> None:
         raise SystemExit("The book was not built: each warning above counts as an error.")
 
 
+def too_heavy(folder: Path) -> list[str]:
+    """What in a built book weighs more than it may, each in a sentence."""
+    sizes = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    found = [
+        f"{name} has {size / 1e3:,.0f} kB, more than {HEAVIEST_PAGE / 1e3:,.0f}: show less on it, "
+        "or as files beside it."
+        for name, size in sizes.items()
+        if name.endswith(".html") and size > HEAVIEST_PAGE
+    ]
+    if (total := sum(sizes.values())) > HEAVIEST_BOOK:
+        largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
+        found.append(
+            f"The book has {total / 1e6:.1f} MB, more than {HEAVIEST_BOOK / 1e6:.0f}; its largest "
+            f"files are {', '.join(f'{name} ({sizes[name] / 1e3:,.0f} kB)' for name in largest)}."
+        )
+    return found
+
+
 def find_browser() -> str | None:
     """The program of a browser that can print to PDF, or None: $CHROMIUM, else a usual one."""
     if named := os.environ.get("CHROMIUM"):
@@ -265,6 +289,8 @@ def main() -> None:
             print(f"The book as PDF: {PDF}")
     elif not arguments.no_html:
         build_html()
+        if heavy := too_heavy(HTML):
+            raise SystemExit("\n".join(heavy))
         print(f"\nThe book: {HTML / 'index.html'}")
 
 

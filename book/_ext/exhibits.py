@@ -119,7 +119,8 @@ def linked(page: str, records: str) -> str:
         if not records:
             return f"{opened}>{text}{closed}"
         first, *more = keys.split()
-        address = f"{records}?only={','.join([first, *more])}#{first}"
+        # Of several, the one at which the page opens would look like the one that was meant.
+        address = f"{records}?only={','.join([first, *more])}" + ("" if more else f"#{first}")
         count = f"{1 + len(more)} records" if more else "Record"
         return f'{opened}><a class="origin" href="{address}" title="{count}">{text}</a>{closed}'
 
