@@ -144,7 +144,7 @@ def test_parameters_are_checked_and_repeated_without_folders() -> None:
     ("changes", "said"),
     [
         ({"budget_minute": 3}, "unknown parameter 'budget_minute'"),
-        ({"domains": "books,arxiv"}, "a sitting has one"),
+        ({"domains": "books,arxiv"}, "this notebook has one"),
         ({"domains": "novels"}, "unknown domain"),
         ({"compute": "all"}, "unknown compute"),
         ({"budget_minutes": 0}, "budget_minutes is 0"),
