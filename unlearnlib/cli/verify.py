@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import re
 import time
@@ -83,7 +84,7 @@ def verify_command(args: argparse.Namespace) -> Report:
         "seed": args.seed,
         "tolerance": {"relative": tolerance.relative, "absolute": tolerance.absolute},
         **_verification_values(comparisons),
-        "files": [{"file": c.file, "agrees": c.agrees, "reason": c.reason} for c in checks],
+        "files": [dataclasses.asdict(c) | {"agrees": c.agrees} for c in checks],
         "expected_seconds": round(expected, 3),
         "seconds": round(time.time() - started, 3),
     }
@@ -129,8 +130,8 @@ def _verification_text(
     ]
     for check in values["files"]:
         lines.append(f"{check['file']}: {'agrees' if check['agrees'] else 'DIFFERS'}")
-        if check["reason"]:
-            lines[-1] += f" ({check['reason']})"
+        if said := check["reason"] or check["note"]:
+            lines[-1] += f" ({said})"
     if remade is not None and values["remade"]:
         bases = {(c.record.model_hash[:12], c.base[:12]) for c in comparisons if c.base}
         which = ", ".join(f"published {theirs}, here {ours}" for theirs, ours in sorted(bases))
