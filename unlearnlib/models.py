@@ -39,6 +39,7 @@ from unlearnlib.loading import (
 )
 from unlearnlib.lora import check_peft, merge
 from unlearnlib.sharding import plain_copy
+from unlearnlib.store.claims import scratch_name
 from unlearnlib.store.files import move_in, undisturbed, write_file
 from unlearnlib.text import file_name, source_name
 from unlearnlib.trained import TRAINING, lab_checkpoint
@@ -331,7 +332,7 @@ def save_model(
     place = folder if folder.exists() else folder.parent
     staged: Path | None = None
     try:
-        staged = Path(tempfile.mkdtemp(dir=place, prefix=f".{folder.name}-"))
+        staged = Path(tempfile.mkdtemp(dir=place, prefix=f"{scratch_name(folder)}-"))
         model.save_pretrained(staged, safe_serialization=True)
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)
