@@ -684,7 +684,7 @@ def _micro_batch_loss(
         # chunk of positions.
         narrow = torch.get_autocast_dtype(device.type)
         hidden = hidden.to(narrow)
-        head = Head(head.weight.to(narrow), None if head.bias is None else head.bias.to(narrow))
+        head = head.to(narrow)
     owner = torch.repeat_interleave(
         torch.tensor([p for p, _ in picks]), torch.tensor([c.targets for c in chunks])
     ).to(device)  # (N,) which part each target belongs to
