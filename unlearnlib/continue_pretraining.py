@@ -197,7 +197,7 @@ def train_further(
     data = _domains(profile, corpora, tokenizer)
     documents = training_documents(name, data)
     chunks = cut(documents, tokenizer, scale.length, name="training")
-    check_reach(model := load_model(source, device=device), [chunk.tokens for chunk in chunks])
+    check_reach(model := load_model(source, "float32", device), [chunk.tokens for chunk in chunks])
     base = model_hash(model)
     execution = execution or Execution()
     quiet = Execution(execution.micro_tokens, execution.micro_chunks, progress=False)

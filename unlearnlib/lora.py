@@ -205,15 +205,18 @@ def _add(weight: Any, change: Tensor) -> None:
     weight.copy_(change.add_(weight))
 
 
-def save_adapter(adapter: Adapter, folder: Path, base_model: str | None = None) -> None:
+def save_adapter(
+    adapter: Adapter, folder: Path, base_model: str | None = None, revision: str | None = None
+) -> None:
     """Write an adapter to a folder as peft does: `adapter_config.json`, and safetensors.
 
-    `base_model` is the hub id of the original model that is written into it, so that peft can
-    load both by the adapter alone.
+    `base_model` is the hub id of the original model that is written into it, and `revision` its
+    branch, tag or commit, so that peft can load both by the adapter alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = copy.copy(adapter.config)
     config.base_model_name_or_path = base_model
+    config.revision = revision
     config.inference_mode = True
     config.target_modules = sorted(config.target_modules)  # a set: in no order
     config.save_pretrained(folder)

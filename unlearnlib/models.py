@@ -1,8 +1,9 @@
 """Load and save causal language models and tokenizers, whatever the source.
 
 A source is the word "lab" (the checkpoints that come with the project), a folder of a model or of
-a LoRA adapter (which is merged into its base), a hub id, or a GGUF file. Only safetensors are read
-(GGUF through transformers' own reader, converted once); no pickle, no code that comes with a model.
+a LoRA adapter (which is merged into its base), a hub id (with a revision, as in owner/name@v1.0),
+or a GGUF file. Only safetensors are read (GGUF through transformers' own reader, converted once);
+no pickle, no code that comes with a model.
 """
 
 from __future__ import annotations
@@ -21,18 +22,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from unlearnlib import hub
 from unlearnlib.decoder import check_head, disable_dropout, head_of
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.folders import cache_folder
 from unlearnlib.loading import (
+    ONE_AT_A_TIME,
     border,
     check_files,
     check_finite,
     check_report,
     check_size,
     check_tokenizer,
-    find,
     first_line,
+    own_dtype,
     read_config,
 )
 from unlearnlib.lora import check_peft, merge
@@ -43,60 +46,103 @@ from unlearnlib.trained import lab_checkpoint
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+# Half as wide as float32 and no wider in range than 65,504: what a model says in it can be
+# measured, but gradients that are below its smallest number would be lost.
+SCORED = DTYPES | {"float16": torch.float16}
 ADAPTER = "adapter_config.json"
 REMEDY = (
     "give a folder with config.json and *.safetensors, or a hub id that this machine can reach."
 )
+TOKENIZER_REMEDY = (
+    "give a folder or hub id that has tokenizer.json (on the command line with --tokenizer)."
+)
+CONFIG_REMEDY = "give a folder with config.json, or a hub id that this machine can reach."
 
 
 def load_tokenizer(source: str | Path) -> Any:
     """The tokenizer of a model source; for an adapter without one that of its base model."""
     from transformers import AutoTokenizer
 
-    folder = _resolve(source)
-    with border("tokenizer", source, "give a folder or hub id that has tokenizer.json."):
+    with border("tokenizer", source, TOKENIZER_REMEDY):
+        folder = _resolve(source)
         check_files(folder)
-        if find(folder, ADAPTER) is not None and find(folder, "tokenizer_config.json") is None:
+        if (folder / ADAPTER).is_file() and not (folder / "tokenizer_config.json").is_file():
             return load_tokenizer(_base(folder, source))
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if hub.commit_of(folder):  # its place in the cache is nobody else's
+            tokenizer.name_or_path = str(source)
+            tokenizer.init_kwargs["name_or_path"] = str(source)
         return check_tokenizer(tokenizer, source)
 
 
 def load_model(
-    source: str | Path = "lab", precision: str = "float32", device: str | torch.device = "cpu"
+    source: str | Path = "lab",
+    precision: str | None = None,
+    device: str | torch.device = "cpu",
 ) -> nn.Module:
     """The causal LM of a source, dropout off, on `device`; a LoRA adapter is merged into its base.
+
+    `precision` is a name in `SCORED`, by default the model's own (see `own_precision`).
 
     `UnlearnError` for a folder without safetensors, a corrupt file, a missing tensor or one too
     many, weights that are not finite, an unreachable hub, a head that is more than a linear layer.
     """
-    if precision not in DTYPES:
-        raise unknown("precision", precision, DTYPES)
-    folder = _resolve(source)
+    if precision is not None and precision not in SCORED:
+        raise unknown("precision", precision, SCORED)
     with border("model", source, REMEDY):
+        folder = _resolve(source)
         check_files(folder)
-        if find(folder, ADAPTER) is not None:
-            model: Any = _merged(folder, source, precision)
-        else:
-            model = _read(folder, source, precision)
+        with ONE_AT_A_TIME:
+            if (folder / ADAPTER).is_file():
+                model: Any = _merged(folder, source, precision)
+            else:
+                model = _read(folder, source, precision)
         check_finite(model, source)
         head_of(model)
+        if commit := hub.commit_of(folder):
+            model.name_or_path = model.config.name_or_path = str(source)
+            model.config._commit_hash = commit
         return check_head(disable_dropout(model).to(device))
 
 
-def _read(folder: Path | str, source: str | Path, precision: str) -> Any:
-    """The model of a folder or hub id, complete, and as large as its configuration says."""
-    from transformers import AutoModelForCausalLM
+def own_precision(source: str | Path, among: Mapping[str, torch.dtype] = SCORED) -> str:
+    """The precision that a model is in, by name; float32 where that is not one of `among`."""
+    with border("configuration", source, CONFIG_REMEDY):
+        folder = _resolve(source)
+        check_files(folder)
+        if (folder / ADAPTER).is_file():
+            return own_precision(_base(folder, source), among)
+        _check_weights(folder, source)
+        return _name_of(own_dtype(read_config(folder, source), folder, source), among)
 
-    if isinstance(folder, Path) and not list(folder.glob("*.safetensors")):
+
+def _name_of(dtype: torch.dtype | None, among: Mapping[str, torch.dtype]) -> str:
+    names = {dtype: name for name, dtype in among.items()}
+    return names.get(dtype, "float32") if dtype is not None else "float32"
+
+
+def _check_weights(folder: Path, source: str | Path) -> None:
+    """`UnlearnError` for a local folder without weights; those of the hub are fetched later."""
+    if not hub.commit_of(folder) and not list(folder.glob("*.safetensors")):
         raise UnlearnError(
-            f"{str(folder)!r} has no *.safetensors: give a folder with a model's weights in that "
+            f"{str(source)!r} has no *.safetensors: give a folder with a model's weights in that "
             "format."
         )
-    check_size(read_config(folder, source), folder, source)
+
+
+def _read(folder: Path, source: str | Path, precision: str | None) -> Any:
+    """The model of a folder, complete, and as large as its configuration says."""
+    from transformers import AutoModelForCausalLM
+
+    _check_weights(folder, source)
+    config = read_config(folder, source)
+    check_size(config, folder, source)
+    precision = precision or _name_of(own_dtype(config, folder, source), SCORED)
+    if hub.commit_of(folder):
+        hub.fetch_weights(str(source), folder)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=DTYPES[precision],
+        dtype=SCORED[precision],
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
@@ -108,48 +154,46 @@ def _read(folder: Path | str, source: str | Path, precision: str) -> Any:
 
 def model_config(source: str | Path) -> Any:
     """The configuration of a model source, without its weights."""
-    folder = _resolve(source)
-    with border(
-        "configuration",
-        source,
-        "give a folder with config.json, or a hub id that this machine can reach.",
-    ):
+    with border("configuration", source, CONFIG_REMEDY):
+        folder = _resolve(source)
         check_files(folder)
-        if find(folder, ADAPTER) is not None:
+        if (folder / ADAPTER).is_file():
             return model_config(_base(folder, source))
         return read_config(folder, source)
 
 
-def _merged(folder: Path | str, source: str | Path, precision: str) -> Any:
+def _merged(folder: Path, source: str | Path, precision: str | None) -> Any:
     """The base model of a LoRA adapter, with the adapter added to its weights."""
     base = _base(folder, source)
     check_peft("a LoRA adapter as the model", "give its base model with the adapter merged into it")
-    weights = find(folder, "adapter_model.safetensors")
-    if weights is None:
+    if hub.commit_of(folder):
+        hub.fetch_weights(str(source), folder)
+    if not (folder / "adapter_model.safetensors").is_file():
         raise UnlearnError(
             f"{str(source)!r} has {ADAPTER} and no adapter_model.safetensors: save the adapter in "
             "that format."
         )
-    if isinstance(folder, Path) and list(folder.glob("model*.safetensors")):
+    if list(folder.glob("model*.safetensors")):
         raise UnlearnError(
             f"{str(source)!r} has the weights of a model and of an adapter: leave one of them in "
             "the folder."
         )
-    return merge(load_model(base, precision), weights.parent)
+    return merge(load_model(base, precision), folder)
 
 
-def _base(folder: Path | str, source: str | Path) -> str | Path:
+def _base(folder: Path, source: str | Path) -> str | Path:
     """The model that an adapter was trained on, as its own configuration names it."""
-    found = find(folder, ADAPTER)
-    settings = {} if found is None else json.loads(found.read_text(encoding="utf-8"))
+    settings = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
     base, kind = settings.get("base_model_name_or_path"), settings.get("peft_type")
     if kind != "LORA" or not isinstance(base, str) or not base.strip():
         raise UnlearnError(
             f"the adapter in {str(source)!r} is of kind {kind!r} on the model {base!r}: give a "
             "LoRA adapter that names its base model, or the model with the adapter merged into it."
         )
-    if isinstance(folder, Path) and (folder / base).is_dir():
+    if (folder / base).is_dir():
         base = str(folder / base)
+    elif settings.get("revision") and "@" not in base and not Path(base).exists():
+        base = f"{base}@{settings['revision']}"
     if Path(base).is_dir() and (Path(base) / ADAPTER).is_file():
         raise UnlearnError(
             f"the adapter in {str(source)!r} is on {base!r}, an adapter itself: give the model "
@@ -158,8 +202,8 @@ def _base(folder: Path | str, source: str | Path) -> str | Path:
     return base
 
 
-def _resolve(source: str | Path) -> Path | str:
-    """A folder if the source is local (converted from GGUF if need be), else the hub id."""
+def _resolve(source: str | Path) -> Path:
+    """The folder of a source: converted from GGUF, or fetched from the hub without its weights."""
     if not isinstance(source, str | Path) or not str(source).strip():
         raise UnlearnError(f"the model is {source!r}: give a folder, a hub id, or lab.")
     if str(source) == "lab":
@@ -173,7 +217,7 @@ def _resolve(source: str | Path) -> Path | str:
         return path
     if path.is_absolute() or path.exists() or str(source).startswith((".", "~")):
         raise UnlearnError(f"{str(source)!r} is not a model folder: give one, or a hub id.")
-    return str(source)
+    return hub.fetch(str(source))
 
 
 def convert_gguf(path: Path) -> Path:

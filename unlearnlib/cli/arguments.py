@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from unlearnlib.engine import Execution
     from unlearnlib.tasks import TaskSet
 
-SHORTCUTS = ("learning_rate", "updates", "batch_size", "length")
+SHORTCUTS = ("learning_rate", "updates", "batch_size", "length", "precision")
 
 
 NOT_BY_SET = ("profile", "domain", "method")  # they have flags of their own

@@ -113,7 +113,16 @@ def _add_model(parser: argparse.ArgumentParser, default: str | None = None) -> N
         "--model",
         default=default,
         metavar="SOURCE",
-        help="hub id, folder with safetensors, GGUF file, or lab (default: the profile's)",
+        help="hub id (owner/name, or owner/name@revision), folder with safetensors, GGUF file, or "
+        "lab (default: the profile's)",
+    )
+
+
+def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tokenizer",
+        metavar="SOURCE",
+        help="folder or hub id of the tokenizer of --model, where that has none (default: --model)",
     )
 
 
@@ -163,6 +172,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     """What is unlearned from what, how, and where: common to `run` and `tune`."""
     _add_scale(parser, several=False, default=None)
     _add_model(parser)
+    _add_tokenizer(parser)
     for name, about in zip(
         FILES,
         (
@@ -312,6 +322,7 @@ def _add_study(commands: Any) -> None:
     parser.add_argument("--method", action="append", help="only this method; repeat for several")
     parser.add_argument("--seed", action="append", type=int, help="only this seed; repeatable")
     _add_model(parser)
+    _add_tokenizer(parser)
     _add_source(parser)
     _add_device(parser)
     _add_store(parser)
@@ -353,6 +364,12 @@ def _add_score(commands: Any) -> None:
         "texts", nargs="*", metavar="FILE", help="text, JSON Lines, Parquet, CSV, folder"
     )
     _add_model(parser, "lab")
+    _add_tokenizer(parser)
+    parser.add_argument(
+        "--precision",
+        metavar="NAME",
+        help="float32, float64, bfloat16 or float16 (default: what the model was saved in)",
+    )
     _add_columns(parser)
     parser.add_argument("--length", type=_count, metavar="N", help="tokens per chunk (1024)")
     parser.add_argument("--members", metavar="FILE", help="texts the model was trained on")
@@ -398,6 +415,7 @@ def _add_verify(commands: Any) -> None:
     parser.add_argument("--report", metavar="FILE.html", help="also write every number, as a page")
     parser.add_argument("--force", action="store_true", help="replace a --report that is there")
     _add_model(parser)
+    _add_tokenizer(parser)
     _add_source(parser)
     _add_device(parser)
 
@@ -406,6 +424,7 @@ def _add_data(commands: Any) -> None:
     parser = _command(commands, "data", "what a profile's corpora hold; fetch or export them")
     _add_scale(parser, several=True, default="lab")
     _add_model(parser)
+    _add_tokenizer(parser)
     _add_source(parser)
     parser.add_argument(
         "--show", type=_count, metavar="N", help="show the first N documents of every split"

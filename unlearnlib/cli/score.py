@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ from unlearnlib.tasks import run_tasks
 if TYPE_CHECKING:
     from unlearnlib.metrics.scores import TokenScores
 
+logger = logging.getLogger(__name__)
+
 
 def score_command(args: argparse.Namespace) -> Report:
     """Perplexity, accuracy and the attacks' scores of texts; AUCs of members and non-members."""
@@ -44,8 +47,11 @@ def score_command(args: argparse.Namespace) -> Report:
     tasks = chosen_tasks(args.tasks, args.task_limit, args.confirm_unsafe_code)
     device = chosen_device(args.device)
     hush_transformers()
-    tokenizer = load_tokenizer(args.model)
-    model: Any = load_model(args.model, device=device)
+    tokenizer = load_tokenizer(args.tokenizer or args.model)
+    model: Any = load_model(args.model, args.precision, device)
+    precision = str(model.dtype).removeprefix("torch.")
+    whose = "the model's own precision" if args.precision is None else "as asked"
+    logger.info("scoring in %s, %s", precision, whose)
     length = chunk_length(model.config, args.length, None)
     chunks = {
         name: cut(documents, tokenizer, length, name=name) for name, documents in sets.items()
@@ -56,11 +62,18 @@ def score_command(args: argparse.Namespace) -> Report:
         name: score_chunks(model, parts, execution=execution, name=name)
         for name, parts in chunks.items()
     }
+    _check_numbers(scores, precision)
     if out is not None:
         buffer = io.BytesIO()
         scores["texts"].save(buffer)
         write_output(out, buffer.getvalue(), "--out", args.force)
-    values: dict[str, Any] = {"model": args.model, "length": length, "out": out, "sets": {}}
+    values: dict[str, Any] = {
+        "model": args.model,
+        "precision": precision,
+        "length": length,
+        "out": out,
+        "sets": {},
+    }
     for name, token_scores in scores.items():
         values["sets"][name] = {
             "documents": len(sets[name]),
@@ -78,6 +91,16 @@ def score_command(args: argparse.Namespace) -> Report:
         values["membership_of_documents"] = _document_membership(*sides)
         tables.append(_document_table(values["membership_of_documents"]))
     return Report(values, "\n\n".join(tables))
+
+
+def _check_numbers(scores: Mapping[str, TokenScores], precision: str) -> None:
+    """`UnlearnError` where a model says no number: in float16 more than 65,504 is infinite."""
+    for name, values in scores.items():
+        if np.isnan(values.logprob).any():
+            remedy = "give --precision float32" if precision != "float32" else "take another model"
+            raise UnlearnError(
+                f"in {precision} the model gives no numbers for the set {name!r}: {remedy}."
+            )
 
 
 def _check_sets(args: argparse.Namespace) -> None:
