@@ -39,6 +39,7 @@ from unlearnlib.loading import (
     read_config,
 )
 from unlearnlib.lora import check_peft, merge
+from unlearnlib.rope import older_names
 from unlearnlib.sharding import plain_copy
 from unlearnlib.store.files import move_in, undisturbed
 from unlearnlib.trained import lab_checkpoint
@@ -287,6 +288,7 @@ def save_model(
     try:
         staged = Path(tempfile.mkdtemp(dir=place, prefix=f".{folder.name}-"))
         model.save_pretrained(staged, safe_serialization=True)
+        _name_as_before(staged / "config.json")
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)
         for name, text in (more or {}).items():
@@ -307,6 +309,14 @@ def save_model(
     finally:
         if staged is not None:
             shutil.rmtree(staged, ignore_errors=True)
+
+
+def _name_as_before(file: Path) -> None:
+    """Write RoPE's settings into a configuration under the names of transformers 4, too."""
+    config = json.loads(file.read_bytes())
+    if older := older_names(config):
+        text = json.dumps({**older, **config}, indent=2, sort_keys=True)
+        file.write_text(text + "\n", encoding="utf-8")
 
 
 def is_weights(name: str) -> bool:

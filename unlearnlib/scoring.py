@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unlearnlib.corpus.chunks import Chunk, collate, cut, pack
+from unlearnlib.corpus.chunks import Chunk, collate, cut
 from unlearnlib.corpus.documents import Document
 from unlearnlib.corpus.texts import as_documents
 from unlearnlib.decoder import check_head, check_loaded, check_reach, head_of
-from unlearnlib.engine import Execution, hidden_states
+from unlearnlib.engine import Execution, hidden_states, micro_batches
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.scores import TokenScores
 from unlearnlib.objectives import Head, positions_per_chunk
@@ -48,7 +48,7 @@ def _forward(
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    micros = pack(chunks, execution.micro_tokens, execution.micro_chunks)
+    micros = micro_batches(model.config, chunks, execution)
     for rows in tqdm(micros, desc=name, disable=not execution.progress, leave=False):
         batch = collate([chunks[i] for i in rows], device)
         yield rows, hidden_states(model, batch), batch
