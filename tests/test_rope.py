@@ -1,4 +1,4 @@
-"""Rotary positions: a saved model is read alike by transformers 4 and 5; long and short stay apart."""
+"""Rotary positions: transformers 4 and 5 read a saved model alike; long and short stay apart."""
 
 from __future__ import annotations
 

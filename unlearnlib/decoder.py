@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor, Partial
 
 from unlearnlib.errors import UnlearnError
 from unlearnlib.objectives import Head
+from unlearnlib.threads import ONE_AT_A_TIME
 
 # What models do to the logits of their output layer, by the names in their configurations.
 MULTIPLIERS = ("logit_scale", "lm_head_multiplier")  # Cohere; Falcon H1
@@ -72,6 +73,13 @@ def _unsaved_buffers(
     """
     if all(name in saved for name, _ in model.named_buffers()):
         return {}
+    with ONE_AT_A_TIME:
+        return _initialised_buffers(model, dtype, saved)
+
+
+def _initialised_buffers(
+    model: Any, dtype: torch.dtype, saved: frozenset[str]
+) -> dict[str, torch.Tensor]:
     usual = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -111,7 +119,7 @@ def decoder_of(model: Any) -> nn.Module:
 def check_loaded(model: object, tokenizer: object) -> None:
     """Check that these are a model and a tokenizer: not their names, and not in the other order.
 
-    Raises `UnlearnError` where one is not.
+    Raises `UnlearnError` where one is not, and for a model whose weights are not in memory.
     """
     if not isinstance(model, nn.Module):
         raise UnlearnError(
@@ -122,6 +130,17 @@ def check_loaded(model: object, tokenizer: object) -> None:
             f"tokenizer is {_short(tokenizer)}, which is no tokenizer: load one, as in "
             "load_tokenizer('lab')."
         )
+    check_here(model)
+
+
+def check_here(model: nn.Module, name: str = "the model") -> None:
+    """`UnlearnError` for a model that has shapes and no weights (on the device "meta")."""
+    for where, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise UnlearnError(
+                f"{name} has no weights in memory, none in {where!r} for one (its device is "
+                "meta): load it with its weights, and without offloading any (device_map)."
+            )
 
 
 def _short(value: object) -> str:

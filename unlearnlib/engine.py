@@ -80,6 +80,21 @@ class Execution:
     autocast: bool = False
 
 
+def check_execution(execution: object) -> None:
+    """`UnlearnError` for what is no `Execution`; None stands for the usual one."""
+    if execution is not None and not isinstance(execution, Execution):
+        raise UnlearnError(f"execution is {execution!r}: give an Execution, or leave it out.")
+
+
+def check_gradients() -> None:
+    """`UnlearnError` where torch was told to keep no gradients."""
+    if not torch.is_grad_enabled():
+        raise UnlearnError(
+            "gradients are switched off here (torch.no_grad or torch.inference_mode), and nothing "
+            "can be trained without: make the call outside of it."
+        )
+
+
 @dataclass(frozen=True)
 class Training:
     """What is trained and how: with the model and the data it decides the result.
@@ -271,6 +286,7 @@ def optimise(
     Raises `UnlearnError` without chunks or trainable parameters, and for a model of which the
     result would depend on how it is computed (see `check_computation`).
     """
+    check_gradients()
     execution = execution or Execution()
     world = PartialState(cpu=next(model.parameters()).device.type == "cpu")
     parts = [part for part in parts if part.chunks]

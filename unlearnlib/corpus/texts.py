@@ -17,7 +17,8 @@ def as_documents(texts: Iterable[str | Document], prefix: str) -> tuple[Document
 
     Raises:
         UnlearnError: `texts` is one text, a table or a dictionary, where a loop would go over
-            letters or names; an item is not a text; two documents have the same id.
+            letters or names; an item is not a text, or half a letter is in it; two documents have
+            the same id.
     """
     wrong = isinstance(texts, str | bytes | Document | Mapping) or hasattr(texts, "columns")
     if wrong or not isinstance(texts, Iterable):
@@ -29,6 +30,7 @@ def as_documents(texts: Iterable[str | Document], prefix: str) -> tuple[Document
             raise UnlearnError(
                 f"number {number} of {prefix} is {type(text).__name__}, not a text: give strings."
             )
+        _check_letters(text if isinstance(text, str) else text.text, f"number {number} of {prefix}")
         made = text if isinstance(text, Document) else Document(f"{prefix}-{number:04d}", text)
         if made.id in documents:
             raise UnlearnError(
@@ -36,6 +38,20 @@ def as_documents(texts: Iterable[str | Document], prefix: str) -> tuple[Document
             )
         documents[made.id] = made
     return tuple(documents.values())
+
+
+def _check_letters(text: str, where: str) -> None:
+    """`UnlearnError` for half of a letter (a lone surrogate), which no tokenizer and no file has.
+
+    Texts that were cut in the middle of an emoji, or read with errors="surrogateescape", have some.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UnlearnError(
+            f"{where} has half a letter, {text[error.start]!r}, at position {error.start}: read "
+            'the text anew, or take such letters out (text.encode("utf-8", "ignore").decode()).'
+        ) from error
 
 
 def own_data(texts: Mapping[str, Iterable[str | Document]] | DomainData) -> DomainData:
