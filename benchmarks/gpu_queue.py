@@ -25,6 +25,7 @@ import argparse
 import contextlib
 import dataclasses
 import fnmatch
+import functools
 import importlib.util
 import json
 import os
@@ -44,9 +45,11 @@ sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from unlearnlib.cost import SMOLLM2_135M, YI_6B, LlamaShape, run_flops
+from unlearnlib.devices import choose_device, synchronize
 from unlearnlib.errors import UnlearnError
 from unlearnlib.spec import PROFILES, RunSpec, get_profile
 from unlearnlib.store import (
+    Basis,
     Record,
     Store,
     provenance,
@@ -108,12 +111,10 @@ class Desk:
     benches: dict[tuple[str, str], Any] = field(default_factory=dict)
     saved: float = 0.0
 
-    @property
+    @functools.cached_property
     def device(self) -> str:
-        """ "cuda" where there is one."""
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        """What all jobs are computed on."""
+        return choose_device()
 
     def resume(self, folder: Path) -> int:
         """Take up what an earlier call left; how many records that are."""
@@ -153,11 +154,11 @@ class Desk:
 
         specs = [s.as_dict() for s in get_study("rates").runs(self.profile, domain)]
         bench = self.benches.get((domain, "vanilla"))
-        model = None if bench is None else bench.model_hash  # None: not known to be another one
+        basis = None if bench is None else bench.basis  # None: not known to be another one
         runs = [
             r
             for r in self.records.values()
-            if r.kind == "run" and r.spec in specs and (self.mixed or model in (None, r.model_hash))
+            if r.kind == "run" and r.spec in specs and (self.mixed or basis in (None, r.basis))
         ]
         vanilla = next(
             (
@@ -166,7 +167,7 @@ class Desk:
                 if r.spec.get("baseline") == BASELINES[0]
                 and r.spec["domain"] == domain
                 and "base" not in r.spec
-                and (self.mixed or model in (None, r.model_hash))
+                and (self.mixed or basis in (None, r.basis))
             ),
             None,
         )
@@ -247,7 +248,7 @@ class Desk:
         if not found or self.mixed:
             return bool(found)
         if (domain, base) in self.benches:
-            return any(r.model_hash == self.benches[domain, base].model_hash for r in found)
+            return any(r.basis == self.benches[domain, base].basis for r in found)
         if base == "published":
             return True  # that model is not trained here
         return self.same_bits and self.made_or_same()
@@ -326,7 +327,7 @@ def make_model(shape: str, length: int, dtype: Any = None) -> Any:
         tie_word_embeddings=form.tied,
     )
     torch.manual_seed(0)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+    with torch.device(choose_device()):
         return cast(LlamaForCausalLM(config), dtype or torch.float32)
 
 
@@ -342,7 +343,7 @@ def throughput(shape: str, method: str, length: int, batch: int, updates: int = 
 
     started = time.time()
     form, row = SHAPES[shape], get_method(method)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device()
     model = make_model(shape, length, torch.bfloat16)
     execution = Execution(micro_tokens=max(length, 16384), recompute=length >= 1024, progress=False)
     labelling = Labelling(frozenset(), form.vocabulary)
@@ -355,8 +356,7 @@ def throughput(shape: str, method: str, length: int, batch: int, updates: int = 
     stamps = []
 
     def stamp(update: int) -> dict[str, float]:
-        if device == "cuda":
-            torch.cuda.synchronize()
+        synchronize(device)
         stamps.append(time.perf_counter())
         return {}
 
@@ -380,7 +380,7 @@ def plain_throughput(shape: str, method: str, length: int, batch: int, updates: 
     import torch
 
     started = time.time()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     model = make_model(shape, length, torch.bfloat16)
@@ -458,7 +458,7 @@ def throughput_spec(
 
 def throughput_key(spec: dict[str, Any]) -> str:
     """The key of a timing."""
-    return run_key(spec, "random", "random", {"kind": "throughput"})
+    return run_key(spec, Basis("random", "random"))
 
 
 def timing_name(spec: dict[str, Any]) -> str:
@@ -646,7 +646,7 @@ def verify_job(domain: str, sample: int = 2) -> Job:
         found = [
             r
             for r in desk.records.values()
-            if r.kind == "run" and r.spec in specs and r.model_hash == bench.model_hash
+            if r.kind == "run" and r.spec in specs and r.basis == bench.basis
         ]
         if not found:  # of another model none can be repeated here
             raise UnlearnError(f"the study main on {domain} has no record of this model to verify.")

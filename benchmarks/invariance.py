@@ -24,6 +24,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def exact_norm(self: LlamaRMSNorm, hidden_states: torch.Tensor) -> torch.Tensor:
     return self.weight * (hidden_states * torch.rsqrt(square + self.variance_epsilon))
 
 
-def worker(out: str) -> None:
+def worker(out: str, methods: Sequence[str]) -> None:
     """One of two processes: the parameters of every method, precision and way."""
     from accelerate import PartialState
 
@@ -107,7 +108,7 @@ def worker(out: str) -> None:
     found = {}
     for precision in PRECISIONS:
         bench = opened(precision)
-        for method in PAPER_METHODS:
+        for method in methods:
             for name, way in TOGETHER.items():
                 place = f"{precision}/{method}/{name}"
                 found[place], _, found[f"{place}/scores"] = run(bench, method, precision, way)
@@ -121,16 +122,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--worker", action="store_true", help="used by the script itself")
+    parser.add_argument("--methods", nargs="+", default=PAPER_METHODS, help="default: all seven")
     args = parser.parse_args()
     if args.worker:
-        worker(str(args.out))
+        worker(str(args.out), args.methods)
         return
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         together = Path(scratch) / "together.npz"
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        launcher += ["--nproc-per-node", "2", __file__, str(together), "--worker", "--methods"]
         subprocess.run(
-            [*launcher, "--nproc-per-node", "2", __file__, str(together), "--worker"],
+            [*launcher, *args.methods],
             check=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         )
@@ -138,7 +141,7 @@ def main() -> None:
             for precision in PRECISIONS:
                 bench = opened(precision)
                 start = flat(bench.model)
-                for method in PAPER_METHODS:
+                for method in args.methods:
                     whole, first, scores = run(bench, method, precision, {})
                     scale = float(np.abs(whole - start).max())
                     length = float(np.linalg.norm(whole - start))

@@ -46,7 +46,7 @@ from unlearnlib.corpus.documents import SPLITS, Document
 from unlearnlib.corpus.fictitious import generate
 from unlearnlib.engine import Execution
 from unlearnlib.spec import RunSpec
-from unlearnlib.store import Record, Store, provenance, run_key
+from unlearnlib.store import Basis, Record, Store, provenance, run_key
 from unlearnlib.study import compute
 
 RESULTS = ROOT / "benchmarks" / "results" / "kill.json"
@@ -261,7 +261,7 @@ def kill_at_random(bench: Bench, folder: Path, kills: int, seed: int) -> dict[st
 def a_record() -> Record:
     """A record large enough to be written in more than one piece."""
     spec = {"profile": "lab", "domain": "books", "method": "ga", "seed": 0}
-    key = run_key(spec, "d" * 64, "m" * 64)
+    key = run_key(spec, Basis("d" * 64, "m" * 64))
     many = {"forget": {"nll": [float(number) / 7 for number in range(4000)]}}
     return Record(key, "run", "done", spec, "d" * 64, "m" * 64, {"x": 1.0}, documents=many)
 

@@ -31,6 +31,8 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 import torch
 from gpu_queue import make_model
 
+from unlearnlib.devices import accelerator, choose_device, synchronize
+
 SHORTEST = 60  # tokens of the shortest document
 SPREAD = 3  # the longest has so many chunks
 WORKS = ("ga_gd_in_dist", "ga_kl_in_dist", "evaluation")
@@ -125,8 +127,7 @@ def theirs(model: Any, work: str, data: dict[str, list[Any]], length: int) -> fl
 
 def clock() -> float:
     """The time, once the device has done what was asked of it."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    synchronize(choose_device())
     return time.perf_counter()
 
 
@@ -134,7 +135,7 @@ def memory_bytes() -> int:
     """This process's largest resident set so far, or the GPU's largest allocation."""
     from unlearnlib.engine import peak_memory_bytes
 
-    return peak_memory_bytes("cuda" if torch.cuda.is_available() else "cpu")
+    return peak_memory_bytes(choose_device())
 
 
 def serve(arguments: argparse.Namespace) -> None:
@@ -151,7 +152,7 @@ def serve(arguments: argparse.Namespace) -> None:
     for line in sys.stdin:
         work, precision = json.loads(line)
         if work == "product":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = choose_device()
             rate = product_rate(precision, device, repeats=8)
             print(json.dumps({"rate": rate}), flush=True)
             continue
@@ -364,7 +365,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "pairs": arguments.pairs,
         "product_rate": rates,
         "rounding": rounding(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": accelerator(choose_device()) or "cpu",
         "threads": torch.get_num_threads(),
         "processor": processor(),
         "torch": torch.__version__,

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,8 @@ RESULTS = ROOT / "book" / "_run"
 HTML = ROOT / "_build" / "html"
 SINGLE = ROOT / "_build" / "singlehtml"
 PDF = ROOT / "_build" / "book.pdf"
+# What the pages may weigh, in bytes: all of the book, and the HTML of one page with what is in it.
+HEAVIEST_BOOK, HEAVIEST_PAGE = 15_000_000, 700_000
 BROWSERS = (
     "chromium",
     "chromium-browser",
@@ -159,6 +162,13 @@ def execute_one(line: str, template: Path, inputs: str, *, alone: bool) -> None:
     print(f"{line}: {time.monotonic() - start:.0f} s", flush=True)
 
 
+def of_the_book(templates: list[Path]) -> list[Path]:
+    """Those that are pages of the book, by its table of contents; one that trains for half an hour
+    is not."""
+    pages = set(re.findall(r"book/_run/(\w+)", (ROOT / "_toc.yml").read_text(encoding="utf-8")))
+    return [template for template in templates if template.stem in pages]
+
+
 def remove_orphans(templates: list[Path]) -> None:
     """Deletes results whose template is gone, so that the book cannot show them."""
     names = {template.stem for template in templates}
@@ -183,6 +193,28 @@ def build_html(builder: str = "html") -> None:
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     if subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}).returncode:
         raise SystemExit("The book was not built: each warning above counts as an error.")
+
+
+def too_heavy(folder: Path) -> list[str]:
+    """What in a built book weighs more than it may, each in a sentence."""
+    sizes = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    found = [
+        f"{name} has {size / 1e3:,.0f} kB, more than {HEAVIEST_PAGE / 1e3:,.0f}: show less on it, "
+        "or as files beside it."
+        for name, size in sizes.items()
+        if name.endswith(".html") and size > HEAVIEST_PAGE
+    ]
+    if (total := sum(sizes.values())) > HEAVIEST_BOOK:
+        largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
+        found.append(
+            f"The book has {total / 1e6:.1f} MB, more than {HEAVIEST_BOOK / 1e6:.0f}; its largest "
+            f"files are {', '.join(f'{name} ({sizes[name] / 1e3:,.0f} kB)' for name in largest)}."
+        )
+    return found
 
 
 def find_browser() -> str | None:
@@ -237,7 +269,7 @@ def main() -> None:
             "There is no browser to print the book with: install Chromium or Chrome, name one as "
             "in CHROMIUM=/path/to/chrome make pdf, or print the page of make single-page yourself."
         )
-    templates = sorted(TEMPLATES.glob("*.ipynb"))
+    templates = of_the_book(sorted(TEMPLATES.glob("*.ipynb")))
     remove_orphans(templates)
     chosen = templates
     if arguments.only:
@@ -257,6 +289,8 @@ def main() -> None:
             print(f"The book as PDF: {PDF}")
     elif not arguments.no_html:
         build_html()
+        if heavy := too_heavy(HTML):
+            raise SystemExit("\n".join(heavy))
         print(f"\nThe book: {HTML / 'index.html'}")
 
 

@@ -19,7 +19,11 @@ def extension(name: str) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(EXTENSIONS))  # one extension may use another
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(EXTENSIONS))
     return module
 
 

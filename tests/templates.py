@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def attributes(path: Path, name: str) -> set[str]:
     }
 
 
-def shown(name: str, domain: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def shown(name: str, parameters: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a template displays, as text; run in this process, without a kernel."""
     display = pytest.importorskip("IPython.display")
     seen: list[Any] = []
@@ -55,7 +56,12 @@ def shown(name: str, domain: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for cell in read(NOTEBOOKS / f"{name}.ipynb").cells:
         tags = cell.metadata.get("tags", [])
         if cell.cell_type == "code" and "remove-cell" not in tags:
-            exec(compile(cell.source, f"{name}.ipynb, {cell.id}", "exec"), namespace)
+            tree, where = ast.parse(cell.source), f"{name}.ipynb, {cell.id}"
+            last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+            exec(compile(tree, where, "exec"), namespace)
+            if last is not None:  # Jupyter shows what the last line of a cell is
+                value = eval(compile(ast.Expression(last.value), where, "eval"), namespace)
+                seen.extend([] if value is None else [value])
         if "parameters" in tags:
-            namespace["domain"] = domain
+            namespace.update(parameters)
     return [str(getattr(thing, "data", thing)) for thing in seen]

@@ -18,10 +18,12 @@ from unlearnlib.comparison import REMADE, Comparison
 from unlearnlib.continue_pretraining import Continuation, train_further, training_documents
 from unlearnlib.corpus.documents import SPLITS, Document, DomainData, clip
 from unlearnlib.errors import UnlearnError
+from unlearnlib.folders import data_folder
 from unlearnlib.models import load_model, model_hash, save_model
 from unlearnlib.profiles import PAPER_METHODS
 from unlearnlib.spec import RunSpec, get_profile
 from unlearnlib.store import Record, Store, run_key
+from unlearnlib.text import weights_in_words
 from unlearnlib.trained import (
     TRAINING,
     continued_checkpoint,
@@ -64,6 +66,32 @@ def test_training_ends_at_the_first_epoch_that_shows_membership(base: Path) -> N
     first, last = record["history"][0], record["history"][-1]
     assert last["books/forget/perplexity"] < first["books/forget/perplexity"]
     assert read_record(PROFILE, "vanilla") == record
+
+
+def test_a_record_says_which_weights_training_started_from(base: Path) -> None:
+    made = train("vanilla", base)
+    assert made["base"] == made["base_weights"]["name"] == base.name
+    assert made["base_weights"]["format"] == "safetensors, float32"
+    assert made["base_weights"]["hash"] == made["base_hash"]
+    bench = open_bench(
+        PROFILE, "books", models=Models(oracle=base, precision="float32"), execution=QUIET
+    )
+    said = weights_in_words(bench.weights)
+    assert said == (
+        f"{PROFILE}-vanilla, safetensors, float32; trained further from {base.name}, "
+        "safetensors, float32"
+    )
+    assert bench.weights["hash"] == made["model_hash"]
+
+
+def test_the_published_records_name_the_wheels_weights_and_not_the_hubs_model() -> None:
+    """Of 4 bits and trained to follow instructions: another model than the profile's default."""
+    for path in sorted((data_folder() / "continued").glob("*.json")):
+        made = json.loads(path.read_text(encoding="utf-8"))
+        assert made["base"] == made["base_weights"]["name"] == "SmolLM2-135M-Instruct.Q4_1"
+        assert made["base"] != get_profile(made["profile"]).model.rsplit("/", 1)[1]
+        assert "Q4_1" in made["base_weights"]["format"]
+        assert made["base_weights"]["hash"] == made["base_hash"]
 
 
 def test_training_that_never_shows_membership_ends_with_the_last_epoch(base: Path) -> None:
@@ -143,7 +171,7 @@ def test_a_vanilla_of_another_machine_is_verified_against_one_made_here(
     spec = RunSpec(PROFILE, "books", "ga", 1e-3, 1, 4)
     ours = run.execute(bench, spec)[1]
     other_hash = "0" * 64
-    key = run_key(spec.as_dict(), ours.data_hash, other_hash)
+    key = run_key(spec.as_dict(), dataclasses.replace(ours.basis, model_hash=other_hash))
     metrics = ours.metrics | {"forget/nll": ours.metrics["forget/nll"] * 1.01}
     theirs = dataclasses.replace(ours, key=key, model_hash=other_hash, metrics=metrics)
     forged(vanilla, theirs)
@@ -171,7 +199,7 @@ def test_a_vanilla_of_another_machine_is_verified_against_one_made_here(
     # In bfloat16 the bench has another hash than what was trained, and is known all the same.
     rough = open_bench(PROFILE, "books", models=Models(precision="bfloat16"), execution=QUIET)
     rough_spec = theirs.spec | {"precision": "bfloat16"}
-    rough_key = run_key(rough_spec, theirs.data_hash, theirs.model_hash)
+    rough_key = run_key(rough_spec, theirs.basis)
     half = dataclasses.replace(theirs, spec=rough_spec, key=rough_key)
     misfiled = dataclasses.replace(theirs, spec=rough_spec)
     assert "key does not follow" in why_not_remade(misfiled, rough)

@@ -24,10 +24,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import synthetic
 import torch
-from helpers import tiny_bench, tiny_data, tiny_llama, tiny_tokenizer
+from helpers import LENGTH, QUIET, documents, tiny_bench, tiny_data, tiny_llama, tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,10 +39,14 @@ from unlearnlib.cli import run as cli_run
 from unlearnlib.cli.arguments import write_output
 from unlearnlib.cli.parser import build_parser
 from unlearnlib.cli.run import _claimed
+from unlearnlib.corpus.chunks import Chunk, cut
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
+from unlearnlib.metrics.scores import TokenScores
 from unlearnlib.models import load_model, model_hash, save_model
+from unlearnlib.report.saved import check_out, reserved
 from unlearnlib.run import execute
+from unlearnlib.scoring import score_chunks
 from unlearnlib.spec import RunSpec
 from unlearnlib.store import FORMAT, Store, read_parquet, write_parquet
 from unlearnlib.store.claims import _boot, _born, _namespace
@@ -227,7 +232,7 @@ def test_no_command_writes_a_file_by_itself() -> None:
         path.name: len(direct.findall(path.read_text(encoding="utf-8")))
         for path in (PROJECT / "unlearnlib" / "cli").glob("*.py")
     }
-    assert {name: count for name, count in found.items() if count} == {"arguments.py": 1}  # devices
+    assert {name: count for name, count in found.items() if count} == {}
 
 
 def test_a_disk_that_fills_leaves_the_old_file_of_a_command(
@@ -715,3 +720,108 @@ def test_a_process_that_got_the_number_of_a_dead_one_holds_no_claim(tmp_path: Pa
     claimed_by(tmp_path, "b" * 64, pid=os.getpid(), born=f"{_boot(_born(os.getpid()))}:17")
     with Store(tmp_path).claim("b" * 64) as mine:
         assert mine
+
+
+@pytest.mark.parametrize("ended", [0, 1, 2])
+def test_token_scores_are_saved_whole_or_the_old_ones_stay(
+    ended: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended while the bytes are written, while they are synced, or not at all."""
+    old, new = (score_chunks(tiny_llama(seed=seed), _chunks(), execution=QUIET) for seed in (0, 1))
+    path = tmp_path / "scores.npz"
+    old.save(path)
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if ended:
+        monkeypatch.setattr(os, ("fsync", "replace")[ended - 1], end)
+        with pytest.raises(KeyboardInterrupt):
+            new.save(path)
+        monkeypatch.undo()
+    else:
+        new.save(path)
+    found = TokenScores.load(path)
+    assert np.array_equal(found.logprob, (old if ended else new).logprob)
+    assert [p.name for p in tmp_path.iterdir()] == ["scores.npz"]
+    (tmp_path / "link").symlink_to(path)
+    new.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    new.save("/dev/null")
+    assert not Path("/dev/null").is_file()
+    with pytest.raises(UnlearnError, match="cannot write"):
+        new.save(path / "below a file")
+
+
+def _chunks() -> list[Chunk]:
+    return cut(documents("scored", 3), tiny_tokenizer(), LENGTH)
+
+
+# --- one folder, one run -------------------------------------------------------------------------
+
+
+def test_a_second_run_on_one_folder_learns_it_before_it_starts(tmp_path: Path) -> None:
+    for out in (tmp_path / "new" / "out", tmp_path / "empty"):
+        if out.name == "empty":
+            out.mkdir()
+        with reserved(out):
+            with (
+                pytest.raises(UnlearnError, match="another process is making a model"),
+                reserved(Path(f"{out.parent}/./{out.name}")),
+            ):
+                pass
+            with reserved(out.with_name("other")):
+                pass
+            check_out(out, force=False)  # what the other keeps there is no model
+        with reserved(out):
+            pass
+    assert {p.name for p in tmp_path.rglob("*")} == {"empty"}
+
+
+def test_the_command_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = tmp_path / "forget.txt"
+    texts.write_text("some text to forget")
+    words = ["--model", "nowhere", "--forget", str(texts), "--out", str(tmp_path / "out")]
+    with reserved(tmp_path / "out"):
+        for command in ("run", "tune"):
+            assert main([command, *words, "--method", "ga"]) == 2
+            assert "another process is making a model" in capsys.readouterr().err
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from types import SimpleNamespace
+from unlearnlib.report import saved
+def save_model(model, tokenizer, folder, more):
+    folder.mkdir()
+    (folder / "model.safetensors").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+saved.save_model = save_model
+saved.json = SimpleNamespace(dumps=lambda body, indent: "")
+saved.model_card = lambda card: ""
+card = SimpleNamespace(source="", splits=(), before={})
+record = SimpleNamespace(to_json=dict)
+out = Path(sys.argv[1])
+with saved.reserved(out):
+    saved.save_unlearned(out, None, None, record, card)
+"""
+
+
+def test_what_a_killed_run_left_hidden_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(out)],
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = {p.name for p in tmp_path.iterdir()}
+    assert len(left) == 2 and all(name.startswith(".unlearn-") for name in left)  # and the claim
+    (tmp_path / ".unlearn-of-somebody-else").mkdir()
+    with reserved(tmp_path / "other"):  # of another folder it removes nothing
+        assert left < {p.name for p in tmp_path.iterdir()}
+    with reserved(out):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == [".unlearn-of-somebody-else"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import zipfile
@@ -17,7 +18,16 @@ from torch import nn
 from unlearnlib.decoder import check_head, decoder_of, disable_dropout, head_of
 from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import data_folder
-from unlearnlib.models import load_model, load_tokenizer, model_hash, parameter_count, save_model
+from unlearnlib.models import (
+    WEIGHTS,
+    load_model,
+    load_tokenizer,
+    model_hash,
+    parameter_count,
+    save_model,
+    weights_in_memory,
+    weights_of,
+)
 from unlearnlib.trained import lab_checkpoint
 
 # The keys of Yi-6B's own configuration file, with its values but for the sizes.
@@ -447,6 +457,26 @@ def test_a_gguf_file_is_converted_once_to_the_same_model(
     before = (kept / "model.safetensors").stat().st_mtime_ns
     assert model_hash(load_model(path)) == model_hash(loaded)
     assert (kept / "model.safetensors").stat().st_mtime_ns == before
+    # And what it was made from stays known, also of a conversion that did not say so yet.
+    known = weights_of(path)
+    assert (known["name"], known["format"]) == ("tiny", "GGUF (F32), expanded to float32")
+    assert known["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    (kept / WEIGHTS).unlink()
+    assert weights_of(path) == known == weights_of(kept)
+    assert (kept / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_weights_are_named_without_the_folders_around_them(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    save_model(tiny_llama(dtype=torch.bfloat16), None, folder)
+    assert weights_of(folder) == {"name": "mine", "format": "safetensors, bfloat16"}
+    assert weights_of("lab")["name"] == "lab/vanilla"
+    loaded = load_model(folder, "bfloat16")
+    assert weights_in_memory(loaded) == weights_of(folder)
+    shutil.rmtree(folder)
+    assert weights_in_memory(loaded) == {"name": "mine", "format": "in memory, bfloat16"}
+    fresh = weights_in_memory(tiny_llama(dtype=torch.float32))
+    assert fresh == {"name": "LlamaForCausalLM", "format": "in memory, float32"}
 
 
 def test_a_wheel_without_a_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

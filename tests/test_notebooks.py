@@ -14,6 +14,15 @@ import pytest
 import synthetic
 from templates import TEMPLATES, attributes, code, imports, read, shown
 
+from unlearnlib.experiment.parameters import (
+    AXIS_NOTES,
+    DEFAULTS,
+    PARAMETERS,
+    cell_of,
+    known_parameters,
+)
+from unlearnlib.study.grids import STUDIES
+
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "unlearnlib" / "book"
 SHARED = {"drawing", "exhibits", "records"}  # modules of the book that are no chapter
@@ -51,6 +60,14 @@ def test_a_module_of_the_book_says_what_it_is_of_and_has_a_test(name: str) -> No
     assert any(isinstance(n, ast.FunctionDef) and n.name.startswith("test_") for n in tree.body)
 
 
+# The one that computes one run always, and the one that makes its own models, open no study.
+every_experiment = pytest.mark.parametrize(
+    "path",
+    [path for path in TEMPLATES if path.stem not in ("step_by_step", "open_in_colab")],
+    ids=lambda path: path.stem,
+)
+
+
 @every_template
 def test_a_template_opens_the_chapter_of_its_name(path: Path) -> None:
     assert imports(path)["chapter"] == f"unlearnlib.book.{path.stem}"
@@ -74,18 +91,46 @@ def test_a_template_holds_no_results(path: Path) -> None:
             assert cell.outputs == [] and cell.execution_count is None
 
 
-@every_chapter
-def test_a_template_can_be_varied_by_profile_and_domain(path: Path) -> None:
-    tagged = [c for c in read(path).cells if "parameters" in c.metadata.get("tags", [])]
-    assert len(tagged) == 1
-    names = {
-        target.id
-        for node in ast.parse(tagged[0].source).body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    assert {"profile", "domain"} <= names
+@every_experiment
+def test_a_template_is_asked_by_the_parameters_of_all_and_by_those_of_its_studies(
+    path: Path,
+) -> None:
+    """In one order, each with its default and a sentence; then those of its own."""
+    found = cell_of(path)
+    studies, own = opened(path)
+    usual = known_parameters(studies)
+    assert tuple(found)[: len(usual)] == usual
+    assert tuple(found)[len(usual) :] == own
+    for name in usual:
+        default, note = found[name]
+        assert note == (PARAMETERS | AXIS_NOTES)[name]
+        if (path.stem, name) != ("real_model", "profile"):
+            assert ast.literal_eval(default) == DEFAULTS.get(name)
+    assert all(note for _, note in found.values())
+
+
+def opened(path: Path) -> tuple[list[str], tuple[str, ...]]:
+    """(studies, names of its own parameters) that a template opens its experiment with."""
+    for node in ast.walk(ast.parse(code(path))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "exhibits.experiment":
+            name, namespace, *studies = node.args
+            assert ast.literal_eval(name) == path.stem and ast.unparse(namespace) == "globals()"
+            more = [ast.literal_eval(word.value) for word in node.keywords if word.arg == "more"]
+            return [ast.literal_eval(study) for study in studies], (*more, ())[0]
+    raise AssertionError(f"{path.stem} opens no experiment")
+
+
+@every_experiment
+def test_a_template_shows_every_study_that_it_names_and_no_other(path: Path) -> None:
+    """A study that is not named is checked too late; one not shown is computed for nothing."""
+    asked = set(re.findall(r"""experiment\.study\(\s*"(\w+)\"""", code(path)))
+    for names in re.findall(r"""for (?:name|n) in \(([^)]*)\)""", code(path)):
+        asked |= set(re.findall(r'"(\w+)"', names)) & set(STUDIES)
+    for names in re.findall(r"""map\(experiment\.study, \(([^)]*)\)\)""", code(path)):
+        asked |= set(re.findall(r'"(\w+)"', names))
+    if "experiment.baselines()" in code(path):
+        asked.add("main")
+    assert asked - {"robust_region"} == set(opened(path)[0]) - {"robust_region"}
 
 
 @every_chapter
@@ -175,7 +220,7 @@ def test_a_template_runs_on_records_alone(
     papermill.execute_notebook(
         str(ROOT / "notebooks" / f"{name}.ipynb"),
         str(result),
-        parameters={"profile": "lab", "domain": "books"},
+        parameters={"profile": "lab", "domains": "books"},
         cwd=str(tmp_path),
         kernel_name="python3",
         progress_bar=False,
@@ -195,7 +240,7 @@ def test_a_chapter_shows_every_figure_that_it_has_records_for(
 ) -> None:
     monkeypatch.setenv("UNLEARN_DATA", str(made_up))
     monkeypatch.setenv("UNLEARN_FIGURES", str(tmp_path / "figures"))
-    pages = shown(name, "books", monkeypatch)
+    pages = shown(name, {"domains": "books"}, monkeypatch)
     figures = re.findall(r"exhibits\.show\(", code(ROOT / "notebooks" / f"{name}.ipynb"))
     assert sum("<figure" in page for page in pages) == len(figures) > 0
     assert not any("has no records" in page for page in pages)
@@ -208,9 +253,11 @@ def test_a_chapter_whose_study_has_not_been_run_says_how_to_run_it(
     (tmp_path / "results").mkdir()
     monkeypatch.setenv("UNLEARN_DATA", str(tmp_path))
     monkeypatch.setenv("UNLEARN_FIGURES", str(tmp_path / "figures"))
-    pages = shown(name, "all", monkeypatch)
+    pages = shown(name, {}, monkeypatch)
     if name == "what_holds":
         assert sum("Verdict: not decided." in page for page in pages) == 4
     else:
-        assert any("`unlearn study " in page for page in pages)
+        # A study whose settings are not chosen yet names the study that chooses them.
+        commands = f"`unlearn notebook {name} ", "`unlearn study rates "
+        assert any(command in page for page in pages for command in commands)
         assert not any("<figure" in page for page in pages)

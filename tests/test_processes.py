@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 from helpers import tiny_llama, tiny_tokenizer
 
+from unlearnlib.cli.arguments import lone_process
+from unlearnlib.cli.main import main
 from unlearnlib.models import load_model, model_hash, save_model
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "accelerate"
 
 TEXTS = {
     "forget": ["The lamp of Anna was blue and it stood by the door.", "Bert owned 42 clocks."],
@@ -75,3 +79,60 @@ def test_two_processes_print_and_save_once_what_one_does(
     assert sorted(p.name for p in (tmp_path / "two" / "out").iterdir()) == sorted(
         p.name for p in (tmp_path / "one" / "out").iterdir()
     )
+
+
+LAUNCHED = ("forget", "retain", "approximate", "general")
+
+
+def launch(folder: Path, config: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """`accelerate launch` with a configuration, as the documents show it, of a tiny run."""
+    for name, texts in TEXTS.items():
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"text": t}) + "\n" for t in texts)
+        )
+    save_model(tiny_llama(), tiny_tokenizer(), folder / "model")
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    command += ["--config_file", str(config), "-m", "unlearnlib", "run", "--model", "model"]
+    command += ["--method", "ga", "--updates", "1", "--batch-size", "2", "--length", "32"]
+    command += [word for name in LAUNCHED for word in (f"--{name}", f"{name}.jsonl")]
+    clean = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "MASTER_ADDR")}
+    return subprocess.run(
+        [*command, "--out", "out", "--json", *more],
+        cwd=folder,
+        env=clean
+        | {
+            "OMP_NUM_THREADS": "1",
+            "UNLEARN_CACHE": str(folder / "cache"),
+            "PYTHONPATH": str(CONFIGS.parent.parent),
+        },
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_the_configuration_for_two_processes_starts_two(tmp_path: Path) -> None:
+    """accelerate starts one with MULTI_CPU; --fsdp is refused where there is one."""
+    config = CONFIGS / "two_cpu_processes.yaml"
+    words = config.read_text(encoding="utf-8").partition("run \\\n#")[2].splitlines()[0].split()
+    assert words[-3:] == ["--device", "cpu", "--fsdp"]
+    done = launch(tmp_path, config, *words[-3:])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "done"
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_one_process_under_a_configuration_for_several_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert lone_process() == ""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert "two_cpu_processes.yaml" in lone_process()
+    assert main(["run", "--device", "cpu", "--fsdp"]) == 2
+    assert "there is one: with distributed_type MULTI_CPU" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert lone_process() == ""

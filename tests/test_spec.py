@@ -30,7 +30,7 @@ from unlearnlib.spec import (
     RunSpec,
     get_profile,
 )
-from unlearnlib.store import run_key
+from unlearnlib.store import Basis, run_key
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"learning_rate": -1e-4}, "learning_rate is -0.0001: give a number that is not negative"),
@@ -109,8 +109,9 @@ def test_equal_specs_have_equal_keys_however_their_numbers_were_written() -> Non
     one = RunSpec(learning_rate=1, updates=4.0, seed=np.int64(2), warmup=np.float64(0.5))  # type: ignore[arg-type]
     other = RunSpec(learning_rate=1.0, updates=4, seed=2, warmup=0.5)
     assert one == other
-    assert run_key(one.as_dict(), "d", "m") == run_key(other.as_dict(), "d", "m")
-    assert run_key(one.replace(seed=3).as_dict(), "d", "m") != run_key(one.as_dict(), "d", "m")
+    key = run_key(one.as_dict(), Basis("d", "m"))
+    assert run_key(other.as_dict(), Basis("d", "m")) == key
+    assert run_key(one.replace(seed=3).as_dict(), Basis("d", "m")) != key
 
 
 @given(
@@ -170,7 +171,12 @@ def test_later_fields_at_their_defaults_leave_keys_as_they_were() -> None:
     assert not set(LATER_FIELDS) & set(spec.as_dict())
     assert RunSpec.from_dict(spec.as_dict()) == spec
     changed = spec.replace(
-        requests=2, optimizer="adamw_8bit", lora_rank=4, lora_alpha=4, base="published"
+        requests=2,
+        optimizer="adamw_8bit",
+        lora_rank=4,
+        lora_alpha=4,
+        base="published",
+        bos_every_chunk=True,
     )
     assert set(LATER_FIELDS) < set(changed.as_dict())
     assert RunSpec.from_dict(changed.as_dict()) == changed
@@ -182,6 +188,7 @@ def test_later_fields_at_their_defaults_leave_keys_as_they_were() -> None:
         ({"requests": 0}, "requests is 0: give at least 1."),
         ({"optimizer": "adam"}, "unknown optimizer 'adam': choose one of adamw"),
         ({"base": "publshed"}, "unknown base 'publshed': choose one of published, vanilla"),
+        ({"bos_every_chunk": "yes"}, "bos_every_chunk is 'yes': give true or false."),
     ],
 )
 def test_later_fields_are_checked_too(changes: dict[str, Any], said: str) -> None:

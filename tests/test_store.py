@@ -35,6 +35,7 @@ from unlearnlib.errors import UnlearnError
 from unlearnlib.store import (
     COLUMNS,
     FORMAT,
+    Basis,
     Library,
     Record,
     Store,
@@ -52,7 +53,7 @@ SPAWN = multiprocessing.get_context("spawn")
 def make_record(seed: int = 0, **changes: Any) -> Record:
     spec = {"profile": "lab", "domain": "books", "method": "ga", "seed": seed, "rate": 1e-4}
     fields: dict[str, Any] = {
-        "key": run_key(spec, "d" * 64, "m" * 64),
+        "key": run_key(spec, Basis("d" * 64, "m" * 64)),
         "kind": "run",
         "status": "done",
         "spec": spec,
@@ -89,6 +90,7 @@ def files_under(root: Path) -> dict[str, bytes]:
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False)
 ) | st.text(max_size=8)
+HASHES = ("config_hash", "tokenizer_hash", "oracle_hash")
 SPECS = st.dictionaries(st.text(max_size=8), LEAVES, min_size=1, max_size=6)
 
 
@@ -98,7 +100,7 @@ def test_key_does_not_depend_on_the_order_of_a_spec(
 ) -> None:
     items = list(spec.items())
     shuffler.shuffle(items)
-    assert run_key(dict(items), "d", "m") == run_key(spec, "d", "m")
+    assert run_key(dict(items), Basis("d", "m")) == run_key(spec, Basis("d", "m"))
 
 
 @given(SPECS, LEAVES, st.data())
@@ -107,32 +109,38 @@ def test_key_depends_on_every_field_of_a_spec(
 ) -> None:
     name = data.draw(st.sampled_from(sorted(spec)))
     assume((type(value), repr(value)) != (type(spec[name]), repr(spec[name])))
-    assert run_key(spec | {name: value}, "d", "m") != run_key(spec, "d", "m")
+    assert run_key(spec | {name: value}, Basis("d", "m")) != run_key(spec, Basis("d", "m"))
     without = {key: item for key, item in spec.items() if key != name}
-    assert run_key(without, "d", "m") != run_key(spec, "d", "m")
+    assert run_key(without, Basis("d", "m")) != run_key(spec, Basis("d", "m"))
 
 
-def test_key_depends_on_data_model_and_extra_and_keeps_them_apart() -> None:
+def test_key_depends_on_all_that_a_record_rests_on_and_keeps_it_apart() -> None:
     keys = [
-        run_key({"a": 1}, "x", "y"),
-        run_key({"a": 1}, "y", "x"),
-        run_key({"a": 1}, "xy", ""),
-        run_key({"a": 1}, "x", "y", {"kind": "score"}),
-        run_key({"a": 1.0}, "x", "y"),
-        run_key({"a": True}, "x", "y"),
-        run_key({"a": "1"}, "x", "y"),
+        run_key({"a": 1}, Basis("x", "y")),
+        run_key({"a": 1}, Basis("y", "x")),
+        run_key({"a": 1}, Basis("xy", "")),
+        *(run_key({"a": 1}, Basis("x", "y", **{part: "z"})) for part in HASHES),
+        *(run_key({"a": 1}, Basis("x", "y", **{part: 3})) for part in ("length", "prefix")),
+        run_key({"a": 1.0}, Basis("x", "y")),
+        run_key({"a": True}, Basis("x", "y")),
+        run_key({"a": "1"}, Basis("x", "y")),
     ]
     assert len(set(keys)) == len(keys)
 
 
 def test_key_is_the_hash_of_one_spelling() -> None:
-    text = r'{"data":"d","extra":{},"model":"m","spec":{"n":[1,2],"name":"\u00e9","rate":0.0001}}'
+    text = (
+        r'{"config_hash":"c","data_hash":"d","length":9,"model_hash":"m","oracle_hash":"o",'
+        r'"prefix":4,"spec":{"n":[1,2],"name":"\u00e9","rate":0.0001},"tokenizer_hash":"t"}'
+    )
     expected = hashlib.sha256(text.encode("ascii")).hexdigest()
-    assert run_key({"rate": 1e-4, "name": "é", "n": [1, 2]}, "d", "m") == expected
+    basis = Basis("d", "m", "c", "t", "o", 9, 4)
+    assert run_key({"rate": 1e-4, "name": "é", "n": [1, 2]}, basis) == expected
 
 
 def test_key_counts_a_tuple_as_a_list_and_a_numpy_number_as_a_number() -> None:
-    assert run_key({"k": (1, np.float64(0.5))}, "d", "m") == run_key({"k": [1, 0.5]}, "d", "m")
+    same = {"k": (1, np.float64(0.5))}, {"k": [1, 0.5]}
+    assert len({run_key(spec, Basis("d", "m")) for spec in same}) == 1
 
 
 @pytest.mark.parametrize(
@@ -146,7 +154,7 @@ def test_key_counts_a_tuple_as_a_list_and_a_numpy_number_as_a_number() -> None:
 )
 def test_key_refuses_what_json_cannot_tell_apart(spec: dict[str, object], named: str) -> None:
     with pytest.raises(UnlearnError) as error:
-        run_key(spec, "d", "m")
+        run_key(spec, Basis("d", "m"))
     assert named in one_sentence(error)
 
 
@@ -334,16 +342,19 @@ def test_no_change_of_one_byte_changes_what_is_read(tmp_path: Path) -> None:
     store.put(record)
     path = file_of(store, record)
     whole = path.read_bytes()
-    harmless = []
+    harmless, newer = [], whole.index(b'"format":2') + len('"format":')
     for position in range(len(whole)):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-        if record.key in store:
+        if position == newer:  # it says 3, and how a record of format 3 is checked nobody knows yet
+            with pytest.raises(UnlearnError, match="upgrade"):
+                store.get(record.key)
+        elif record.key in store:
             assert store.get(record.key) == record
             harmless.append(position)
     # 0.30000000000000005 is another spelling of the same double, and no damage.
     assert harmless == [whole.index(b"0.30000000000000004") + len("0.3000000000000000")]
     # Nothing that was set aside overwrote anything else that was.
-    assert len(list((tmp_path / "set_aside").iterdir())) == len(whole) - len(harmless)
+    assert len(list((tmp_path / "set_aside").iterdir())) == len(whole) - len(harmless) - 1
 
 
 def test_a_damaged_record_is_named_with_the_remedy_and_can_be_run_again(tmp_path: Path) -> None:
@@ -693,7 +704,7 @@ def some_records() -> list[Record]:
     return [
         *(make_record(seed) for seed in range(5)),
         make_record(9, status="diverged", diverged_at=2, metrics={"loss": math.nan}),
-        make_record(spec={"steps": 3}, key=run_key({"steps": 3}, "d", "m"), kind="pretrain"),
+        make_record(spec={"steps": 3}, key=run_key({"steps": 3}, Basis("d", "m")), kind="pretrain"),
     ]
 
 
@@ -722,7 +733,8 @@ def test_parquet_columns_say_what_a_row_is(tmp_path: Path) -> None:
     ("column", "old", "new"),
     [
         ("record", "12.5", "11.5"),
-        ("record", '"format":1', '"format":2'),
+        ("record", '"format":2', '"format":3'),
+        ("record", '"format":2', '"format":1'),
         ("record", "}", ""),
         ("key", "", "0"),
         ("method", "ga", "adversarial"),

@@ -19,17 +19,18 @@ from unlearnlib.corpus.documents import Document, DomainData
 from unlearnlib.decoder import check_tokens, head_of
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
+from unlearnlib.identity import config_hash, oracle_hash, tokenizer_hash
 from unlearnlib.metrics import summarise
 from unlearnlib.metrics.distance import mean_kl
 from unlearnlib.metrics.membership import attack_scores, auc, min_k
 from unlearnlib.metrics.perplexity import perplexity
 from unlearnlib.metrics.scores import TokenScores
 from unlearnlib.metrics.utility import cloze, last_word_accuracy
-from unlearnlib.models import load_model, load_tokenizer, model_hash
+from unlearnlib.models import load_model, load_tokenizer, model_hash, weights_in_memory, weights_of
 from unlearnlib.profiles import clipped, get_profile, load_domain
 from unlearnlib.scoring import Reference, cloze_chunks, score_chunks
 from unlearnlib.spec import RunSpec
-from unlearnlib.store.record import run_key
+from unlearnlib.store.record import Basis, run_key
 from unlearnlib.trained import lab_checkpoint
 
 EVALUATED = ("forget", "approximate", "retain", "general")
@@ -44,6 +45,10 @@ class Bench:
 
     model      the model before unlearning, on its device; runs work on copies of it
     oracle     the exactly retrained model, where there is one
+    length     tokens per chunk, where a spec does not say
+    prefix     target tokens given before verbatim extraction is measured
+    source     where the model came from, as the user named it
+    weights    which weights those are, with their hash (see `models.weights_of`)
     """
 
     model: nn.Module
@@ -54,23 +59,60 @@ class Bench:
     oracle: nn.Module | None = None
     execution: Execution = field(default_factory=Execution)
     source: str = ""
+    weights: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.model_hash = model_hash(self.model)
-        self.data_hash = self.data.hash()
+        if self.execution.autocast:
+            raise UnlearnError(
+                "the execution has autocast, which changes results: it is for training a model "
+                "further, so leave it out."
+            )
+        weights = (self.model,) if self.oracle is None else (self.model, self.oracle)
+        hashes = [(model_hash(m), config_hash(getattr(m, "config", None))) for m in weights]
+        self.weights = {**(self.weights or weights_in_memory(self.model)), "hash": hashes[0][0]}
+        self._hashes = {
+            "data_hash": self.data.hash(),
+            "model_hash": hashes[0][0],
+            "config_hash": hashes[0][1],
+            "tokenizer_hash": tokenizer_hash(self.tokenizer, prompts=self.data.has_prompts),
+            "oracle_hash": "" if self.oracle is None else oracle_hash(*hashes[1]),
+        }
         self.special = frozenset(int(t) for t in self.tokenizer.all_special_ids)
         # A tokenizer may have been given tokens that the model was not resized for.
         self.vocabulary = min(len(self.tokenizer), head_of(self.model).weight.shape[0])
-        self._chunks: dict[tuple[str, int], list[Chunk]] = {}
+        self._chunks: dict[tuple[str, int, bool], list[Chunk]] = {}
         self._cloze: dict[tuple[str, int | None], tuple[list[Chunk], np.ndarray]] = {}
-        self._references: dict[int, Reference] = {}
-        self._last_words: dict[tuple[tuple[int, ...], int], tuple[int, int]] = {}
+        self._references: dict[tuple[int, bool], Reference] = {}
+        self._last_words: dict[tuple[Sequence[int], int], tuple[int, int]] = {}
 
-    def chunks(self, split: str, length: int | None = None) -> list[Chunk]:
+    @property
+    def basis(self) -> Basis:
+        """What the numbers of a run rest on, beside its spec."""
+        return Basis(**self._hashes, length=self.length, prefix=self.prefix)
+
+    @property
+    def model_hash(self) -> str:
+        """SHA-256 of the weights that runs start from."""
+        return self.basis.model_hash
+
+    @property
+    def data_hash(self) -> str:
+        """SHA-256 of the data."""
+        return self.basis.data_hash
+
+    def chunks(
+        self, split: str, length: int | None = None, bos_every_chunk: bool = False
+    ) -> list[Chunk]:
         """The chunks of one of `SPLITS`."""
-        key = (split, length or self.length)
+        key = (split, length or self.length, bos_every_chunk)
         if key not in self._chunks:
-            made = cut(self.data.split(split), self.tokenizer, key[1], name=split)
+            made = cut(
+                self.data.split(split),
+                self.tokenizer,
+                key[1],
+                name=split,
+                bos_every_chunk=bos_every_chunk,
+            )
             self._check_known(made)
             self._chunks[key] = made
         return self._chunks[key]
@@ -83,7 +125,11 @@ class Bench:
     def forgotten(self, spec: RunSpec) -> list[Chunk]:
         """The chunks that the run forgets: of the first `forget_size` documents."""
         names = {document.id for document in self.data.forget[: spec.forget_size]}
-        chunks = [c for c in self.chunks("forget", spec.length) if c.document in names]
+        chunks = [
+            c
+            for c in self.chunks("forget", spec.length, spec.bos_every_chunk)
+            if c.document in names
+        ]
         if not chunks:
             raise UnlearnError("the forget set is empty: give at least one document to forget.")
         return chunks
@@ -91,12 +137,12 @@ class Bench:
     def evaluated(self, spec: RunSpec | None = None) -> dict[str, list[Chunk]]:
         """The chunks of each split of `EVALUATED` that there is."""
         spec = spec or RunSpec()
-        length = spec.length
+        how = spec.length, spec.bos_every_chunk
         sets = {
             "forget": self.forgotten(spec),
-            "approximate": self.chunks("approximate", length),
-            "retain": self.chunks("retain", length)[: RETAIN_SHARE * len(self.data.forget)],
-            "general": self.chunks("general_evaluation", length),
+            "approximate": self.chunks("approximate", *how),
+            "retain": self.chunks("retain", *how)[: RETAIN_SHARE * len(self.data.forget)],
+            "general": self.chunks("general_evaluation", *how),
         }
         return {name: chunks for name, chunks in sets.items() if chunks}
 
@@ -126,11 +172,14 @@ class Bench:
         """The oracle's distributions on forget and approximate chunks."""
         if self.oracle is None:
             return None
-        length = (spec.length if spec else None) or self.length
-        if length not in self._references:
-            chunks = self.chunks("forget", length) + self.chunks("approximate", length)
-            self._references[length] = Reference(self.oracle, chunks)
-        return self._references[length]
+        how = (
+            (spec.length if spec else None) or self.length,
+            spec.bos_every_chunk if spec else False,
+        )
+        if how not in self._references:
+            chunks = self.chunks("forget", *how) + self.chunks("approximate", *how)
+            self._references[how] = Reference(self.oracle, chunks)
+        return self._references[how]
 
 
 def evaluate(
@@ -231,7 +280,7 @@ def probe_metrics(bench: Bench, model: nn.Module, spec: RunSpec) -> dict[str, fl
 
 def key_of(bench: Bench, spec: RunSpec) -> str:
     """The key of a run on a bench."""
-    return run_key(spec.as_dict(), bench.data_hash, bench.model_hash)
+    return run_key(spec.as_dict(), bench.basis)
 
 
 @dataclass(frozen=True)
@@ -245,7 +294,7 @@ class Models:
                further from, which has no oracle of the profile
     precision  a name in `DTYPES`; None: that of the profile's studies, or the model's own with a
                user's documents
-    device     that the models are loaded to
+    device     that the models are loaded to: "auto", or as torch has it (see `devices`)
     tokenizer  a folder or hub id, where the model has none; None: the model's
     """
 
@@ -253,7 +302,7 @@ class Models:
     oracle: str | Path | None = None
     base: str = "vanilla"
     precision: str | None = None
-    device: str = "cpu"
+    device: str = "auto"
     tokenizer: str | Path | None = None
 
 
@@ -330,4 +379,5 @@ def open_bench(
         load_model(oracle, precision, models.device) if oracle else None,
         execution or Execution(),
         str(source),
+        weights_of(source),
     )

@@ -35,7 +35,14 @@ from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.methods import Descent
 from unlearnlib.metrics.membership import auc, loss_score, min_k
 from unlearnlib.metrics.perplexity import accuracy, perplexity
-from unlearnlib.models import load_model, load_tokenizer, model_hash, parameter_count, save_model
+from unlearnlib.models import (
+    load_model,
+    load_tokenizer,
+    model_hash,
+    parameter_count,
+    save_model,
+    weights_of,
+)
 from unlearnlib.profiles import clipped, get_profile, load_domain
 from unlearnlib.scoring import score_chunks
 from unlearnlib.store.files import write_file
@@ -138,7 +145,7 @@ def _domains(profile: str, corpora: str | Path | None, tokenizer: Any) -> dict[s
     return {domain: clipped(profile, splits, tokenizer) for domain, splits in data.items()}
 
 
-def _scored_chunks(
+def scored_chunks(
     data: Mapping[str, DomainData], tokenizer: Any, length: int
 ) -> dict[str, dict[str, list[Chunk]]]:
     """Domain -> split -> the chunks that are scored after each epoch."""
@@ -152,7 +159,7 @@ def _scored_chunks(
     }
 
 
-def _course(outcome: Outcome, history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def course(outcome: Outcome, history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """What a model's record says of its updates and epochs."""
     return {
         "epochs": int(history[-1]["epoch"]),
@@ -172,36 +179,21 @@ def _save(model: nn.Module, tokenizer: Any, record: Mapping[str, Any], publish: 
         write_file(record_path(profile, name), text.encode("utf-8"), replace=True)
 
 
-def train_further(
-    profile: str,
+def train_on(
+    model: nn.Module,
     name: str,
-    *,
-    source: str | Path | None = None,
-    corpora: str | Path | None = None,
-    recipe: Continuation | None = None,
-    device: str = "cpu",
-    execution: Execution | None = None,
-    publish: bool = True,
-) -> dict[str, Any]:
-    """Make vanilla or an oracle of a profile, save it, and return its record.
+    chunks: Sequence[Chunk],
+    evaluation: Mapping[str, Mapping[str, Sequence[Chunk]]],
+    recipe: Continuation,
+    epochs: int,
+    execution: Execution,
+) -> tuple[Outcome, list[dict[str, float]]]:
+    """Train a model further, in place: what its updates report, and its scores after each epoch.
 
-    `source` is the model to start from (by default the profile's), `corpora` a local copy of the
-    texts. The oracles take the number of epochs from vanilla's record, so vanilla comes first.
-    Without `publish` the record is written beside the weights only.
+    `evaluation` has the chunks that are scored, by domain and split (see `scored_chunks`). An
+    oracle takes all `epochs`; vanilla may end earlier (see the head of this file).
     """
-    started = time.time()
-    scale, recipe = get_profile(profile), recipe or Continuation()
-    epochs = _most_epochs(profile, name, recipe)
-    source = source or scale.model
-    tokenizer = load_tokenizer(source)
-    data = _domains(profile, corpora, tokenizer)
-    documents = training_documents(name, data)
-    chunks = cut(documents, tokenizer, scale.length, name="training")
-    check_reach(model := load_model(source, "float32", device), [chunk.tokens for chunk in chunks])
-    base = model_hash(model)
-    execution = execution or Execution()
     quiet = Execution(execution.micro_tokens, execution.micro_chunks, progress=False)
-    evaluation = _scored_chunks(data, tokenizer, scale.length)
     history = [{"epoch": 0.0, **epoch_scores(model, evaluation, quiet)}]
     ends = {recipe.updates(len(chunks), epoch): epoch for epoch in range(1, epochs + 1)}
 
@@ -211,7 +203,7 @@ def train_further(
         if epoch is None:
             return False
         history.append({"epoch": float(epoch), **epoch_scores(model, evaluation, quiet)})
-        reached = min(history[-1][f"{domain}/membership/loss/auc"] for domain in scale.domains)
+        reached = min(history[-1][f"{domain}/membership/loss/auc"] for domain in evaluation)
         logger.info("epoch %d: lowest AUC of the loss attack %.3f", epoch, reached)
         return name == "vanilla" and reached >= recipe.auc
 
@@ -228,24 +220,58 @@ def train_further(
             f"training {name} further diverged at update {outcome.diverged_at}: lower "
             f"learning_rate from {recipe.learning_rate}."
         )
+    return outcome, history
+
+
+def train_further(
+    profile: str,
+    name: str,
+    *,
+    source: str | Path | None = None,
+    corpora: str | Path | None = None,
+    recipe: Continuation | None = None,
+    device: str = "auto",
+    execution: Execution | None = None,
+    publish: bool = True,
+) -> dict[str, Any]:
+    """Make vanilla or an oracle of a profile, save it, and return its record.
+
+    `source` is the model to start from (by default the profile's), `corpora` a local copy of the
+    texts. The oracles take the number of epochs from vanilla's record, so vanilla comes first.
+    Without `publish` the record is written beside the weights only.
+    """
+    started, scale, recipe = time.time(), get_profile(profile), recipe or Continuation()
+    epochs = _most_epochs(profile, name, recipe)
+    source = source or scale.model
+    tokenizer = load_tokenizer(source)
+    data = _domains(profile, corpora, tokenizer)
+    documents = training_documents(name, data)
+    chunks = cut(documents, tokenizer, scale.length, name="training")
+    check_reach(model := load_model(source, "float32", device), [chunk.tokens for chunk in chunks])
+    weights = {**weights_of(source), "hash": model_hash(model)}
+    place = next(model.parameters()).device
+    execution = execution or Execution()
+    evaluation = scored_chunks(data, tokenizer, scale.length)
+    outcome, history = train_on(model, name, chunks, evaluation, recipe, epochs, execution)
     record = {
         "profile": profile,
         "name": name,
-        "base": scale.model,
-        "base_hash": base,
+        "base": weights["name"],
+        "base_weights": weights,
+        "base_hash": weights["hash"],
         "recipe": asdict(recipe),
         "autocast": execution.autocast,
         "parameters": parameter_count(model),
         "documents": len(documents),
         "data_hash": hash_documents(documents),
         "model_hash": model_hash(model),
-        **_course(outcome, history),
+        **course(outcome, history),
         "provenance": provenance(
             started=datetime.fromtimestamp(started, UTC),
             seconds=time.time() - started,
-            device=device,
+            device=str(place),
             command=f"unlearn pretrain --profile {profile} --only {name}",
-            peak_memory_bytes=peak_memory_bytes(device),
+            peak_memory_bytes=peak_memory_bytes(place),
             float32_products=torch.get_float32_matmul_precision(),
         ),
     }

@@ -396,7 +396,7 @@ def check_computation(model: nn.Module, chunks: Sequence[Chunk], execution: Exec
     name = type(model).__name__
     training = model.training
     model.eval()
-    alone = hidden_states(model, last)[0].double()  # (T, H)
+    alone = hidden_states(model, last)[0].cpu().double()  # (T, H)
     packed = None
     if execution.packed and len(few) > 1:
         packed = hidden_states(model, collate_packed(few, device))[0, -len(alone) :]
@@ -418,7 +418,7 @@ def check_computation(model: nn.Module, chunks: Sequence[Chunk], execution: Exec
     ):
         if states is None:
             continue
-        far = (states.double() - alone).norm(dim=-1) / alone.norm(dim=-1)
+        far = (states.cpu().double() - alone).norm(dim=-1) / alone.norm(dim=-1)
         if bool((far > rounding).any()):  # NaN, of a broken model, shows elsewhere
             raise UnlearnError(fault)
 
@@ -724,7 +724,9 @@ def _micro_batch_loss(
         torch.tensor([p for p, _ in picks]), torch.tensor([c.targets for c in chunks])
     ).to(device)  # (N,) which part each target belongs to
     labels = batch.targets.clone()
-    coefficient = torch.zeros(len(owner), device=device, dtype=torch.float64)
+    # As wide as the sums that it weighs: MPS has no float64.
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    coefficient = torch.zeros(len(owner), device=device, dtype=wide)
     labelled = torch.zeros(len(owner), device=device, dtype=torch.bool)
     losses: list[Tensor] = []
     values = torch.zeros(len(parts), dtype=torch.float64)
@@ -740,7 +742,7 @@ def _micro_batch_loss(
             coefficient[mine] = part.term.sign * share
             labelled |= mine
             continue
-        weights = torch.full((int(mine.sum()),), share, device=device, dtype=torch.float64)
+        weights = torch.full((int(mine.sum()),), share, device=device, dtype=wide)
         losses.append(
             part.term.loss(hidden[mine], head, batch.targets[mine], old, weights, original_head)
         )
@@ -755,7 +757,7 @@ def _micro_batch_loss(
             hidden, head, labels, coefficient, owner, len(parts)
         )
         losses.append(total)
-        values += by_part.double().cpu()
+        values += by_part.cpu().double()
     return torch.stack(losses).sum(), values
 
 
@@ -802,8 +804,9 @@ def gradient_norm(parameters: Sequence[Tensor]) -> float:
         for g in grads
         for piece in g.reshape(-1).split(size)
     ]
-    square = torch.stack(norms).double().pow(2).sum()
+    square = torch.stack(norms).cpu().double().pow(2).sum()
     if any(isinstance(p, DTensor) for p in parameters):
+        square = square.to(grads[0].device)
         dist.all_reduce(square)
     return float(square.sqrt())
 

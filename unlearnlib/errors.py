@@ -28,3 +28,23 @@ def unknown(kind: str, word: object, valid: Iterable[str]) -> UnlearnError:
     return UnlearnError(
         f"unknown {kind} {word!r}: choose one of {', '.join(nearest_first(str(word), valid))}."
     )
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether a library failed, and nobody asked to stop: a panic inside Rust is no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says first, fit for the brackets of a sentence of ours.
+
+    Some say nothing, or a bare key, and are named by their kind; some end in a colon, and go on in
+    the next line; some put a whole file or codes for the terminal into their text.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    text = "".join(c if c.isprintable() else " " for c in text).strip().rstrip(".:")
+    name = type(error).__name__
+    if isinstance(error, KeyError | IndexError | RecursionError | AssertionError) or not text:
+        text = f"{name}: {text}" if text else name
+    return text if len(text) <= 300 else text[:297] + "..."

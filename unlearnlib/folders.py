@@ -10,11 +10,30 @@ from pathlib import Path
 
 
 def data_folder() -> Path:
-    """The project's `data/`: $UNLEARN_DATA, else beside the package, else in this folder."""
+    """The project's `data/`: $UNLEARN_DATA, else that of the checkout or of the installed package.
+
+    An installed package brings the lab's models, the published records and the lock of the texts.
+    """
     if named := os.environ.get("UNLEARN_DATA"):
         return Path(named)
-    beside = Path(__file__).resolve().parent.parent / "data"
-    return beside if beside.is_dir() else Path("data")
+    return _shipped("data")
+
+
+def notebooks_folder() -> Path:
+    """The project's `notebooks/`: of the checkout, or of the installed package."""
+    return _shipped("notebooks")
+
+
+def _shipped(name: str) -> Path:
+    """A folder of the repository: beside the package, else as it was installed, else in this one.
+
+    In a wheel the folder lies in the package, as `shipped_data` and so on (see pyproject.toml).
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package.parent / name, package / f"shipped_{name}"):
+        if folder.is_dir():
+            return folder
+    return Path(name)
 
 
 def cache_folder() -> Path:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from unlearnlib import hub
-from unlearnlib.errors import UnlearnError
+from unlearnlib.errors import UnlearnError, first_line, is_failure
 from unlearnlib.hub import INDEX
 from unlearnlib.threads import ONE_AT_A_TIME
 
@@ -48,8 +48,7 @@ def border(what: str, source: object, remedy: str) -> Iterator[None]:
     except UnlearnError:
         raise
     except BaseException as error:
-        # A panic inside a Rust library is no Exception.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not is_failure(error):
             raise
         raise _told(error, what, source, remedy) from error
 
@@ -68,17 +67,6 @@ def _told(error: BaseException, what: str, source: object, remedy: str) -> Unlea
     if isinstance(error, ImportError):
         remedy = f"install what it needs, or give a {what} that does without."
     return UnlearnError(f"no {what} can be read from {str(source)!r} ({said}): {remedy}")
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first, fit for a sentence of ours."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    text = "".join(c if c.isprintable() else " " for c in text).strip().rstrip(".:")
-    name = type(error).__name__
-    if isinstance(error, KeyError | IndexError | RecursionError | AssertionError) or not text:
-        text = f"{name}: {text}" if text else name
-    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def check_files(folder: Path) -> None:

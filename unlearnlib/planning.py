@@ -10,8 +10,9 @@ more, since they keep what is freed for later (on Linux's CPU side up to half as
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ import torch
 from torch import nn
 
 from unlearnlib.corpus.chunks import Chunk, cut
-from unlearnlib.corpus.documents import Document
+from unlearnlib.corpus.documents import SPLITS, Document, DomainData
 from unlearnlib.corpus.texts import YOURS, own_data
 from unlearnlib.cost import FLOPS_FORWARD, training_flops
 from unlearnlib.decoder import decoder_of
+from unlearnlib.devices import choose_device, synchronize
 from unlearnlib.engine import Execution, micro_batches
 from unlearnlib.errors import UnlearnError
 from unlearnlib.loading import blank_model, border
@@ -68,15 +70,19 @@ class Anatomy:
 class Machine:
     """What a run is computed on.
 
-    device     as torch names it: "cpu", "cuda", "cuda:1"
+    device     "auto" (what a run here would take), or as torch has it: "cpu", "cuda", "cuda:1"
     processes  that share the work; with `Execution.shard` they share the model too
     rate       floating-point operations per second to expect of a process; None: measured here
                and now, for a second
     """
 
-    device: str = "cpu"
+    device: str = "auto"
     processes: int = 1
     rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.device == "auto":
+            object.__setattr__(self, "device", choose_device())
 
     @property
     def on_gpu(self) -> bool:
@@ -122,6 +128,53 @@ class Plan:
     def tokens_per_second(self) -> float:
         """Trained on, padding left out."""
         return self.tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What documents take besides the updates.
+
+    size     bytes that texts, token ids and scores take in the computer's memory
+    tokens   that an evaluation goes over; there is one before and one after
+    seconds  of an evaluation
+    """
+
+    size: int
+    tokens: int
+    seconds: float
+
+
+TOKEN_BYTES = 4  # of an id
+SCORE_BYTES, SCORING_BYTES = 17, 40  # of a token's scores, and in addition while it is scored
+
+
+def plan_reading(planned: Plan, data: DomainData, forget: Sequence[Chunk]) -> Reading:
+    """What the documents of a run take that is planned; `forget` has its chunks to forget.
+
+    The other sets are not tokenised for it: they are taken to have as many tokens to a letter as
+    those to forget have.
+    """
+    letters = {name: sum(map(_letters, data.split(name))) for name in SPLITS}
+    held = sum(sys.getsizeof(part) for d in _every(data) for part in (d.text, *d.given))
+    per_letter = sum(len(chunk.tokens) for chunk in forget) / max(1, letters["forget"])
+    tokens = {name: int(count * per_letter) for name, count in letters.items()}
+    # Of the retain set as many chunks are evaluated as there are documents to forget.
+    longest = max((len(chunk.tokens) for chunk in forget), default=0)
+    retain = min(tokens["retain"], len(data.forget) * longest)
+    measured = [tokens["forget"], tokens["approximate"], retain, tokens["general_evaluation"]]
+    size = held + TOKEN_BYTES * sum(tokens.values())
+    size += SCORE_BYTES * sum(measured) + SCORING_BYTES * max(measured)
+    flops = FLOPS_FORWARD * planned.parameters * sum(measured)
+    return Reading(size, sum(measured), flops / planned.rate)
+
+
+def _letters(document: Document) -> int:
+    return len(document.text) + sum(map(len, document.given))
+
+
+def _every(data: DomainData) -> Iterator[Document]:
+    for name in SPLITS:
+        yield from data.split(name)
 
 
 def anatomy(config: Any, precision: str, rows: int, width: int, lora_rank: int = 0) -> Anatomy:
@@ -182,7 +235,7 @@ def plan(
 
     model      a model, or the source of one (see `models.load_model`)
     texts      "forget" and, as far as there are some, "retain" and "general": lists of texts
-    machine    what it is to be computed on; by default one CPU process, with a measured rate
+    machine    what it is to be computed on; by default one process here, with a measured rate
     oracle     an oracle is loaded beside the model
     settings   fields of `RunSpec`: method, updates, batch_size, length (tokens per chunk; by
                default 1024), precision, lora_rank, ...
@@ -194,8 +247,20 @@ def plan(
     return plan_run(
         model.config if isinstance(model, nn.Module) else model,
         spec,
-        cut(data.forget[: spec.forget_size], tokenizer, length, name="forget"),
-        cut(retain.get(method.data or "", ()), tokenizer, length, name="retain"),
+        cut(
+            data.forget[: spec.forget_size],
+            tokenizer,
+            length,
+            name="forget",
+            bos_every_chunk=spec.bos_every_chunk,
+        ),
+        cut(
+            retain.get(method.data or "", ()),
+            tokenizer,
+            length,
+            name="retain",
+            bos_every_chunk=spec.bos_every_chunk,
+        ),
         execution=execution,
         machine=machine,
         oracle=oracle,
@@ -441,7 +506,6 @@ def product_rate(precision: str, device: str = "cpu", size: int = 2048, repeats:
     for _ in range(repeats):
         start = time.perf_counter()
         matrix @ matrix
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
+        synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best

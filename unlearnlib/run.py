@@ -22,7 +22,7 @@ from unlearnlib import cost, lora
 from unlearnlib.bench import Bench as Bench
 from unlearnlib.bench import evaluate, has_nan, key_of, probe_metrics
 from unlearnlib.bench import open_bench as open_bench
-from unlearnlib.corpus.chunks import Chunk
+from unlearnlib.corpus.chunks import Chunk, left_out
 from unlearnlib.corpus.documents import Document, overlaps
 from unlearnlib.corpus.texts import own_data
 from unlearnlib.decoder import (
@@ -33,6 +33,7 @@ from unlearnlib.decoder import (
     check_reach,
     disable_dropout,
 )
+from unlearnlib.devices import tell_of_emulation
 from unlearnlib.engine import (
     Checkpoint,
     Execution,
@@ -65,7 +66,7 @@ def _retain(bench: Bench, spec: RunSpec, method: Method) -> list[Chunk]:
     if method.data is None:
         return []
     split = "retain" if method.data == "in_distribution" else "general_retain"
-    chunks = bench.chunks(split, spec.length)
+    chunks = bench.chunks(split, spec.length, spec.bos_every_chunk)
     if not chunks:
         flag = "--retain" if split == "retain" else "--general"
         raise UnlearnError(
@@ -107,9 +108,10 @@ def execute(
     _check_evaluation(bench, spec)
     if spec.lora_rank:
         lora.check_peft()
+    device = next(bench.model.parameters()).device
+    tell_of_emulation(spec.precision, str(device))
     model = bench.model if in_place else copy.deepcopy(bench.model)
     cast(model, DTYPES[spec.precision])
-    device = next(model.parameters()).device
     vars(model).pop("lora_adapter", None)  # of an earlier run on this model
     attached = None
     if spec.lora_rank:
@@ -137,6 +139,7 @@ def execute(
         command=command or command_of(spec),
         packages=("peft",) if attached else (),
         seconds_training=trained.seconds,
+        weights=dict(bench.weights),
         peak_memory_bytes=peak_memory_bytes(device),
     )
     return model, _record(bench, spec, trained, adapter_size, metrics, documents, origin)
@@ -238,8 +241,7 @@ def _record(
         kind="run",
         status="done" if outcome.diverged_at is None else "diverged",
         spec=spec.as_dict(),
-        data_hash=bench.data_hash,
-        model_hash=bench.model_hash,
+        **bench.basis.as_dict(),
         metrics=metrics,
         trajectory=[_row(row) for row in first + outcome.trajectory],
         documents=documents,
@@ -258,7 +260,14 @@ def _several_processes() -> bool:
 
 
 def warn_of_data(bench: Bench, spec: RunSpec) -> None:
-    """Log a warning for documents to forget that are in another set too, or are never drawn."""
+    """Log a warning for documents to forget that are in another set too, or are never drawn.
+
+    And a line for each set whose documents have ends that are left out.
+    """
+    for split in ("forget", "retain", "approximate", "general_evaluation"):
+        sentence = left_out(bench.chunks(split, spec.length, spec.bos_every_chunk))
+        if sentence:
+            logger.info("%s: %s", split.replace("_", " "), sentence)
     for split, names in overlaps(bench.data).items():
         logger.warning(
             "%d of %d documents to forget are in the %s set, too (first %s): take them out of one",

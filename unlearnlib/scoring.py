@@ -33,7 +33,7 @@ class Reference:
     ):
         self.head = head_of(model).detach(clone=True)
         # By tokens, not by name: two files of a user may use the same names.
-        self.hidden: dict[tuple[tuple[int, ...], int], Tensor] = {}
+        self.hidden: dict[tuple[Sequence[int], int], Tensor] = {}
         for rows, hidden, _ in _forward(model, chunks, execution or Execution(progress=False)):
             for row, index in enumerate(rows):
                 chunk = chunks[index]
@@ -70,7 +70,7 @@ def _token_values(
         old = None
         if reference is not None:  # an oracle may be in another precision than the model
             old = reference[1].logits(reference[0][rows]).to(logits.dtype)
-        pieces.append(_moments(logits, targets[rows], old).double().cpu())
+        pieces.append(_moments(logits, targets[rows], old).cpu().double())
     return torch.cat(pieces, dim=1) if pieces else torch.zeros(5, 0, dtype=torch.float64)
 
 
@@ -142,8 +142,8 @@ def score_chunks(
     return TokenScores(
         ids=tuple(chunk.id for chunk in chunks),
         offsets=offsets,
-        tokens=np.array(
-            [t for chunk in chunks for t in chunk.tokens[chunk.context :]], dtype=np.int32
+        tokens=np.concatenate(
+            [np.zeros(0, np.int32), *(np.array(c.tokens[c.context :]) for c in chunks)]
         ),
         logprob=values[0].astype(np.float32),
         top1=values[1] > 0.5,
@@ -160,19 +160,21 @@ def score(
     texts: Iterable[str | Document],
     *,
     length: int = 1024,
+    bos_every_chunk: bool = False,
     execution: Execution | None = None,
 ) -> TokenScores:
     """Scores of texts (or `Document`s) under a causal LM, cut into chunks of `length` tokens.
 
-    Raises `UnlearnError` for items that are not texts, for a length that is none, for chunks longer
-    than the model reads, and for weights that are not finite.
+    With `bos_every_chunk` every chunk begins with <bos>, and not only the first of a text. Raises
+    `UnlearnError` for items that are not texts, for a length that is none, for chunks longer than
+    the model reads, and for weights that are not finite.
     """
     check_loaded(model, tokenizer)
     check_execution(execution)
     check_finite(model)
     if RunSpec(length=length).length is None:
         raise UnlearnError("length is None: give the number of tokens per chunk.")
-    chunks = cut(as_documents(texts, "text"), tokenizer, length)
+    chunks = cut(as_documents(texts, "text"), tokenizer, length, bos_every_chunk=bos_every_chunk)
     check_head(model)
     check_reach(model, [chunk.tokens for chunk in chunks])
     return score_chunks(model, chunks, execution=execution)

@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.store.record import Record, run_key
+from unlearnlib.errors import UnlearnError, first_line, unknown
+from unlearnlib.store.record import Basis, Record, run_key
 
 if TYPE_CHECKING:
     from torch import nn
@@ -148,7 +148,7 @@ def run_tasks(
             )
         except (ValueError, KeyError, TypeError, AssertionError, NotImplementedError) as error:
             raise UnlearnError(
-                f"the tasks {', '.join(tasks.names)} cannot be asked ({_first_line(error)}): check "
+                f"the tasks {', '.join(tasks.names)} cannot be asked ({first_line(error)}): check "
                 "the task's file."
             ) from error
     model.train(training)
@@ -230,23 +230,32 @@ def stderr_of(metrics: Mapping[str, float], name: str) -> float:
     return metrics.get(f"{metric}_stderr{comma}{chosen}", math.nan)
 
 
-def tasks_key(record_spec: Mapping[str, Any], data: str, model: str, tasks: TaskSet) -> str:
-    """The key of a run's results on tasks: the hash of the run's parts and the fingerprint."""
-    return run_key(record_spec, data, model, {"kind": "tasks", "tasks": tasks.fingerprint})
+def tasks_key(record_spec: Mapping[str, Any], basis: Basis, tasks: TaskSet) -> str:
+    """The key of a run's results on tasks, from the run's spec, its basis, and the tasks."""
+    return run_key(_asked(record_spec, tasks), basis)
+
+
+def _asked(record_spec: Mapping[str, Any], tasks: TaskSet) -> dict[str, Any]:
+    """The spec of a run's results on tasks: all that determines them."""
+    return {
+        **record_spec,
+        "tasks": list(tasks.names),
+        "task_limit": tasks.limit,
+        "task_fingerprint": tasks.fingerprint,
+    }
 
 
 def tasks_record(run: Record, tasks: TaskSet, metrics: Mapping[str, float]) -> Record:
     """The record of a run's results on tasks; `metrics` are those of `run_tasks`."""
     return Record(
-        key=tasks_key(run.spec, run.data_hash, run.model_hash, tasks),
+        key=tasks_key(run.spec, run.basis, tasks),
         kind="tasks",
         status="done",
-        spec=run.spec | {"tasks": list(tasks.names), "task_limit": tasks.limit},
-        data_hash=run.data_hash,
-        model_hash=run.model_hash,
+        spec=_asked(run.spec, tasks),
+        **run.basis.as_dict(),
         metrics=dict(metrics),
         provenance=run.provenance,
-        extra={"run": run.key, "fingerprint": tasks.fingerprint},
+        extra={"run": run.key},
     )
 
 
@@ -256,7 +265,7 @@ def _task_manager() -> Any:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise UnlearnError(
-            f"lm-evaluation-harness cannot be imported ({_first_line(error)}): install it with "
+            f"lm-evaluation-harness cannot be imported ({first_line(error)}): install it with "
             "pip install 'unlearnlib[tasks]', or leave out --tasks."
         ) from error
     return TaskManager
@@ -306,7 +315,7 @@ def _own_task(path: Path) -> dict[str, Any]:
         config = load_yaml(path)
     except Exception as error:  # YAML's own errors, and those of a file's !function
         raise UnlearnError(
-            f"the task file {str(path)!r} cannot be read ({_first_line(error)}): write it as "
+            f"the task file {str(path)!r} cannot be read ({first_line(error)}): write it as "
             "lm-evaluation-harness's tasks are."
         ) from error
     if not isinstance(config.get("task"), str):
@@ -374,14 +383,9 @@ def _fingerprint(tasks: Mapping[str, Any], limit: int | None) -> str:
     return digest.hexdigest()
 
 
-def _first_line(error: BaseException) -> str:
-    """The first line of an error's text, at most 200 characters."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
 def _unreadable(name: str, named: bool, error: Exception) -> str:
     """The sentence for a task that cannot be read; `named`: given by its name in the harness."""
-    why = f"the task {name!r} cannot be read ({_first_line(error)})"
+    why = f"the task {name!r} cannot be read ({first_line(error)})"
     if named:
         return (
             f"{why}: its data is on the Hugging Face hub, so check that this machine reaches it "

@@ -130,6 +130,16 @@ def source_name(model: str) -> str:
     return model if is_lab or not Path(model).exists() else file_name(model)
 
 
+def weights_in_words(weights: Mapping[str, Any]) -> str:
+    """Which weights a run started from, as a record's provenance has it (`models.weights_of`)."""
+    if not weights:
+        return ""
+    commit = f" at {weights['commit'][:12]}" if weights.get("commit") else ""
+    said = f"{weights['name']}{commit}, {weights['format']}"
+    base = weights.get("base")
+    return f"{said}; trained further from {weights_in_words(base)}" if base else said
+
+
 def plural(word: str, count: float | str) -> str:
     """The word, with an "s" unless the count is 1."""
     return word if count == 1 else word + "s"

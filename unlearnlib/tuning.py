@@ -113,17 +113,17 @@ def search(
 ) -> Tuned:
     """Carry the procedure out on a bench: `spec` names method, updates, batch size and seed.
 
-    `trace` is a folder that keeps the steps as they are made; a search with the same model, data
-    and spec goes on from there. `on_proposal(n, proposal)` is called before run n, and once more
-    with the proposal to end. The model of the best step is kept in memory while the others run.
+    `trace` is a folder that keeps the steps as they are made; a search with the same spec on the
+    same `store.record.Basis` goes on from there. `on_proposal(n, proposal)` is called before run n,
+    and once more with the proposal to end. The model of the best step is kept in memory while the
+    others run.
     """
     if runs < 1 or not (0 < start < math.inf):
         raise UnlearnError(f"runs is {runs} and start is {start}: give numbers above 0.")
     situation, before = look(bench, spec)
     mark = {
         "spec": spec.replace(learning_rate=0.0).as_dict(),
-        "data": bench.data_hash,
-        "model": bench.model_hash,
+        "basis": bench.basis.as_dict(),
         "start": start,
     }
     kept_at = None if trace is None else trace / f"{_digest(mark)}.json"

@@ -23,7 +23,6 @@ Only metrics are compared, within `REMADE`, and the comparison names the remade 
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,7 +105,7 @@ def find_baselines(profile: str = "lab", *, store: str | Path | None = None) -> 
 def with_baselines(runs: Sequence[Record], baselines: Iterable[Record]) -> list[Record]:
     """The runs, and after them the baselines that they are held against, each once.
 
-    A baseline belongs to a run of the same profile, domain, starting model and data. Copies of
+    A baseline belongs to a run of the same profile, domain, starting model and `Basis`. Copies of
     one that are not equal all come, since one of them may be wrong.
     """
     started = {_start(run) for run in runs}
@@ -122,7 +121,7 @@ def _start(record: Record) -> tuple[Any, ...]:
     """What a run and its baselines share."""
     spec = record.spec
     base = spec.get("base", "vanilla")
-    return spec.get("profile"), spec.get("domain"), base, record.model_hash, record.data_hash
+    return spec.get("profile"), spec.get("domain"), base, record.basis
 
 
 def _is_baseline(record: Record) -> bool:
@@ -238,7 +237,7 @@ def verify_records(
             bench = load(specs[places[0]])
             for place in places:
                 record = records[place]
-                on_remade = remade is not None and record.model_hash != bench.model_hash
+                on_remade = remade is not None and _of_other_models(record, bench)
                 why_not = why_not_remade if on_remade else _why_not_repeatable
                 reason = why_not(record, bench)
                 if reason:
@@ -278,21 +277,42 @@ def _profile_bench(spec: RunSpec) -> Bench:
     )
 
 
+_PARTS = {
+    "model_hash": "model",
+    "config_hash": "configuration of the model",
+    "tokenizer_hash": "tokenizer",
+    "data_hash": "data",
+    "oracle_hash": "retrained model",
+    "length": "length of chunks",
+    "prefix": "length of prefixes",
+}
+_TRAINED = ("model_hash", "oracle_hash")  # which another machine trains to other bits
+
+
 def _why_not_repeatable(record: Record, bench: Bench) -> str:
     """Why the bench cannot repeat the record; empty if it can."""
-    for what, theirs, ours in (
-        ("model", record.model_hash, bench.model_hash),
-        ("data", record.data_hash, bench.data_hash),
-    ):
-        if theirs != ours:
-            return f"it is of another {what} ({theirs[:12]}, here {ours[:12]})"
-    return _wrong_key(record)
+    return _other_part(record, bench) or _wrong_key(record)
+
+
+def _other_part(record: Record, bench: Bench, ignored: Sequence[str] = ()) -> str:
+    """What the record rests on and the bench has another of; empty if all is the same."""
+    theirs, ours = record.basis.as_dict(), bench.basis.as_dict()
+    for name, what in _PARTS.items():
+        if theirs[name] != ours[name] and name not in ignored:
+            there, here = (str(parts[name])[:12] or "none" for parts in (theirs, ours))
+            return f"it is of another {what} ({there}, here {here})"
+    return ""
+
+
+def _of_other_models(record: Record, bench: Bench) -> bool:
+    """Whether a record is of another starting model, or held against another retrained one."""
+    return any(getattr(record.basis, name) != getattr(bench.basis, name) for name in _TRAINED)
 
 
 def _wrong_key(record: Record) -> str:
-    """That a record's key is not the one of its spec, data and model; empty if it is."""
-    if record.key != run_key(record.spec, record.data_hash, record.model_hash):
-        return "its key does not follow from its spec, data and model"
+    """That a record's key is not the one of its spec and basis; empty if it is."""
+    if record.key != run_key(record.spec, record.basis):
+        return "its key does not follow from its spec, data, model and tokenizer"
     return ""
 
 
@@ -308,9 +328,9 @@ def why_not_remade(record: Record, bench: Bench) -> str:
     if wrong_key := _wrong_key(record):
         return wrong_key
     profile = record.spec["profile"]
-    other_model = _why_not_repeatable(record, bench)
-    if record.data_hash != bench.data_hash:
-        return _why_not_repeatable(dataclasses.replace(record, model_hash=bench.model_hash), bench)
+    if other := _other_part(record, bench, _TRAINED):
+        return other
+    other_model = _other_part(record, bench)
     if not get_profile(profile).continued or record.spec.get("base", "vanilla") != "vanilla":
         return f"{other_model}, and no model of it is trained by the project"
     here, weights = made_here(profile, "vanilla"), continued_checkpoint(profile, "vanilla")

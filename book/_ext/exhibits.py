@@ -1,8 +1,10 @@
-"""A Sphinx extension: every figure and table says how to repeat it, and an index lists them all.
+"""A Sphinx extension: figures and tables are numbered, say how to repeat them, and are listed.
 
 The notebooks leave marks (`unlearnlib/book/exhibits.py`). Here each becomes a link to the template
 of the notebook in the repository of `_config.yml`, the papermill command with the parameters that
-the notebook was run with, and a link to the figure or table itself. The directive `{exhibits}`
+the notebook was run with, and a link to the figure or table itself. What the HTML carries becomes
+the table's CSV and links to its records (`record_pages.py`). Sphinx numbers them (`numfig`), so a
+page refers to one by its anchor, as in {numref}`figure-trajectories`. The directive `{exhibits}`
 lists them by chapter, in the order of the book. An anchor that two of them share fails the build.
 """
 
@@ -10,11 +12,12 @@ from __future__ import annotations
 
 import ast
 import html
+import itertools
 import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +28,33 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from unlearnlib.book.exhibits import MARK, MARKS, folded
+from unlearnlib.book.origins import PLACE, unpacked
 
 logger = logging.getLogger(__name__)
 
 RESULTS = "book/_run/"  # where executed notebooks are, from the root of the book
+RECORDS = "book/records/"  # where the pages of their records are
 OPENING = re.compile(
     r'<(?:figure|div) class="exhibit" id="(?P<id>[^"]+)" data-title="(?P<title>[^"]*)"'
 )
 ANY_MARK = re.compile("|".join(map(re.escape, (MARK, *MARKS.values()))))
+CELL = re.compile(r'(<t[hd][^>]*?) data-records="([0-9a-f ]+)">(.*?)(</t[hd]>)')
+TABLES = "tables"  # the folder of the CSV files in the built book
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """A figure or table: its page, its anchor on the page, and the words of its title."""
+    """A figure or table: its page, its anchor on the page, and the words of its title.
+
+    csv      a table's values
+    records  the origins of the records that it was drawn from, see `origins.origin`
+    """
 
     page: str
     anchor: str
     title: str
+    csv: str = ""
+    records: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def kind(self) -> str:
@@ -72,10 +85,11 @@ def command(name: str, given: dict[str, Any]) -> str:
 
 
 def filled(page: str, notebook: str, repeat: str) -> str:
-    """The HTML `page` with its marks replaced.
+    """The HTML `page` with its marks replaced, and without what it carries.
 
     notebook  HTML of a link to the notebook; repeat  its papermill command
     """
+    page = unpacked(page)[0].replace(PLACE, "")
     # Each mark belongs to the figure or table that was opened last before it.
     openings = [(match.start(), match["id"]) for match in OPENING.finditer(page)]
 
@@ -94,6 +108,50 @@ def filled(page: str, notebook: str, repeat: str) -> str:
     return ANY_MARK.sub(replaced, page)
 
 
+def linked(page: str, records: str) -> str:
+    """The HTML `page` with a link at each cell whose records are known.
+
+    records  the address of the page that lists them; without one the cells become plain
+    """
+
+    def cell(match: re.Match[str]) -> str:
+        opened, keys, text, closed = match.groups()
+        if not records:
+            return f"{opened}>{text}{closed}"
+        first, *more = keys.split()
+        # Of several, the one at which the page opens would look like the one that was meant.
+        address = f"{records}?only={','.join([first, *more])}" + ("" if more else f"#{first}")
+        count = f"{1 + len(more)} records" if more else "Record"
+        return f'{opened}><a class="origin" href="{address}" title="{count}">{text}</a>{closed}'
+
+    return CELL.sub(cell, page)
+
+
+def files_line(exhibit: Exhibit, root: str, records: str) -> str:
+    """HTML of the links below a figure or table: its values as CSV, and its records.
+
+    root  the address of the book's root, with a slash at the end unless it is empty
+    """
+    links = []
+    if exhibit.csv:
+        address = f"{root}{TABLES}/{exhibit.anchor}.csv"
+        links.append(f'<a href="{address}" download>Download as CSV</a>')
+    if exhibit.records and records:
+        count = len(exhibit.records)
+        words = f"{count} records" if count > 1 else "Its record"
+        address = f"{records}?of={exhibit.anchor}#of-{exhibit.anchor}"
+        links.append(f'<a href="{address}">{words}</a>')
+    return f'<p class="exhibit-files">{" · ".join(links)}</p>' if links else ""
+
+
+def parts(text: str) -> Iterator[str]:
+    """HTML cut before each figure or table, so that each piece has one at most."""
+    starts = [match.start() for match in OPENING.finditer(text)]
+    ends = [0, *starts[1:], len(text)] if starts else [0, len(text)]
+    for start, end in itertools.pairwise(ends):
+        yield text[start:end]
+
+
 def read_page(app: Sphinx, doctree: nodes.document) -> None:
     """Fill the marks of a page that was read, and note its figures and tables."""
     page = app.env.docname
@@ -105,15 +163,95 @@ def read_page(app: Sphinx, doctree: nodes.document) -> None:
     address = f"{theme['repository_url']}/blob/{theme['repository_branch']}/notebooks/{name}.ipynb"
     link = f'<a href="{html.escape(address)}">notebooks/{name}.ipynb</a>'
     repeat = command(name, parameters(source))
-    found = all_exhibits(app.env)
-    for node in doctree.findall(nodes.raw):
+    # The book as one page has no pages of records beside it.
+    single = app.builder.name == "singlehtml"
+    root = "" if single else "../" * page.count("/")
+    found = all_exhibits(app.env).setdefault(page, [])
+    for node in list(doctree.findall(nodes.raw)):
         text = node.astext()
         if "html" not in node.get("format", "").split() or not OPENING.search(text):
             continue
-        node[:] = [nodes.Text(filled(text, link, repeat))]
-        for match in OPENING.finditer(text):
-            exhibit = Exhibit(page, match["id"], html.unescape(match["title"]))
-            found.setdefault(page, []).append(exhibit)
+        pieces, anchors = [], []
+        for part in parts(text):
+            piece, data = unpacked(part)
+            match = OPENING.search(piece)
+            if match is None:
+                pieces.append(piece)
+                continue
+            origins = json.loads(data.get("records", "[]"))
+            title = html.unescape(match["title"])
+            exhibit = Exhibit(page, match["id"], title, data.get("csv", ""), origins)
+            records = "" if single or not origins else f"{root}{RECORDS}{name}.html"
+            line = files_line(exhibit, root, records)
+            pieces.append(linked(filled(piece.replace(PLACE, line), link, repeat), records))
+            found.append(exhibit)
+            anchors.append(exhibit)
+        node[:] = [nodes.Text("".join(pieces))]
+        enclose(app, doctree, node, anchors)
+
+
+def enclose(app: Sphinx, doctree: nodes.document, node: nodes.raw, found: list[Exhibit]) -> None:
+    """Put the HTML of figures and tables into an element for each, which Sphinx numbers and finds.
+
+    The first is the outermost, and so has the lower number.
+    """
+    labels = app.env.domains["std"].data
+    outer = None
+    for exhibit in found:
+        element = KINDS[exhibit.kind](ids=[exhibit.anchor], title=exhibit.title)
+        if outer is None:
+            node.replace_self(element)
+        else:
+            outer += element
+        outer = element
+        doctree.ids[exhibit.anchor] = element
+        labels["anonlabels"][exhibit.anchor] = exhibit.page, exhibit.anchor
+        labels["labels"][exhibit.anchor] = exhibit.page, exhibit.anchor, exhibit.title
+    if outer is not None:
+        outer += node
+
+
+class FigureExhibit(nodes.General, nodes.Element):  # type: ignore[misc]
+    """Around the HTML of a figure."""
+
+
+class TableExhibit(nodes.General, nodes.Element):  # type: ignore[misc]
+    """Around the HTML of a table."""
+
+
+KINDS = {"figure": FigureExhibit, "table": TableExhibit}
+CAPTIONS = {"figure": "<figcaption>", "table": "<caption>"}
+
+
+def put_number(translator: Any, element: nodes.Element) -> None:
+    """Write the number of a figure or table before its caption."""
+    anchor, builder = element["ids"][0], translator.builder
+    kind = anchor.partition("-")[0]
+    # The single page numbers by chapter, and has as many.
+    name = f"{translator.docnames[-1]}/{kind}" if builder.name == "singlehtml" else kind
+    number = builder.fignumbers.get(name, {}).get(anchor)
+    if not number:
+        return
+    label = builder.config.numfig_format[kind] % ".".join(map(str, number))
+    for raw in element.findall(nodes.raw):
+        before, opened, after = raw.astext().partition(f' id="{anchor}"')
+        caption = CAPTIONS[kind]
+        shown = f'{caption}<span class="caption-number">{html.escape(label)}. </span>'
+        raw[:] = [nodes.Text(before + opened + after.replace(caption, shown, 1))]
+
+
+def leave(translator: Any, element: nodes.Element) -> None:
+    """Nothing follows a figure or table."""
+
+
+def write_tables(app: Sphinx, exception: Exception | None) -> None:
+    """Write the CSV of every table."""
+    if exception is not None or app.builder.format != "html":
+        return
+    folder = Path(app.outdir, TABLES)
+    for exhibit in (e for found in all_exhibits(app.env).values() for e in found if e.csv):
+        folder.mkdir(exist_ok=True)
+        (folder / f"{exhibit.anchor}.csv").write_text(exhibit.csv, encoding="utf-8")
 
 
 def all_exhibits(env: BuildEnvironment) -> dict[str, list[Exhibit]]:
@@ -193,11 +331,20 @@ def as_list(app: Sphinx, page: str) -> nodes.Node:
         title = app.env.titles[chapter].astext()
         below = nodes.bullet_list()
         for exhibit in found:
-            line = nodes.paragraph("", f"{exhibit.kind.capitalize()}: ")
+            line = nodes.paragraph("", f"{label(app, exhibit)}: ")
             line += link(f"{address}#{exhibit.anchor}", exhibit.title)
             below += nodes.list_item("", line)
         chapters += nodes.list_item("", nodes.paragraph("", "", link(address, title)), below)
     return chapters
+
+
+def label(app: Sphinx, exhibit: Exhibit) -> str:
+    """ "Figure 3", or "Figure" in a book that does not number them."""
+    numbers = app.env.toc_fignumbers.get(exhibit.page, {}).get(exhibit.kind, {})
+    if exhibit.anchor not in numbers:
+        return exhibit.kind.capitalize()
+    number = ".".join(map(str, numbers[exhibit.anchor]))
+    return app.config.numfig_format[exhibit.kind] % number
 
 
 def link(address: str, text: str) -> nodes.reference:
@@ -207,14 +354,17 @@ def link(address: str, text: str) -> nodes.reference:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_node(ExhibitList)
     app.add_directive("exhibits", Exhibits)
+    for kind, element in KINDS.items():
+        app.add_enumerable_node(element, kind, lambda node: node["title"], html=(put_number, leave))
     app.connect("doctree-read", read_page)
     app.connect("env-purge-doc", forget_page)
     app.connect("env-merge-info", merge_pages)
     app.connect("env-check-consistency", check)
     app.connect("doctree-resolved", fill_list)
+    app.connect("build-finished", write_tables)
     return {
         "version": "1",
-        "env_version": 1,
+        "env_version": 2,
         "parallel_read_safe": True,
         "parallel_write_safe": True,
     }

@@ -35,7 +35,7 @@ def test_the_first_page_says_of_records_what_the_chapters_say(
     monkeypatch.setenv("UNLEARN_DATA", str(synthetic.write_results(tmp_path / "data")))
     monkeypatch.setenv("UNLEARN_STORE", str(tmp_path / "runs"))
     monkeypatch.setenv("UNLEARN_FIGURES", str(tmp_path / "figures"))
-    pages = shown("index", "all", monkeypatch)
+    pages = shown("index", {}, monkeypatch)
     main, baselines = synthetic.main_study(), synthetic.baselines()
     assert len({r.spec["seed"] for r in main}) == len(MAIN_SEEDS)
     assert main_table.findings_in_words(main_table.findings(main, baselines)) in pages

@@ -27,6 +27,7 @@ from unlearnlib.spec import COMPARED, DOMAINS, PAPER_METHODS, get_profile
 from unlearnlib.store import Record
 from unlearnlib.study import STUDIES, StudyResult
 from unlearnlib.text import number
+from unlearnlib.trained import read_record
 from unlearnlib.tuning_rule import Situation, Step
 
 BASELINES = [r for r in synthetic.baselines() if r.spec["domain"] == "books"]
@@ -343,6 +344,18 @@ def test_the_history_of_training_further_is_told_from_its_record() -> None:
     assert len(table) == 1 + 2 * record["epochs"]
     words = real_model.history_in_words(record)
     assert f"After {record['epochs']} epoch" in words and "0.820" in words
+
+
+def test_the_page_says_which_weights_its_numbers_started_from() -> None:
+    words = real_model.start_in_words(read_record("open_cpu", "vanilla"))
+    assert "SmolLM2-135M-Instruct.Q4_1, GGUF (Q4_1, Q8_0, F32), expanded to float32" in words
+    assert "not the weights of HuggingFaceTB/SmolLM2-135M on the hub" in words
+    hub = {
+        "profile": "open",
+        "base_hash": "0" * 64,
+        "base_weights": {"name": "SmolLM2-135M", "format": "safetensors, bfloat16"},
+    }
+    assert "not the weights" not in real_model.start_in_words(hub)
 
 
 def test_what_the_protocol_says_of_a_published_model() -> None:

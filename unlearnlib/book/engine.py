@@ -1,13 +1,16 @@
 """The chapter on the engine: what the benchmarks measured.
 
-The measurements are the JSON files that the scripts in `benchmarks/` write; nothing here runs a
-model. A file that is not there is named with the command that makes it.
+The measurements are the JSON files that the scripts in `benchmarks/` write. An experiment that
+computes runs these scripts, in processes of their own; a file that is not there is named with the
+command that makes it.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,9 @@ from typing import Any
 import pandas as pd
 
 from unlearnlib.book.drawing import name_rows
-from unlearnlib.errors import UnlearnError
+from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.experiment.experiment import Experiment
+from unlearnlib.experiment.parameters import items
 from unlearnlib.figures import (
     DescribedFigure,
     Layout,
@@ -169,6 +174,64 @@ def kill_table(found: Mapping[str, Any]) -> pd.DataFrame:
     ]
     table = pd.DataFrame(rows, columns=["", "counted", "expected"]).set_index("")
     return table.astype(str)
+
+
+def measurements(experiment: Experiment, asked: Any = None) -> list[dict[str, Any] | None]:
+    """What was measured of speed, invariance and interruption, in this order.
+
+    With compute="missing" or "fresh" the benchmarks are run first, in the experiment's store; with
+    "published" nothing is. `asked` names those to run, of `COMMANDS`; None stands for all. Of a
+    benchmark that takes methods or a seed, those of the experiment are measured.
+    """
+    chosen = list(COMMANDS) if asked is None else [str(x) for x in items("measures", asked)]
+    for name in chosen:
+        if name not in COMMANDS:
+            raise unknown("measure", name, COMMANDS)
+    if experiment.compute == "published":
+        return [measured(name) for name in COMMANDS]
+    folder = experiment.store.root / "benchmarks"
+    for name in chosen:
+        if measured(name, folder) is None and not experiment.over:
+            _measure(name, folder, experiment)
+    return [measured(name, folder) if name in chosen else None for name in COMMANDS]
+
+
+def _measure(name: str, folder: Path, experiment: Experiment) -> None:
+    """Run a benchmark of the repository into a folder."""
+    root = data_folder().resolve().parent
+    script = root / "benchmarks" / COMMANDS[name].split()[1].rpartition("/")[2]
+    if not script.is_file():
+        raise UnlearnError(
+            f"the benchmark {name!r} is not part of an installed package: clone the repository and "
+            "run this notebook in it."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    # The name moves into place when the benchmark has ended: a part of it is not read.
+    out = folder / f"{name}.part"
+    words = {
+        "speed-cpu": ["--quick", "--out", str(out)],
+        "invariance": [str(out), *_of_methods(experiment)],
+        "kill": ["--out", str(out), *_of_seed(experiment)],
+    }[name]
+    done = subprocess.run(
+        [sys.executable, str(script), *words],
+        cwd=root,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if not out.is_file():
+        last = (done.stderr.strip().splitlines() or ["it wrote nothing"])[-1]
+        raise UnlearnError(f"the benchmark {name!r} failed ({last}): run {COMMANDS[name]!r} alone.")
+    out.replace(folder / f"{name}.json")
+
+
+def _of_methods(experiment: Experiment) -> list[str]:
+    return ["--methods", *experiment.asked.methods] if experiment.asked.methods else []
+
+
+def _of_seed(experiment: Experiment) -> list[str]:
+    return ["--seed", str(experiment.asked.seeds[0])] if experiment.asked.seeds else []
 
 
 def missing_in_words(name: str) -> str:

@@ -3,7 +3,9 @@
 Only the build of the book knows which notebook a figure or table is from, where that notebook can
 be read, and with which parameters it was run. So a notebook leaves a mark, an HTML comment, and the
 extension `book/_ext/exhibits.py` replaces it by the link and the papermill command. In a notebook
-that is opened by itself the mark stays a comment and shows nothing.
+that is opened by itself the mark stays a comment and shows nothing. Comments also carry a table's
+values, which the book offers as CSV, and the origins of the records that an exhibit was drawn from,
+to which the book links its rows and numbers.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from unlearnlib.book.origins import carried, carried_records, cell_records
 from unlearnlib.book.records import Finding
+from unlearnlib.experiment.experiment import Experiment, Source, open_experiment
 from unlearnlib.figures import DescribedFigure, image_html, to_svg
 from unlearnlib.text import number
 
@@ -28,6 +32,7 @@ Kind = Literal["figure", "table"]
 
 # The mark after a command that is already there, and the marks that stand alone.
 MARK = "<!-- repeat -->"
+SHORT = 12  # digits of a key by which cells and the book's pages name a record
 MARKS: dict[Kind, str] = {"figure": "<!-- repeat figure -->", "table": "<!-- repeat table -->"}
 
 
@@ -61,14 +66,15 @@ def opening(kind: Kind, name: str, caption: str) -> str:
     return f' class="exhibit" id="{anchor(kind, name)}" data-title="{title}"'
 
 
-def repeat(kind: Kind, command: str = "") -> str:
-    """HTML that says how to repeat a figure or table, folded up; `command` makes its records.
+def repeat(kind: Kind, source: Source) -> str:
+    """HTML that says how to repeat a figure or table, folded up.
 
     Without a command only the mark: a notebook that is open in front of the reader needs no more.
     """
-    if not command:
+    if not source.command:
         return MARKS[kind]
-    line = f"<p>Compute its records again: <code>{html.escape(command)}</code></p>"
+    took = f" (it took {html.escape(source.took)})" if source.took else ""
+    line = f"<p>Compute its records again{took}: <code>{html.escape(source.command)}</code></p>"
     return folded(kind, line + MARK)
 
 
@@ -77,23 +83,43 @@ def folded(kind: Kind, content: str) -> str:
     return f'<details class="repeat"><summary>Repeat this {kind}</summary>{content}</details>'
 
 
-def table_html(table: pd.DataFrame, caption: str = "", command: str = "", name: str = "") -> str:
+def table_html(
+    table: pd.DataFrame, caption: str = "", source: Source | str = "", name: str = ""
+) -> str:
     """HTML of a table: numbers right-aligned, words left, domains as row groups.
 
     A two-level header spans its groups; of a two-level index, the first level becomes a line
     above its rows. It scrolls by itself where the page is narrower, and the book's script
     `sort_tables.js` sorts it. With a name, which is the caption's words if none is given, it has an
-    anchor and says how to repeat it; `command` makes its records again.
+    anchor and says how to repeat it; `source` is what it is drawn from, or the command that makes
+    its records again. From the source's records the book links each row or number to its own.
     """
-    nested = table.index.nlevels == 2
-    names = [str(n) if n else "" for n in table.index.names]
+    source = as_source(source)
+    known = list(source.records)
+    body = _body(table, cell_records(table, known) if known else None)
+    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    shown = (
+        f'<div class="table-scroll"><table class="dataframe sortable">{title}<thead>{_head(table)}'
+        f"</thead><tbody>{body}</tbody></table></div>"
+    )
+    data = carried("csv", table.to_csv()) + carried_records(known)
+    return exhibit(shown, caption, source, name, data)
+
+
+def _wordy(table: pd.DataFrame) -> list[bool]:
+    """Of each column, whether it holds words."""
+    return [_is_text(table.iloc[:, i]) for i in range(table.shape[1])]
+
+
+def _head(table: pd.DataFrame) -> str:
+    """The rows of a table's head as HTML, one per level of its columns."""
+    name = str(table.index.names[-1] or "")
     columns = [c if isinstance(c, tuple) else (c,) for c in table.columns]
-    wordy = [_is_text(table.iloc[:, i]) for i in range(len(columns))]
-    width = 1 + len(columns)
+    wordy = _wordy(table)
     head = []
     for level in range(table.columns.nlevels):
         bottom = level == table.columns.nlevels - 1
-        cells = [f'<th scope="col" class="text">{html.escape(names[-1]) if bottom else ""}</th>']
+        cells = [f'<th scope="col" class="text">{html.escape(name) if bottom else ""}</th>']
         position = 0
         while position < len(columns):
             span = 1
@@ -111,28 +137,43 @@ def table_html(table: pd.DataFrame, caption: str = "", command: str = "", name: 
             )
             position += span
         head.append(f"<tr>{''.join(cells)}</tr>")
+    return "".join(head)
+
+
+def _body(table: pd.DataFrame, keys: list[list[tuple[str, ...]]] | None) -> str:
+    """The rows of a table's body as HTML; `keys` are those of the records of every cell."""
+    nested = table.index.nlevels == 2
+    wordy = _wordy(table)
+    none: list[tuple[str, ...]] = [()] * len(wordy)
     body: list[str] = []
     previous = None
-    for label, row in zip(table.index, table.itertuples(index=False), strict=True):
+    for place, (label, row) in enumerate(
+        zip(table.index, table.itertuples(index=False), strict=True)
+    ):
         if nested and label[0] != previous:
             previous = label[0]
             body.append(
-                f'<tr><th scope="rowgroup" colspan="{width}" class="text"><strong>'
+                f'<tr><th scope="rowgroup" colspan="{1 + len(wordy)}" class="text"><strong>'
                 f"{html.escape(str(previous))}</strong></th></tr>"
             )
         shown = label[1] if nested else label
-        cells = [f'<th scope="row" class="text">{html.escape(str(shown))}</th>']
-        for x, words in zip(row, wordy, strict=True):
+        own = keys[place] if keys else none
+        # A row of one set of records is linked as one; else each number is by itself.
+        whole = own[0] if own and all(cell == own[0] for cell in own) else ()
+        cells = [f'<th scope="row" class="text"{_of(whole)}>{html.escape(str(shown))}</th>']
+        for x, words, cell in zip(row, wordy, own, strict=True):
             text = number(x) if isinstance(x, float) else str(x)
             kind = ("text long" if len(text) > 60 else "text") if words else "number"
-            cells.append(f'<td class="{kind}">{html.escape(text)}</td>')
+            origin = "" if whole or text == "–" else _of(cell)
+            cells.append(f'<td class="{kind}"{origin}>{html.escape(text)}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
-    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    shown = (
-        f'<div class="table-scroll"><table class="dataframe sortable">{title}<thead>{"".join(head)}'
-        f"</thead><tbody>{''.join(body)}</tbody></table></div>"
-    )
-    return exhibit(shown, caption, command, name)
+    return "".join(body)
+
+
+def _of(keys: Iterable[str]) -> str:
+    """The attribute that names the records of a cell, by as many digits as the book's pages do."""
+    short = " ".join(key[:SHORT] for key in keys)
+    return f' data-records="{short}"' if short else ""
 
 
 def _is_text(column: Iterable[Any]) -> bool:
@@ -145,26 +186,59 @@ def _is_text(column: Iterable[Any]) -> bool:
     return seen[True] > seen[False]
 
 
-def exhibit(shown: str, caption: str, command: str = "", name: str = "") -> str:
-    """The HTML of a table in an element with an anchor, and how to repeat it below."""
-    around = opening("table", name or caption, caption)
-    return f"<div{around}>{shown}{repeat('table', command)}</div>" if around else shown
+def exhibit(
+    shown: str, caption: str, source: Source | str = "", name: str = "", data: str = ""
+) -> str:
+    """The HTML of a table in an element with an anchor, with how to repeat it and `data` below."""
+    around, source = opening("table", name or caption, caption), as_source(source)
+    if not around:
+        return shown
+    return f"<div{around}>{shown}{footer_html(source)}{repeat('table', source)}{data}</div>"
 
 
-def styled(table: pd.DataFrame, caption: str = "", command: str = "", name: str = "") -> Any:
+def as_source(source: Source | str) -> Source:
+    """What an exhibit is drawn from, where only the command that computes it again is given."""
+    return Source(source) if isinstance(source, str) else source
+
+
+def footer_html(source: Source) -> str:
+    """How freshly computed records agree with the published ones, below what is drawn of them."""
+    return f'<p class="agreement">{html.escape(source.footer)}</p>' if source.footer else ""
+
+
+def styled(
+    table: pd.DataFrame, caption: str = "", source: Source | str = "", name: str = ""
+) -> Any:
     """The table as notebooks and the book show it; see `table_html`."""
     from IPython.display import HTML
 
-    return HTML(table_html(table, caption, command, name))
+    return HTML(table_html(table, caption, source, name))
 
 
-def figure_html(figure: DescribedFigure, caption: str, command: str = "", name: str = "") -> str:
+def figure_html(
+    figure: DescribedFigure, caption: str, source: Source | str = "", name: str = ""
+) -> str:
     """An HTML figure (see `figures.image_html`) with an anchor, and how to repeat it.
 
-    With a name it has an anchor and says how to repeat it.
+    With a name it has an anchor and says how to repeat it. `records` are those that it was drawn
+    from: the book links to them.
     """
-    again = repeat("figure", command) if name or command else ""
-    return image_html(figure, caption, around=opening("figure", name, caption), below=again)
+    source = as_source(source)
+    again = repeat("figure", source) if name or source.command else ""
+    below = footer_html(source) + again
+    if slug(name):
+        below += carried_records(source.records)
+    return image_html(figure, caption, around=opening("figure", name, caption), below=below)
+
+
+def experiment(
+    chapter: str, namespace: Mapping[str, Any], *studies: str, more: Sequence[str] = ()
+) -> Experiment:
+    """What a notebook's parameters ask for (see `experiment.open_experiment`).
+
+    What is missing and what is being computed is shown in the notebook.
+    """
+    return open_experiment(chapter, namespace, *studies, more=more, tell=say)
 
 
 def figures_folder() -> Path | None:
@@ -174,10 +248,11 @@ def figures_folder() -> Path | None:
     return Path("book/_run/figures") if Path("book").is_dir() else None
 
 
-def show(figure: DescribedFigure, name: str, caption: str, command: str = "") -> None:
+def show(figure: DescribedFigure, name: str, caption: str, source: Source | str = "") -> None:
     """Display a figure in a notebook and leave NAME.svg and NAME-narrow.svg with the book.
 
-    `command` is what computes the figure's records again; the figure's anchor is `figure-NAME`.
+    `source` is what the figure is drawn from, or the command that computes its records again; the
+    figure's anchor is `figure-NAME`.
     """
     from IPython.display import HTML, display
 
@@ -188,7 +263,7 @@ def show(figure: DescribedFigure, name: str, caption: str, command: str = "") ->
         (folder / f"{name}.txt").write_text(figure.alt + "\n", encoding="utf-8")
         if figure.narrow is not None:
             (folder / f"{name}-narrow.svg").write_text(to_svg(figure.narrow()), encoding="utf-8")
-    display(HTML(figure_html(figure, caption, command, name)))
+    display(HTML(figure_html(figure, caption, source, name)))
 
 
 def say(text: str) -> None:

@@ -13,4 +13,4 @@ from unlearnlib.book.main_table import forget_vs_general as forget_vs_general
 from unlearnlib.book.real_model import claims_at_hand as claims_at_hand
 from unlearnlib.book.real_model import claims_table as claims_table
 from unlearnlib.book.target_check import target_check as target_check
-from unlearnlib.book.what_holds import verdicts_at_hand as verdicts_at_hand
+from unlearnlib.book.what_holds import verdicts_of as verdicts_of

@@ -1,6 +1,6 @@
 """The chapter on a real model: SmolLM2, trained further, beside the lab's model.
 
-And the published SmolLM2 itself, whose training data is not known.
+And the model that they were trained further from, whose training data is not known.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from unlearnlib.profiles import PROFILES, Profile, get_profile
 from unlearnlib.store.record import Record
 from unlearnlib.study.grids import get_study
 from unlearnlib.study.records import StudyResult, at_hand, joined
-from unlearnlib.text import mean_and_spread, number
+from unlearnlib.text import mean_and_spread, number, weights_in_words
 
 SPLITS = {
     "forget": "forget",
@@ -430,6 +430,22 @@ def _interval(record: Record, attack: str) -> str:
     if math.isnan(value):
         return "–"
     return f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def start_in_words(vanilla: Mapping[str, Any]) -> str:
+    """Which weights vanilla and the oracles of a profile were trained further from, as Markdown."""
+    weights = vanilla.get("base_weights") or {"name": vanilla["base"], "format": "not recorded"}
+    said = (
+        f"All of them started from {weights_in_words(weights)} (SHA-256 of the weights "
+        f"`{vanilla['base_hash'][:16]}…`)."
+    )
+    profile = PROFILES.get(vanilla["profile"])
+    if profile is not None and weights["name"] not in (profile.model, profile.model.split("/")[-1]):
+        said += (
+            f" These are not the weights of {profile.model} on the hub, the profile's default: its "
+            "numbers will differ."
+        )
+    return said
 
 
 def history_in_words(vanilla: Mapping[str, Any]) -> str:

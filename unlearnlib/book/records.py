@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -34,6 +34,18 @@ _TARGET = {
 }
 
 Finding = float | int | str
+
+
+class Recorded(Protocol):
+    """What has the records of a study: `StudyResult`, or what an experiment has found."""
+
+    @property
+    def records(self) -> list[Record]:
+        """The runs."""
+
+    @property
+    def baselines(self) -> list[Record]:
+        """The scores of vanilla and of the retrained models."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +94,11 @@ def baseline_record(
 ) -> Record | None:
     """The scores of "vanilla" or "oracle" on a domain; None if there are none.
 
-    Where there are several (of models that were trained anew), those that belong to the model
-    that `runs` started from.
+    Where there are several (of models that were trained anew), those that rest on what `runs` do.
     """
     found = [r for r in select(baselines, domain) if r.spec.get("baseline") == which]
-    bases = {run.model_hash for run in runs}
-    fitting = [r for r in found if r.model_hash in bases]
+    bases = {run.basis for run in runs}
+    fitting = [r for r in found if r.basis in bases]
     return next(iter(fitting or found), None)
 
 

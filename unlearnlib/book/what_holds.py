@@ -19,6 +19,7 @@ from unlearnlib.book.drawing import draw_seeds, method_panels, range_in_words
 from unlearnlib.book.records import (
     FORGET,
     Finding,
+    Recorded,
     baseline_value,
     domains_of,
     methods_of,
@@ -38,6 +39,8 @@ from unlearnlib.tuning_rule import TOLERATED_RISE
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from unlearnlib.study.searches import Search
 
 NEAR_BEST = 1.10  # tuning may end this factor of distance from the best grid point
 RUNS_ALLOWED = 8
@@ -194,21 +197,34 @@ def verdicts(
 
 def verdicts_at_hand(profile: str = "lab", domains: Sequence[str] = DOMAINS) -> dict[str, Verdict]:
     """The verdicts from the records of a profile that are published or in the local store."""
-    from unlearnlib.book.cost import lab_retraining
-    from unlearnlib.book.guidelines import held_out, judged, load_searches
+    from unlearnlib.book.guidelines import load_searches
     from unlearnlib.study.records import at_hand
 
     main, region, trajectory = (
         at_hand(name, profile, domains) for name in ("main", "robust_region", "trajectory")
     )
-    searches = judged(load_searches(profile), region.records)
+    return verdicts_of(main, region, trajectory, load_searches(profile), profile, domains)
+
+
+def verdicts_of(
+    main: Recorded,
+    region: Recorded,
+    trajectory: Recorded,
+    searches: Iterable[Search],
+    profile: str,
+    domains: Sequence[str],
+) -> dict[str, Verdict]:
+    """The verdicts from the records of three studies and from searches of `unlearn tune`."""
+    from unlearnlib.book.cost import lab_retraining
+    from unlearnlib.book.guidelines import held_out, judged
+
     found = Evidence(
         main.records,
         main.baselines,
         region.records,
         trajectory.records,
         lab_retraining(domains) if profile == "lab" else {},
-        held_out(searches),
+        held_out(judged(searches, region.records)),
     )
     return verdicts(found, domains)
 

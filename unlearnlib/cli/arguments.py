@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,11 @@ from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.profiles import get_profile
 
 if TYPE_CHECKING:
+    from unlearnlib.corpus.columns import Named
     from unlearnlib.engine import Execution
     from unlearnlib.tasks import TaskSet
+
+logger = logging.getLogger(__name__)
 
 SHORTCUTS = ("learning_rate", "updates", "batch_size", "length", "precision")
 
@@ -34,6 +38,23 @@ def _pairs(given: Sequence[str], flag: str, example: str) -> dict[str, str]:
             raise UnlearnError(f"{flag} gives {name!r} twice: give it once.")
         pairs[name] = value.strip()
     return pairs
+
+
+def named_columns(args: argparse.Namespace) -> Named:
+    """Which columns of the user's tables hold what, as `corpus.files` takes them."""
+    return {
+        "column": args.column,
+        "ids": args.id,
+        "prompt_column": args.prompt_column,
+        "chat": args.chat,
+    }
+
+
+def column_words(args: argparse.Namespace) -> list[str]:
+    """The words of the command line that name columns."""
+    named = {"--column": args.column, "--prompt-column": args.prompt_column, "--id": args.id}
+    words = [word for flag, name in named.items() if name is not None for word in (flag, name)]
+    return [*words, *(["--chat"] if args.chat else [])]
 
 
 def chosen_limits(given: Sequence[str]) -> dict[str, int]:
@@ -69,29 +90,12 @@ def given_settings(args: argparse.Namespace) -> dict[str, str]:
     return settings
 
 
-def chosen_device(name: str) -> str:
-    """ "cpu" or "cuda"; of several processes each has a GPU of its own, "cuda:1" say."""
-    import torch
-
-    if process_count() > 1:
-        from accelerate import PartialState
-
-        cpu = name == "cpu" or not torch.cuda.is_available()
-        return str(PartialState(cpu=cpu).device)
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UnlearnError(
-            f"--device is cuda, but torch {torch.__version__} sees no CUDA device here: use "
-            "--device cpu, or install a driver and a build of torch for it."
-        )
-    return name
-
-
 def chosen_execution(args: argparse.Namespace, progress: bool = True) -> Execution:
     """How a command computes, by the arguments that `cli.parser` adds for it."""
     from unlearnlib.engine import Execution
 
+    if said := lone_process():
+        logger.warning("one process computes all of it: %s", said)
     return Execution(
         micro_tokens=args.micro_tokens,
         progress=progress and not args.quiet and is_main_process(),
@@ -105,6 +109,21 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def lone_process() -> str:
+    """What to do where accelerate was told to start several processes and started one.
+
+    It does so with MULTI_CPU and without mpirun; then it names a master and no number of processes.
+    Empty where that is not so.
+    """
+    several = "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ
+    if not several or "WORLD_SIZE" in os.environ:
+        return ""
+    return (
+        "with distributed_type MULTI_CPU accelerate needs mpirun to start several; take the "
+        "configuration configs/accelerate/two_cpu_processes.yaml, or torchrun"
+    )
+
+
 def is_main_process() -> bool:
     """Whether this process is the one of them that prints and writes."""
     return os.environ.get("RANK", "0") == "0"
@@ -112,10 +131,9 @@ def is_main_process() -> bool:
 
 def hush_transformers() -> None:
     """Leave the terminal to our own progress bars and sentences."""
-    from transformers.utils import logging as theirs
+    from unlearnlib.models import hush_transformers as hush  # here, because help needs no torch
 
-    theirs.set_verbosity_error()
-    theirs.disable_progress_bar()
+    hush()
 
 
 def store_path(
@@ -187,12 +205,9 @@ def write_output(path: Path, raw: bytes, option: str, force: bool) -> None:
 
     Without `force`, a file that came there meanwhile is left, and `UnlearnError` says so.
     """
-    from unlearnlib.store.files import write_file  # the store loads NumPy, and help needs none
+    from unlearnlib.store.files import write_named  # the store loads NumPy, and help needs none
 
-    if path.exists() and not path.is_file():  # a device or a pipe: nothing to keep
-        path.write_bytes(raw)
-    # A link stays one: what it leads to is replaced.
-    elif not write_file(path.resolve(), raw, replace=force):
+    if not write_named(path, raw, replace=force):
         raise UnlearnError(
             f"{option} {str(path)!r} was written by something else meanwhile, and is left as it "
             "is: give another name, or --force."

@@ -43,6 +43,7 @@ COMMANDS = {
     "score": "unlearnlib.cli.score:score_command",
     "verify": "unlearnlib.cli.verify:verify_command",
     "data": "unlearnlib.cli.data:data_command",
+    "notebook": "unlearnlib.cli.notebook:notebook_command",
     "methods": "unlearnlib.cli.lists:methods_command",
     "profiles": "unlearnlib.cli.lists:profiles_command",
 }
@@ -157,6 +158,8 @@ def _what_remains(args: argparse.Namespace, saved: tuple[int, int] | None) -> st
         return f"the model and its card are in {args.out}"
     if args.command == "pretrain":
         return "finished models stay, and --missing goes on with the others"
+    if args.command == "notebook":
+        return "finished runs are in the store, and the same command goes on with the others"
     if args.command == "tune":
         return "finished runs of the search are remembered, the same command goes on"
     if args.command == "run":

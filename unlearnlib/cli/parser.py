@@ -8,6 +8,7 @@ from typing import Any
 
 from unlearnlib import __version__
 from unlearnlib.cli.arguments import FILES, NOT_BY_SET, SHORTCUTS
+from unlearnlib.devices import DEVICES
 from unlearnlib.errors import UnlearnError
 from unlearnlib.profiles import DOMAINS, PROFILES
 from unlearnlib.spec import RunSpec
@@ -60,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_score,
         _add_verify,
         _add_data,
+        _add_notebook,
         _add_methods,
         _add_profiles,
     ):
@@ -126,8 +128,17 @@ def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_where(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="auto: a CUDA device, else Apple's MPS, else the processor (default: auto)",
+    )
+
+
 def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    _add_where(parser)
     parser.add_argument(
         "--micro-tokens",
         type=_count,
@@ -173,20 +184,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     _add_scale(parser, several=False, default=None)
     _add_model(parser)
     _add_tokenizer(parser)
-    for name, about in zip(
-        FILES,
-        (
-            "documents to forget: text, JSON Lines, Parquet, CSV, or a folder of them",
-            "documents of the same kind to keep",
-            "documents of the same kind that the model never saw: the target",
-            "other documents; two thirds are kept, one third is only measured",
-        ),
-        strict=True,
-    ):
-        parser.add_argument(
-            f"--{name}", action=_Once, default=argparse.SUPPRESS, metavar="FILE", help=about
-        )
-    parser.set_defaults(files={})
+    _add_files(parser)
     _add_columns(parser)
     _add_source(parser)
     parser.add_argument(
@@ -215,9 +213,44 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     _add_device(parser)
 
 
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    """The user's own documents: common to `run`, `tune` and `data`."""
+    for name, about in zip(
+        FILES,
+        (
+            "documents to forget: text, JSON, Parquet, CSV, a folder or .zip of them, or a data "
+            "set of the hub (hub:OWNER/NAME:CONFIG:SPLIT)",
+            "documents of the same kind to keep",
+            "documents of the same kind that the model never saw: the target",
+            "other documents; two thirds are kept, one third is only measured",
+        ),
+        strict=True,
+    ):
+        parser.add_argument(
+            f"--{name}", action=_Once, default=argparse.SUPPRESS, metavar="FILE", help=about
+        )
+    parser.set_defaults(files={})
+
+
 def _add_columns(parser: argparse.ArgumentParser) -> None:
-    """What the columns of a user's tables are called: common to `run`, `tune` and `score`."""
-    parser.add_argument("--column", help="the column that holds the text (default: text, ...)")
+    """What the columns of a user's tables are called: common to all commands that read some."""
+    parser.add_argument(
+        "--column",
+        help="the column that holds the text, or the conversation; a.b is b within a (default: "
+        "text, ... messages)",
+    )
+    parser.add_argument(
+        "--prompt-column",
+        metavar="COLUMN",
+        help="the column that holds what is given before the text, such as its question: losses "
+        "and scores are of the text alone",
+    )
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="with --prompt-column: a user asks and an assistant answers, as the tokenizer's chat "
+        "template has it",
+    )
     parser.add_argument(
         "--id",
         metavar="COLUMN",
@@ -347,7 +380,7 @@ def _add_pretrain(commands: Any) -> None:
     )
     _add_model(parser)
     parser.add_argument("--corpora", metavar="FOLDER", help="local copy of the public texts")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    _add_where(parser)
     parser.add_argument("--only", action="append", metavar="NAME", help="vanilla, oracle-books ...")
     parser.add_argument("--jobs", type=_count, default=1, help="models trained at the same time")
     parser.add_argument("--missing", action="store_true", help="leave models that are there alone")
@@ -361,7 +394,7 @@ def _add_pretrain(commands: Any) -> None:
 def _add_score(commands: Any) -> None:
     parser = _command(commands, "score", "score texts under a model; membership of two sets")
     parser.add_argument(
-        "texts", nargs="*", metavar="FILE", help="text, JSON Lines, Parquet, CSV, folder"
+        "texts", nargs="*", metavar="FILE", help="text, JSON, Parquet, CSV, folder, .zip, hub:..."
     )
     _add_model(parser, "lab")
     _add_tokenizer(parser)
@@ -372,6 +405,11 @@ def _add_score(commands: Any) -> None:
     )
     _add_columns(parser)
     parser.add_argument("--length", type=_count, metavar="N", help="tokens per chunk (1024)")
+    parser.add_argument(
+        "--bos-every-chunk",
+        action="store_true",
+        help="every chunk begins with <bos>, not only the first of a document (Gemma needs it)",
+    )
     parser.add_argument("--members", metavar="FILE", help="texts the model was trained on")
     parser.add_argument("--non-members", metavar="FILE", help="texts it never saw")
     parser.add_argument("--out", metavar="FILE.npz", help="save the token scores of the texts")
@@ -421,10 +459,14 @@ def _add_verify(commands: Any) -> None:
 
 
 def _add_data(commands: Any) -> None:
-    parser = _command(commands, "data", "what a profile's corpora hold; fetch or export them")
+    parser = _command(
+        commands, "data", "what a profile's corpora, or files of yours, hold; fetch or export them"
+    )
     _add_scale(parser, several=True, default="lab")
     _add_model(parser)
     _add_tokenizer(parser)
+    _add_files(parser)
+    _add_columns(parser)
     _add_source(parser)
     parser.add_argument(
         "--show", type=_count, metavar="N", help="show the first N documents of every split"
@@ -434,6 +476,33 @@ def _add_data(commands: Any) -> None:
         "--export", metavar="FOLDER", help="write FOLDER/DOMAIN/SPLIT.jsonl, one row per document"
     )
     parser.add_argument("--force", action="store_true", help="replace exported files")
+
+
+def _add_notebook(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "notebook",
+        "run a notebook of the book with parameters of your own",
+        epilog="""\
+  unlearn notebook                                       list the notebooks
+  unlearn notebook learning_rates --show                 list a notebook's parameters
+  unlearn notebook learning_rates -p domains books -p rates 1e-4,5e-4 -p compute missing
+""",
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the notebook; see --list")
+    parser.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter; several values with commas",
+    )
+    parser.add_argument("--out", metavar="FILE", help="the executed notebook (NAME.ipynb)")
+    parser.add_argument("--force", action="store_true", help="replace the file in --out")
+    parser.add_argument("--show", action="store_true", help="list the notebook's parameters")
+    parser.add_argument("--list", action="store_true", help="list the notebooks")
 
 
 def _add_methods(commands: Any) -> None:

@@ -11,9 +11,10 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import active_children, get_context
 from typing import Any
 
-from unlearnlib.cli.arguments import chosen_device, hush_transformers
+from unlearnlib.cli.arguments import hush_transformers
 from unlearnlib.cli.output import Report, columns
 from unlearnlib.continue_pretraining import train_further
+from unlearnlib.devices import choose_device
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.pretrain import LAB_MODELS, train_lab_model
@@ -126,7 +127,7 @@ def _train_further(args: argparse.Namespace) -> Report:
         # Weights without the record of their training say nothing of how they were made, and the
         # oracles would take another machine's number of epochs.
         names = [n for n in names if not (is_made(args.profile, n) and made_here(args.profile, n))]
-    device = chosen_device(args.device)
+    device = choose_device(args.device)
     hush_transformers()
     records = [
         train_further(

@@ -18,6 +18,7 @@ from unlearnlib.cli.arguments import (
     given_settings,
     hush_transformers,
     is_main_process,
+    lone_process,
     process_count,
     store_path,
 )
@@ -34,14 +35,15 @@ from unlearnlib.cli.inputs import (
 from unlearnlib.cli.output import Report, columns
 from unlearnlib.corpus.chunks import cut
 from unlearnlib.decoder import check_tokens
+from unlearnlib.devices import memory
 from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import published_files
 from unlearnlib.methods import get_method
 from unlearnlib.models import load_tokenizer, model_config
-from unlearnlib.planning import Machine, plan_run
+from unlearnlib.planning import Machine, plan_reading, plan_run
 from unlearnlib.profiles import clipped, get_profile, load_domain
 from unlearnlib.report.card import score_rows
-from unlearnlib.report.saved import card_facts, save_unlearned
+from unlearnlib.report.saved import card_facts, reserved, save_unlearned
 from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
 
     from unlearnlib.bench import Bench
     from unlearnlib.engine import Execution
-    from unlearnlib.planning import Plan
+    from unlearnlib.planning import Plan, Reading
     from unlearnlib.store.record import Record
     from unlearnlib.tasks import TaskSet
 
@@ -74,6 +76,14 @@ def run_command(args: argparse.Namespace) -> Report:
     inputs = check_inputs(args, spec, needs_out=not args.plan)
     if args.plan:
         return _plan_report(inputs, _run_execution(args, progress=False))
+    if inputs.out is None or not is_main_process():
+        return _run(args, inputs)
+    with reserved(inputs.out):
+        return _run(args, inputs)
+
+
+def _run(args: argparse.Namespace, inputs: Inputs) -> Report:
+    """The run itself, or the record of it that is at hand."""
     asked = args.tasks, args.task_limit, args.confirm_unsafe_code
     tasks = chosen_tasks(*asked)
     bench, spec = open_inputs(inputs, _run_execution(args))
@@ -121,8 +131,9 @@ def _run_execution(args: argparse.Namespace, progress: bool = True) -> Execution
     # One process under a launcher is allowed, since a script may be run with fewer processes.
     if args.fsdp and "WORLD_SIZE" not in os.environ:
         raise UnlearnError(
-            "--fsdp divides a model among processes, and there is one: start several with "
-            "`accelerate launch ... -m unlearnlib`, or leave it out."
+            "--fsdp divides a model among processes, and there is one: "
+            + (lone_process() or "start several with `accelerate launch ... -m unlearnlib`")
+            + ", or leave it out."
         )
     execution = chosen_execution(args, progress)
     return dataclasses.replace(execution, shard=args.fsdp, save_every=args.save_every)
@@ -135,7 +146,7 @@ def _recorded(library: Library, key: str, bench: Bench, tasks: TaskSet | None) -
     record = library.get(key)
     if tasks is None:
         return record
-    asked = tasks_key(record.spec, bench.data_hash, bench.model_hash, tasks)
+    asked = tasks_key(record.spec, bench.basis, tasks)
     return _with_metrics(record, library.get(asked).metrics) if asked in library else None
 
 
@@ -230,8 +241,7 @@ def _run_report(
         "computed": computed,
         "spec": record.spec,
         "metrics": record.metrics,
-        "data_hash": record.data_hash,
-        "model_hash": record.model_hash,
+        **record.basis.as_dict(),
         "seconds": record.provenance.get("seconds"),
         "repeat": record.provenance.get("command"),
         "store": store,
@@ -261,8 +271,8 @@ def _run_report(
 
 def _plan_report(inputs: Inputs, execution: Execution) -> Report:
     """What a run would take; loads the tokenizer and the documents, not the model."""
-    planned = _plan_run(inputs, execution)
-    available = _memory_here(inputs.device)
+    planned, reading = _plan_run(inputs, execution)
+    available = memory(inputs.device)
     fits = available is None or planned.peak <= available
     values = {
         "spec": inputs.spec.as_dict(),
@@ -280,13 +290,16 @@ def _plan_report(inputs: Inputs, execution: Execution) -> Report:
         "flops": planned.flops,
         "tokens_per_second": planned.tokens_per_second,
         "seconds": planned.seconds,
+        "documents_bytes": reading.size,
+        "evaluated_tokens": reading.tokens,
+        "seconds_evaluating": reading.seconds,
         "retraining_ratio_per_1e12_tokens": 1e12 / planned.tokens if planned.tokens else None,
     }
-    return Report(values, _plan_text(planned, inputs.device, available), 0 if fits else 1)
+    return Report(values, _plan_text(planned, reading, inputs.device, available), 0 if fits else 1)
 
 
-def _plan_run(inputs: Inputs, execution: Execution) -> Plan:
-    """Memory and time of the run that the inputs describe."""
+def _plan_run(inputs: Inputs, execution: Execution) -> tuple[Plan, Reading]:
+    """Memory and time of the run that the inputs describe, and of its documents."""
     hush_transformers()
     spec, own = inputs.spec, inputs.data is not None
     scale, method = get_profile(spec.profile), get_method(spec.method)
@@ -299,11 +312,16 @@ def _plan_run(inputs: Inputs, execution: Execution) -> Plan:
     if not own:
         data = clipped(spec.profile, data, tokenizer)
     retain = {"in_distribution": data.retain, "general": data.general_retain}
-    forgotten = cut(data.forget[: spec.forget_size], tokenizer, length, name="forget")
-    retained = cut(retain.get(method.data or "", ()), tokenizer, length, name="retain")
+    bos = spec.bos_every_chunk
+    forgotten = cut(
+        data.forget[: spec.forget_size], tokenizer, length, name="forget", bos_every_chunk=bos
+    )
+    retained = cut(
+        retain.get(method.data or "", ()), tokenizer, length, name="retain", bos_every_chunk=bos
+    )
     rows = config.get_text_config().vocab_size
     check_tokens(rows, [chunk.tokens for chunk in (*forgotten, *retained)])
-    return plan_run(
+    planned = plan_run(
         source,
         spec,
         forgotten,
@@ -312,9 +330,10 @@ def _plan_run(inputs: Inputs, execution: Execution) -> Plan:
         machine=Machine(inputs.device, process_count()),
         oracle=oracle is not None,
     )
+    return planned, plan_reading(planned, data, forgotten)
 
 
-def _plan_text(planned: Plan, device: str, available: int | None) -> str:
+def _plan_text(planned: Plan, reading: Reading, device: str, available: int | None) -> str:
     """A plan for people; `available` is the device's memory in bytes, None if unknown."""
     parts = {
         "always": planned.always,
@@ -333,6 +352,8 @@ def _plan_text(planned: Plan, device: str, available: int | None) -> str:
         + ("" if available is None else f", of {gigabytes(available)} on this machine's {device}"),
         f"{planned.tokens:,} tokens at about {planned.tokens_per_second:,.0f} a second: "
         f"{duration(planned.seconds)} of updates; loading and evaluating come on top",
+        f"documents take {gigabytes(reading.size)} of the computer's memory, and each of the two "
+        f"evaluations, of {reading.tokens:,} tokens, about {duration(reading.seconds)}",
     ]
     if planned.tokens:
         lines.append(
@@ -346,15 +367,3 @@ def _plan_text(planned: Plan, device: str, available: int | None) -> str:
             "several GPUs"
         )
     return "\n".join(lines)
-
-
-def _memory_here(device: str) -> int | None:
-    """Bytes of memory that the device has, where the system says so."""
-    import torch
-
-    if device == "cuda":
-        return int(torch.cuda.get_device_properties(0).total_memory)
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None

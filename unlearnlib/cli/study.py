@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from unlearnlib.bench import Models, Selection, open_bench
 from unlearnlib.cli.arguments import (
-    chosen_device,
     chosen_domains,
     chosen_execution,
     chosen_limits,
@@ -18,6 +17,7 @@ from unlearnlib.cli.arguments import (
 )
 from unlearnlib.cli.inputs import check_tokenizer_of
 from unlearnlib.cli.output import Report, columns
+from unlearnlib.devices import choose_device
 from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import get_method
 from unlearnlib.profiles import get_profile
@@ -79,7 +79,7 @@ def study_command(args: argparse.Namespace) -> Report:
         )
     specs = (spec for domain in domains for spec in study.runs(args.profile, domain))
     _check_any_run(args.name, specs, args.method, args.seed)
-    device = chosen_device(args.device)
+    device = choose_device(args.device)
     hush_transformers()
 
     def bench_for(profile: str, domain: str) -> Bench:

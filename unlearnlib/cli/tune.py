@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from unlearnlib.cli.arguments import chosen_execution, given_settings
 from unlearnlib.cli.inputs import (
+    Inputs,
     bare_spec,
     check_inputs,
     is_own,
@@ -18,7 +19,7 @@ from unlearnlib.cli.inputs import (
 from unlearnlib.cli.output import Report, columns
 from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import cache_folder
-from unlearnlib.report.saved import card_facts, save_unlearned
+from unlearnlib.report.saved import card_facts, reserved, save_unlearned
 from unlearnlib.report.tuning import HEADER, check_extra, report, trace_table
 from unlearnlib.spec import RunSpec
 from unlearnlib.study.chosen import BATCH, UPDATES
@@ -32,9 +33,16 @@ if TYPE_CHECKING:
 def tune_command(args: argparse.Namespace) -> Report:
     """Search for the settings that reach the target, and keep the model of the best run."""
     inputs = check_inputs(args, _tune_spec(args))
+    if inputs.out is None:
+        return _tune(args, inputs)
+    check_extra()
+    with reserved(inputs.out):
+        return _tune(args, inputs)
+
+
+def _tune(args: argparse.Namespace, inputs: Inputs) -> Report:
+    """The search itself; its model and report go to --out."""
     out = inputs.out
-    if out is not None:
-        check_extra()
     bench, spec = open_inputs(inputs, chosen_execution(args))
     found = search(
         bench,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unlearnlib.bench import Models, Selection, open_bench
 from unlearnlib.cli.arguments import (
-    chosen_device,
     chosen_domains,
     chosen_execution,
     chosen_limits,
@@ -20,6 +20,7 @@ from unlearnlib.cli.arguments import (
 from unlearnlib.cli.inputs import check_tokenizer_of
 from unlearnlib.cli.output import Report, columns
 from unlearnlib.comparison import REMADE, STRICT, NumericalTolerance, as_row
+from unlearnlib.devices import choose_device
 from unlearnlib.profiles import get_profile
 from unlearnlib.report.verification import verification
 from unlearnlib.spec import RunSpec
@@ -50,7 +51,7 @@ def verify_command(args: argparse.Namespace) -> Report:
     baselines = with_baselines(runs, find_baselines(args.profile, store=args.store))[len(runs) :]
     picked = with_baselines(pick(runs, args.sample, args.seed), baselines)
     checks = [] if args.store is not None else check_published(args.profile, domains)
-    device = chosen_device(args.device)
+    device = choose_device(args.device)
     hush_transformers()
 
     def bench_for(spec: RunSpec) -> Bench:
@@ -135,7 +136,7 @@ def _verification_text(
             "that the runs are the same"
         )
     elif get_profile(values["profile"]).continued and any(
-        "another model" in row["reason"] for row in rows
+        re.search(r"another (retrained )?model", row["reason"]) for row in rows
     ):
         lines.append(
             "The vanilla of this profile is trained, and another kind of machine trains it to "

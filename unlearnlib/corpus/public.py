@@ -21,7 +21,7 @@ from typing import Any
 
 from unlearnlib.corpus.documents import Document, DomainData
 from unlearnlib.corpus.files import checked_limits
-from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.errors import UnlearnError, first_line, unknown
 
 DOMAINS = {"arxiv": "latex", "github": "code", "books": "books"}
 
@@ -220,9 +220,9 @@ def _read_split(folder: Path, rows: Sequence[LockRow], check: bool) -> tuple[Doc
         columns = [table.column(name).to_pylist() for name in ("id", "text")]
         texts = dict(zip(*columns, strict=True))
     except (OSError, KeyError, pa.ArrowException, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
         raise UnlearnError(
-            f"{file} is not a Parquet file with the columns id and text ({reason}): fetch it again."
+            f"{file} is not a Parquet file with the columns id and text ({first_line(error)}): "
+            "fetch it again."
         ) from error
     documents = []
     for row in rows:

@@ -8,6 +8,7 @@ a NumPy function of that, so adding a metric never re-runs a model.
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from unlearnlib.errors import UnlearnError
+from unlearnlib.store.files import write_named
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,11 +122,15 @@ class TokenScores:
         )
 
     def save(self, path: str | Path | BinaryIO) -> None:
-        """Write as .npz (no pickle), to exactly this path, or to a file that is open."""
+        """Write as .npz (no pickle), to exactly this path, or to a file that is open.
+
+        A file of that name is replaced by a whole one, or stays as it is.
+        """
         if isinstance(path, str | Path):
             # Given a name, NumPy would append ".npz" to it; given a file, it does not.
-            with Path(path).open("wb") as file:
-                self.save(file)
+            buffer = io.BytesIO()
+            self.save(buffer)
+            write_named(Path(path), buffer.getvalue(), replace=True)
             return
         arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
         np.savez_compressed(path, ids=np.array(self.ids, dtype=np.str_), **arrays)

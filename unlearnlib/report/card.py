@@ -9,7 +9,6 @@ a line to it.
 from __future__ import annotations
 
 import functools
-import hashlib
 import html
 import math
 import re
@@ -100,8 +99,8 @@ HUB_METRICS: Mapping[str, tuple[str, str]] = {
 class SplitFacts:
     """What the card says of a split: counts and SHA-256 (hex), never a text.
 
-    `documents` has the name and the SHA-256 of the UTF-8 text of each document, also of one that is
-    too short to have a chunk (see `CardFacts.short`).
+    `documents` has the name and the SHA-256 of each document (`Document.sha256`), also of one that
+    is too short to have a chunk (see `CardFacts.short`).
     """
 
     name: str
@@ -116,7 +115,7 @@ def split_facts(name: str, documents: Sequence[Document], chunks: int) -> SplitF
         name,
         chunks,
         hash_documents(documents),
-        tuple((d.id, hashlib.sha256(d.text.encode("utf-8")).hexdigest()) for d in documents),
+        tuple((d.id, d.sha256()) for d in documents),
     )
 
 
@@ -127,6 +126,7 @@ class CardFacts:
     source      the base model as the user named it (a hub id or a folder's name)
     base_model  its hub id, or None if it came from this machine
     model_hash  SHA-256 of the base model's weights as they were loaded
+    weights     what those are, in words (`text.weights_in_words`)
     title       the method's name in words; `forget_term`, `retain_term` its terms in Markdown
     spec        the settings, as in the record
     splits      the splits there were, "forget" first
@@ -140,6 +140,7 @@ class CardFacts:
     adapter     whether LoRA's adapter alone stands beside the model, in `adapter/`
     short       split -> names of its documents that are too short to have a chunk, and so were
                 neither trained on nor scored
+    ends        split -> a sentence on the ends of its documents that were not either, or ""
     """
 
     source: str
@@ -160,6 +161,8 @@ class CardFacts:
     adapter: bool = False
     language: str = "sh"
     short: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    ends: Mapping[str, str] = field(default_factory=dict)
+    weights: str = ""
 
 
 class Markdown(str):

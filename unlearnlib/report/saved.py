@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import inspect
 import itertools
 import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlearnlib.corpus.chunks import cut, without_chunks
+from unlearnlib.corpus.chunks import cut, left_out, without_chunks
 from unlearnlib.corpus.documents import SPLITS
 from unlearnlib.corpus.texts import TEXTS, own_data
 from unlearnlib.decoder import check_loaded
@@ -28,10 +29,10 @@ from unlearnlib.profiles import get_profile
 from unlearnlib.report.card import CardFacts, model_card, split_facts
 from unlearnlib.run import unlearn
 from unlearnlib.spec import RunSpec
-from unlearnlib.store.claims import exclusive
+from unlearnlib.store.claims import Claims, exclusive
 from unlearnlib.store.files import move_in, undisturbed
 from unlearnlib.store.record import Record
-from unlearnlib.text import file_name, strict_json
+from unlearnlib.text import file_name, strict_json, weights_in_words
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,11 +97,19 @@ def save(
     check_space(model, out, option="folder")
     length = _length(record)
     chunks = {
-        name: cut(_used(data, name, record.spec), tokenizer, length, name=name) for name in SPLITS
+        name: cut(
+            _used(data, name, record.spec),
+            tokenizer,
+            length,
+            name=name,
+            bos_every_chunk=record.spec.get("bos_every_chunk", False),
+        )
+        for name in SPLITS
     }
     name = _public_name(source) if source else (type(model).__name__, None)
     card = _facts(record, data, chunks, before or {}, name, adapter)
-    save_unlearned(out, model, tokenizer, record, card, force=force)
+    with reserved(out, option="folder"):
+        save_unlearned(out, model, tokenizer, record, card, force=force)
 
 
 def _check_run(model: Any, record: object, before: object, adapter: bool) -> None:
@@ -145,7 +154,7 @@ def check_out(out: Path, force: bool, model: str | None = None, *, option: str =
             raise UnlearnError(
                 f"{option} {str(out)!r} is a folder of the lab's own models: give another folder."
             )
-        if not force and any(out.iterdir()):
+        if not force and _content(out):
             forced = "--force" if option.startswith("--") else "force=True"
             raise UnlearnError(
                 f"{option} {str(out)!r} is not empty: give another folder, or {forced} to write "
@@ -165,6 +174,11 @@ def check_out(out: Path, force: bool, model: str | None = None, *, option: str =
             f"{option} {str(out)!r} cannot be written ({error.strerror}): check its permissions or "
             "give another folder."
         ) from None
+
+
+def _content(folder: Path) -> list[str]:
+    """What is in a folder beside what processes that write there keep in it meanwhile."""
+    return [item.name for item in folder.iterdir() if not item.name.startswith(".unlearn")]
 
 
 def is_written(name: str) -> bool:
@@ -195,6 +209,33 @@ def _existing(path: Path) -> Path:
     """`path` or its nearest parent that exists."""
     path = path.absolute()
     return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _scratch_name(out: Path) -> str:
+    """What a folder's hidden claim and its half-written models are called, wherever they lie."""
+    digest = hashlib.sha256(str(out.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
+    return f".unlearn-{digest[:16]}"
+
+
+@contextlib.contextmanager
+def reserved(out: Path, *, option: str = "--out") -> Iterator[None]:
+    """Keep other processes from making a model for the same folder while the block runs.
+
+    `UnlearnError`, before anything is computed, if one is making it. What one left that was killed
+    while it wrote is removed: its name says which folder it was for, and nobody claims that.
+    """
+    place, name = _existing(out), _scratch_name(out)
+    with Claims(place).hold(name) as mine:
+        if not mine:
+            raise UnlearnError(
+                f"another process is making a model for {option} {str(out)!r}: wait for it, or "
+                "give another folder."
+            )
+        for folder in {place, _existing(out.parent)}:
+            for left in folder.glob(f"{name}-*"):
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left, ignore_errors=True)
+        yield
 
 
 def check_space(model: Any, out: Path, *, option: str = "--out") -> None:
@@ -230,7 +271,11 @@ def card_facts(
     `before` has the metrics of the model before; `adapter` says whether LoRA's stands beside it.
     """
     chunks = {
-        name: bench.forgotten(spec) if name == "forget" else bench.chunks(name, spec.length)
+        name: (
+            bench.forgotten(spec)
+            if name == "forget"
+            else bench.chunks(name, spec.length, spec.bos_every_chunk)
+        )
         for name in SPLITS
         if bench.data.split(name)
     }
@@ -279,11 +324,13 @@ def _facts(
         measured={split: len(rows["id"]) for split, rows in record.documents.items()},
         adapter=adapter,
         language=language,
+        weights=weights_in_words(provenance.get("weights", {})),
         short={
             split: without_chunks([document.id for document in docs], chunks[split])
             for split, docs in used.items()
             if docs
         },
+        ends={split: left_out(parts) for split, parts in chunks.items()},
     )
 
 
@@ -365,7 +412,7 @@ def save_unlearned(
     # write: what is complete can only be moved into it from inside.
     out.parent.mkdir(parents=True, exist_ok=True)
     place = out if out.exists() else out.parent
-    with tempfile.TemporaryDirectory(dir=place, prefix=".unlearn-") as scratch:
+    with tempfile.TemporaryDirectory(dir=place, prefix=f"{_scratch_name(out)}-") as scratch:
         staged = Path(scratch) / "model"
         save_model(model, tokenizer, staged, texts)
         if card.adapter:
@@ -391,8 +438,7 @@ def _put_in_place(staged: Path, out: Path, force: bool) -> bool:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
     with exclusive(out / "unlearn"):
-        there = [item.name for item in out.iterdir() if not item.name.startswith(".unlearn")]
-        if there and not force:
+        if _content(out) and not force:
             return False
         ours = _is_ours(out)
         if _foreign(out) or (not ours and any((out / p.name).exists() for p in staged.iterdir())):

@@ -19,5 +19,6 @@ from unlearnlib.store.published import read_parquet as read_parquet
 from unlearnlib.store.published import write_parquet as write_parquet
 from unlearnlib.store.record import FORMAT as FORMAT
 from unlearnlib.store.record import STATUSES as STATUSES
+from unlearnlib.store.record import Basis as Basis
 from unlearnlib.store.record import Record as Record
 from unlearnlib.store.record import run_key as run_key

@@ -95,6 +95,17 @@ def write_file(path: Path, raw: bytes, *, replace: bool = False) -> bool:
     return True
 
 
+def write_named(path: Path, raw: bytes, *, replace: bool = False) -> bool:
+    """`write_file` for a file that a user names: a link stays one, a device or pipe is written to.
+
+    What a link leads to is replaced.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(raw)
+        return True
+    return write_file(path.resolve(), raw, replace=replace)
+
+
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
     """Let SIGINT and SIGTERM wait for the end of a block that takes a moment (main thread only)."""

@@ -1,13 +1,16 @@
 """The run store (`Store`): a folder with one content-addressed record per run, never rewritten.
 
-A run is a pure function of its spec, so its record is filed under a key that hashes the spec,
-the data's hash and the base model's hash (`run_key`). Resuming a study is then asking which keys
-are missing; two machines that share a folder need no other agreement. On disk:
+A run is a pure function of its spec, so its record is filed under a key that hashes the spec and
+what it rests on: data, model, tokenizer and more (`run_key`). Resuming a study is then asking which
+keys are missing; two machines that share a folder need no other agreement. On disk:
 
-    ROOT/format.json             {"format": 1}
-    ROOT/records/ab/KEY.json     {"format": 1, "digest": SHA-256 of the body, "record": {...}}
+    ROOT/format.json             {"format": 2}
+    ROOT/records/ab/KEY.json     {"format": 2, "digest": SHA-256 of the body, "record": {...}}
     ROOT/claims/KEY.json         who is computing KEY at the moment (`Store.claim`)
     ROOT/set_aside/              damaged records, moved out of the way, never deleted
+
+Records of an earlier format (`record.FORMAT`) stay where they are, and are not used: their keys
+leave out what now belongs to them. A warning says how they get new ones.
 
 A record appears whole or not at all: it is written to a temporary file in its own folder, synced,
 and then linked to its name, which fails if the name is taken.
@@ -30,6 +33,7 @@ from unlearnlib.store.record import (
     FORMAT,
     KEY,
     Damaged,
+    Outdated,
     Record,
     check_format,
     check_key,
@@ -46,10 +50,11 @@ class Store:
     def __init__(self, root: Path) -> None:
         """Raises UnlearnError if a newer release wrote the store, or `format.json` is damaged."""
         self.root = Path(root)
+        self._told = False  # that there are records of an earlier format
         self._check_store_format()
 
     def _check_store_format(self) -> bool:
-        """Whether `format.json` is there; raises UnlearnError if it rules this release out."""
+        """Whether `format.json` says this format; UnlearnError if it rules this release out."""
         path = self.root / "format.json"
         try:
             content = json.loads(path.read_bytes())
@@ -64,13 +69,16 @@ class Store:
             raise UnlearnError(
                 f"{path} does not say the store's format: restore it or delete that one file."
             ) from None
-        return True
+        return bool(content["format"] == FORMAT)
 
     def _path(self, key: str) -> Path:
         return self.root / "records" / check_key(key)[:2] / f"{key}.json"
 
     def _read(self, key: str) -> Record | None:
-        """The record, or None if there is none. Raises Damaged after moving a bad one aside."""
+        """The record, or None if there is none of this format.
+
+        Raises Damaged after moving a bad one aside.
+        """
         path = self._path(key)
         try:
             raw = path.read_bytes()
@@ -80,6 +88,9 @@ class Store:
             raise file_error("read", path, error) from None
         try:
             return unpack(raw, key, f"the record {path}")
+        except Outdated:
+            self._tell_of_outdated()
+            return None
         except Damaged as error:
             moved = self._set_aside(path)
             where = f"moved to {moved}" if moved else "could not be moved"
@@ -91,6 +102,18 @@ class Store:
                 where,
             )
             raise Damaged(f"{error}; {where}") from None
+
+    def _tell_of_outdated(self) -> None:
+        """Warn once of records of an earlier format, and say how they are taken along."""
+        if not self._told:
+            self._told = True
+            _log.warning(
+                "the store %s has records of an earlier format, which are left there and not used, "
+                "since their keys leave out the tokenizer and more: `python tools/rekey.py --store "
+                "%s` gives them their keys.",
+                self.root,
+                self.root,
+            )
 
     def _set_aside(self, path: Path) -> Path | None:
         """Move a damaged file to `set_aside/`, overwriting nothing; None if that is impossible."""
@@ -113,6 +136,8 @@ class Store:
                 unpack(target.read_bytes(), path.stem, str(target))
             except Damaged:
                 return target
+            except Outdated:
+                pass
             if link_new(target, path):
                 target.unlink(missing_ok=True)
             return target
@@ -126,7 +151,8 @@ class Store:
         UnlearnError if the folder cannot be written or the disk is full.
         """
         if not self._check_store_format():
-            write_file(self.root / "format.json", json.dumps({"format": FORMAT}).encode("ascii"))
+            text = json.dumps({"format": FORMAT}).encode("ascii")
+            write_file(self.root / "format.json", text, replace=True)
         if record.key in self:
             return False
         return write_file(self._path(record.key), pack(record).encode("ascii"))

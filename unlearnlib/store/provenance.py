@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -11,21 +10,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from unlearnlib.devices import accelerator, processor
+
 
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "unknown"  # run from a source tree that was never installed
-
-
-def _processor() -> str:
-    """The processor's model. Linux's own `platform.processor` is often empty."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def git_commit(file: Path) -> str | None:
@@ -68,7 +60,6 @@ def provenance(
     """
     import torch
 
-    on_gpu = device.startswith("cuda") and torch.cuda.is_available()
     packages = ("torch", "transformers", "numpy", "unlearnlib", *packages)
     record: dict[str, Any] = {
         "versions": {
@@ -78,9 +69,9 @@ def provenance(
         },
         "system": platform.system(),
         "machine": platform.machine(),
-        "processor": _processor(),
+        "processor": processor(),
         "device": device,
-        "accelerator": torch.cuda.get_device_name(device) if on_gpu else None,
+        "accelerator": accelerator(device),
         "threads": torch.get_num_threads(),
         "started": started.astimezone(UTC).isoformat(timespec="seconds"),
         "seconds": seconds,

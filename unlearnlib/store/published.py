@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from unlearnlib.errors import UnlearnError
+from unlearnlib.errors import UnlearnError, first_line
 from unlearnlib.store.files import file_error, write_file
 from unlearnlib.store.folder import Store
-from unlearnlib.store.record import Damaged, Record, check_key, pack, unpack
+from unlearnlib.store.record import Damaged, Outdated, Record, check_key, pack, unpack
 
 _SPEC_COLUMNS = {"profile": str, "domain": str, "method": str, "seed": int}
 COLUMNS = ("key", "kind", "status", *_SPEC_COLUMNS, "record")
@@ -95,9 +95,9 @@ def _records_in(raw: bytes, path: str) -> tuple[Record, ...]:
         table = pq.ParquetFile(pa.BufferReader(raw)).read()
         rows = table.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
-        # An Arrow message may run over several lines.
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".: ")
-        raise UnlearnError(f"{path} is not a readable Parquet file ({reason}): {remedy}.") from None
+        raise UnlearnError(
+            f"{path} is not a readable Parquet file ({first_line(error)}): {remedy}."
+        ) from None
     if table.column_names != list(COLUMNS):
         raise UnlearnError(
             f"{path} has the columns {', '.join(table.column_names) or '(none)'} instead of "
@@ -109,6 +109,11 @@ def _records_in(raw: bytes, path: str) -> tuple[Record, ...]:
             record = unpack(str(row["record"]).encode(), row["key"], f"{path}, row {number},")
             if _row(record) != row:
                 raise Damaged("its columns do not match it")
+        except Outdated as error:
+            raise UnlearnError(
+                f"{path}, row {number}: the record {row['key']} cannot be used ({error}): give the "
+                "file's records their keys with `python tools/rekey.py FILE`."
+            ) from None
         except Damaged as error:
             raise UnlearnError(
                 f"{path}, row {number}: the record {row['key']} is damaged ({error}): {remedy}."

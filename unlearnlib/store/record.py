@@ -18,7 +18,9 @@ import numpy as np
 
 from unlearnlib.errors import UnlearnError, unknown
 
-FORMAT = 1  # of the store and of every record in it
+# Of the store and of every record in it. Keys of format 1 held spec, data and weights alone, so
+# that another configuration, tokenizer or retrained model had the same key.
+FORMAT = 2
 STATUSES = ("done", "diverged")
 
 
@@ -98,21 +100,42 @@ def _canonical(value: object, what: str) -> str:
         ) from None
 
 
-def run_key(
-    spec: Mapping[str, object],
-    data_hash: str,
-    model_hash: str,
-    extra: Mapping[str, str] | None = None,
-) -> str:
-    """The key of a run: SHA-256 (64 hex digits) of the canonical JSON of all that determines it.
+@dataclass(frozen=True)
+class Basis:
+    """What a record's numbers rest on, beside its spec. With the spec it makes the key.
+
+    data_hash       SHA-256 of the data, `DomainData.hash`
+    model_hash      SHA-256 of the base model's weights, `models.model_hash`
+    config_hash     SHA-256 of the base model's configuration, `identity.config_hash`
+    tokenizer_hash  SHA-256 of the tokenizer, `identity.tokenizer_hash`
+    oracle_hash     SHA-256 of the retrained model that distances are measured to, weights and
+                    configuration, `Bench`; empty where there is none
+    length          tokens per chunk, where the spec does not say
+    prefix          target tokens given before verbatim extraction is measured
+    """
+
+    data_hash: str
+    model_hash: str
+    config_hash: str = ""
+    tokenizer_hash: str = ""
+    oracle_hash: str = ""
+    length: int = 0
+    prefix: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Field name to value: so they stand in a record and in what its key is the hash of."""
+        return dataclasses.asdict(self)
+
+
+def run_key(spec: Mapping[str, object], basis: Basis) -> str:
+    """The key of a record: SHA-256 (64 hex digits) of the canonical JSON of all that determines it.
 
     The order of dictionaries does not matter and a tuple counts as a list. JSON tells `1` from
     `1.0` and from `true`, and so does the key: whoever makes the spec gives every field its one
-    type (`RunSpec` does). `extra` is for whatever else determines a record of another kind.
+    type (`RunSpec` does).
     Raises UnlearnError for NaN, infinities and values that JSON does not know.
     """
-    parts = {"spec": spec, "data": data_hash, "model": model_hash, "extra": extra or {}}
-    text = _canonical(_plain(parts, "run"), "the spec")
+    text = _canonical(_plain({"spec": spec, **basis.as_dict()}, "run"), "the spec")
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
@@ -124,8 +147,8 @@ class Record:
     kind          "run", "pretrain", "score", ...
     status        "done", or "diverged" when the loss became non-finite at update `diverged_at`
     spec          what determines the run
-    data_hash     SHA-256 of the data, `DomainData.hash`
-    model_hash    SHA-256 of the base model's weights
+    data_hash, model_hash, config_hash, tokenizer_hash, oracle_hash, length, prefix
+                  what the run rests on, see `Basis`; with the spec they give the key
     metrics       name -> number, flat; NaN and infinities are legitimate results
     trajectory    one dictionary per update: losses and the like
     documents     split -> name -> list with one entry per document
@@ -149,6 +172,11 @@ class Record:
     provenance: dict[str, Any] = field(default_factory=dict)
     diverged_at: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    config_hash: str = ""
+    tokenizer_hash: str = ""
+    oracle_hash: str = ""
+    length: int = 0
+    prefix: int = 0
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
@@ -171,6 +199,11 @@ class Record:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise UnlearnError(f"the metric {name!r} is {value!r}: give a number.")
             self.metrics[name] = float(value)
+
+    @property
+    def basis(self) -> Basis:
+        """What the record rests on. Records of one spec and one basis are of the same run."""
+        return Basis(**{each.name: getattr(self, each.name) for each in dataclasses.fields(Basis)})
 
     def to_json(self) -> dict[str, Any]:
         """The record as a dictionary for JSON, which has no NaN and no infinities.
@@ -210,6 +243,11 @@ _FIELD_TYPES: dict[str, type] = {
     "spec": dict,
     "data_hash": str,
     "model_hash": str,
+    "config_hash": str,
+    "tokenizer_hash": str,
+    "oracle_hash": str,
+    "length": int,
+    "prefix": int,
     "metrics": dict,
     "trajectory": list,
     "documents": dict,
@@ -229,6 +267,10 @@ class Damaged(Exception):
     """A stored record that cannot be trusted; the text says why."""
 
 
+class Outdated(Exception):
+    """A stored record of an earlier format: it is intact, and its key says too little."""
+
+
 def _digest(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(_canonical(body, "the record").encode("ascii")).hexdigest()
 
@@ -243,8 +285,8 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
-def unpack(raw: bytes, key: str, where: str) -> Record:
-    """The record in the text `raw`. Raises Damaged, or UnlearnError if it is of a newer format."""
+def open_envelope(raw: bytes, where: str) -> tuple[int, dict[str, Any]]:
+    """Format and body of a record's text. Raises Damaged, UnlearnError if the format is newer."""
     try:
         envelope = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
@@ -255,11 +297,27 @@ def unpack(raw: bytes, key: str, where: str) -> Record:
     body = envelope["record"]
     try:
         intact = isinstance(body, dict) and _digest(body) == envelope["digest"]
-        if not intact:
-            raise Damaged("its digest does not match")
+    except (UnlearnError, TypeError, RecursionError) as error:
+        raise Damaged(str(error)) from None
+    if not intact:
+        raise Damaged("its digest does not match")
+    return envelope["format"], body
+
+
+def unpack(raw: bytes, key: str, where: str) -> Record:
+    """The record in the text `raw`.
+
+    Raises Damaged, Outdated if it is of an earlier format, UnlearnError if it is of a newer one.
+    """
+    version, body = open_envelope(raw, where)
+    if version < FORMAT and "config_hash" not in body:
+        raise Outdated(f"it is of format {version}, whose keys leave out what now belongs to them")
+    try:
         record = Record.from_json(body)
     except (UnlearnError, AttributeError, TypeError, RecursionError) as error:
         raise Damaged(str(error)) from None
+    if version < FORMAT:
+        raise Damaged(f"it says format {version} and is not")
     if record.key != key:
         raise Damaged(f"it holds the record {record.key}")
     return record

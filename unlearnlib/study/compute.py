@@ -27,7 +27,7 @@ from unlearnlib.store.folder import Store
 from unlearnlib.store.provenance import provenance
 from unlearnlib.store.published import Library
 from unlearnlib.store.record import Record, run_key
-from unlearnlib.study.grids import get_study
+from unlearnlib.study.grids import OWN, Asked, get_study
 from unlearnlib.study.records import StudyResult, default_store, open_library
 
 BASELINES = ("vanilla", "oracle")
@@ -35,7 +35,7 @@ BASELINES = ("vanilla", "oracle")
 
 def baseline_key(bench: Bench, profile: str, which: str, base: str = "vanilla") -> str:
     """The key of the scores of vanilla or of the oracle on a bench's data."""
-    return run_key(_baseline_spec(bench, profile, which, base), bench.data_hash, bench.model_hash)
+    return run_key(_baseline_spec(bench, profile, which, base), bench.basis)
 
 
 def _baseline_spec(bench: Bench, profile: str, which: str, base: str) -> dict[str, Any]:
@@ -65,8 +65,7 @@ def baseline(bench: Bench, profile: str, which: str, base: str = "vanilla") -> R
         kind="score",
         status="done",
         spec=_baseline_spec(bench, profile, which, base),
-        data_hash=bench.data_hash,
-        model_hash=bench.model_hash,
+        **bench.basis.as_dict(),
         metrics=metrics,
         documents=documents,
         provenance=provenance(
@@ -74,6 +73,7 @@ def baseline(bench: Bench, profile: str, which: str, base: str = "vanilla") -> R
             seconds=time.time() - started,
             device=str(next(model.parameters()).device),
             command=f"unlearn study main --profile {profile} --domain {bench.data.domain}",
+            weights=dict(bench.weights) if which == "vanilla" else {},
         ),
     )
 
@@ -105,14 +105,19 @@ class Shard:
 
 @dataclass(frozen=True)
 class Portion:
-    """Which runs of a study are computed: those of some methods, some seeds, one shard.
+    """What of a study is computed: the runs of some methods, some seeds, one shard.
 
     None stands for all. A shard counts places among the runs of these methods and seeds.
+
+    asked     values in place of the study's own
+    deadline  no run begins after this time of `time.monotonic`; what is then missing is left
     """
 
     methods: Sequence[str] | None = None
     seeds: Sequence[int] | None = None
     shard: Shard | None = None
+    asked: Asked = OWN
+    deadline: float | None = None
 
     def specs(self, grid: Iterable[RunSpec]) -> list[RunSpec]:
         """The runs of a grid that have the methods and seeds."""
@@ -126,6 +131,11 @@ class Portion:
     def takes(self, place: int) -> bool:
         """Whether the run at a place (from 0) is this worker's."""
         return self.shard is None or self.shard.takes(place)
+
+    @property
+    def over(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
 
 def run_study(
@@ -158,11 +168,11 @@ def run_study(
     computed = busy = 0
     places = itertools.count()
     for domain in domains:
-        specs = portion.specs(study.runs(profile, domain))
+        specs = portion.specs(study.runs(profile, domain, portion.asked))
         # An oracle keeps its place where there is none: no shard depends on what is at hand.
         whole = [(next(places), wanted) for wanted in (*BASELINES, *specs)]
         mine = [wanted for place, wanted in whole if portion.takes(place)]
-        if not mine:  # spare the loading
+        if not mine or portion.over:  # spare the loading
             grid += [(spec, None) for spec in specs]
             continue
         bench = open_one(profile, domain)
@@ -172,6 +182,8 @@ def run_study(
                 continue
             key = _key_of_wanted(bench, profile, wanted, study.base)
             if key not in library:
+                if portion.over:
+                    continue
                 with store.claim(key) as ours:
                     if not ours:
                         busy += 1
@@ -180,7 +192,8 @@ def run_study(
                         store.put(_compute(bench, profile, wanted, study.base))
                         computed += 1
             (records if isinstance(wanted, RunSpec) else baselines).append(library.get(key))
-    left = 0 if portion.shard is None else _left(grid, library)
+    counted = portion.shard is not None or portion.deadline is not None
+    left = _left(grid, library) if counted else 0
     return StudyResult(records, baselines, computed, busy, len(grid), left)
 
 

@@ -1,18 +1,21 @@
 """Studies: named grids of runs behind the figures and tables.
 
-A study is a function from a profile and a domain to a list of run specs.
+A study is a function from a profile and a domain to a list of run specs. Whoever asks for it may
+put other values in the place of its own (`Asked`), so that any setting can be run and drawn.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unlearnlib.errors import unknown
+from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.profiles import COMPARED, PAPER_METHODS, WITH_RETAIN_TERM, get_profile
 from unlearnlib.spec import RunSpec
-from unlearnlib.study.chosen import BATCH, UPDATES, settings
+from unlearnlib.study.chosen import BATCH, settings
 
 TUNING_SEED = get_profile("lab").tuning_seed
 RATES = get_profile("lab").rates
@@ -34,26 +37,75 @@ SHAPES = (
 )
 
 Specs = list[RunSpec]
-Grid = Callable[[str, str], Specs]
+
+# Of every study: which methods and seeds, and in place of the chosen settings.
+COMMON_AXES = ("methods", "seeds", "rates", "updates")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Values that are asked of a study in place of its own; None: the study's own.
+
+    methods         names in `METHODS`
+    seeds           orders of the documents
+    rates           learning rates
+    updates         numbers of updates; of a study that is measured along its runs, where
+    batch_sizes     documents per update
+    retain_weights  weights of the retain term
+    sizes           numbers of documents to forget
+    requests        into how many requests the forget set is divided
+    schedules       (shape, share of the updates that warm up), as ("linear", 0.25)
+    """
+
+    methods: Sequence[str] | None = None
+    seeds: Sequence[int] | None = None
+    rates: Sequence[float] | None = None
+    updates: Sequence[int] | None = None
+    batch_sizes: Sequence[int] | None = None
+    retain_weights: Sequence[float] | None = None
+    sizes: Sequence[int] | None = None
+    requests: Sequence[int] | None = None
+    schedules: Sequence[tuple[str, float]] | None = None
+
+    def only(self, axes: Iterable[str]) -> Asked:
+        """The values of some axes alone."""
+        return Asked(**{axis: getattr(self, axis) for axis in axes})
+
+
+OWN = Asked()  # nothing in place of a study's own values
+AXES = tuple(field.name for field in dataclasses.fields(Asked))
+Grid = Callable[[str, str, Asked], Specs]
 
 
 @dataclass(frozen=True)
 class Study:
-    """A named grid: `runs(profile, domain)` are its specs for one domain.
+    """A named grid of runs.
 
+    grid   (profile, domain, values asked for) -> the specs of one domain
+    axis   what the grid varies beside `COMMON_AXES`: a field of `Asked`
     base   which model all of its runs unlearn (see `RunSpec`)
     """
 
     name: str
     about: str
-    runs: Grid
+    grid: Grid
+    axis: str | None = None
     base: str = "vanilla"
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The fields of `Asked` that the grid takes."""
+        return COMMON_AXES if self.axis is None else (*COMMON_AXES, self.axis)
 
-def _rates(profile: str, domain: str) -> Specs:
-    scale = get_profile(profile)
-    start = RunSpec(updates=scale.updates, seed=scale.tuning_seed)
-    return _by_rate(profile, domain, start, PAPER_METHODS, scale.rates)
+    def runs(self, profile: str, domain: str, asked: Asked = OWN) -> Specs:
+        """The specs for one domain. Values of axes that the study has not are refused."""
+        for name in AXES:
+            if getattr(asked, name) is not None and name not in self.axes:
+                raise UnlearnError(
+                    f"{name} is given, and study {self.name!r} does not vary it: leave it out, or "
+                    f"give {', '.join(self.axes[:-1])} or {self.axes[-1]}."
+                )
+        return self.grid(profile, domain, asked)
 
 
 def _by_rate(
@@ -68,107 +120,167 @@ def _by_rate(
     ]
 
 
-def _chosen(profile: str, domain: str, method: str, seed: int, **more: Any) -> RunSpec:
+def _chosen(profile: str, domain: str, asked: Asked, method: str, seed: int, **more: Any) -> Specs:
+    """A method at its chosen setting, or at the rates and numbers of updates asked for."""
     scale = get_profile(profile)
-    spec = RunSpec(profile, domain, method, updates=scale.updates, batch_size=BATCH, seed=seed)
-    return spec.replace(precision=scale.precision, **settings(profile, domain, method), **more)
-
-
-def _main(profile: str, domain: str) -> Specs:
+    own = settings(profile, domain, method) if asked.rates is None else {}
+    rates = [{"learning_rate": rate} for rate in asked.rates or ()] or [{}]
+    start = RunSpec(profile, domain, method, batch_size=BATCH, seed=seed).replace(
+        precision=scale.precision
+    )
     return [
-        _chosen(profile, domain, method, seed)
-        for method in PAPER_METHODS
-        for seed in get_profile(profile).seeds
+        start.replace(**{"updates": updates, **own, **rate, **more})
+        for rate in rates
+        for updates in asked.updates or (scale.updates,)
     ]
 
 
-def _trajectory(profile: str, domain: str) -> Specs:
-    return [_chosen(profile, domain, method, 0, probe_every=1) for method in PAPER_METHODS]
-
-
-def _alignment(profile: str, domain: str) -> Specs:
+def _rates(profile: str, domain: str, asked: Asked) -> Specs:
+    scale = get_profile(profile)
     return [
-        _chosen(profile, domain, method, seed, label_alignment="release")
-        for method in ("random_label", "adversarial")
-        for seed in get_profile(profile).seeds
+        spec
+        for seed in asked.seeds or (scale.tuning_seed,)
+        for updates in asked.updates or (scale.updates,)
+        for spec in _by_rate(
+            profile,
+            domain,
+            RunSpec(updates=updates, seed=seed),
+            asked.methods or PAPER_METHODS,
+            asked.rates or scale.rates,
+        )
     ]
 
 
-def _robust_region(profile: str, domain: str) -> Specs:
+def _main(profile: str, domain: str, asked: Asked) -> Specs:
+    return [
+        spec
+        for method in asked.methods or PAPER_METHODS
+        for seed in asked.seeds or get_profile(profile).seeds
+        for spec in _chosen(profile, domain, asked, method, seed)
+    ]
+
+
+def _trajectory(profile: str, domain: str, asked: Asked) -> Specs:
+    return [
+        spec
+        for method in asked.methods or PAPER_METHODS
+        for seed in asked.seeds or (0,)
+        for spec in _chosen(profile, domain, asked, method, seed, probe_every=1)
+    ]
+
+
+def _alignment(profile: str, domain: str, asked: Asked) -> Specs:
+    return [
+        spec
+        for method in asked.methods or ("random_label", "adversarial")
+        for seed in asked.seeds or get_profile(profile).seeds
+        for spec in _chosen(profile, domain, asked, method, seed, label_alignment="release")
+    ]
+
+
+def _robust_region(profile: str, domain: str, asked: Asked) -> Specs:
     """One run per rate: with a constant schedule its first u updates are the run of u updates."""
-    return _region(profile, domain, get_profile(profile).tuning_seed)
+    own = get_profile(profile).region.methods or PAPER_METHODS
+    return _region(profile, domain, asked, (get_profile(profile).tuning_seed,), own)
 
 
-def _region_seeds(profile: str, domain: str) -> Specs:
+def _region_seeds(profile: str, domain: str, asked: Asked) -> Specs:
     """The same settings with other orders of the documents, of the methods that C3 compares."""
-    return [spec for seed in REGION_SEEDS for spec in _region(profile, domain, seed, COMPARED)]
+    return _region(profile, domain, asked, REGION_SEEDS, COMPARED)
 
 
-def _region(profile: str, domain: str, seed: int, methods: Sequence[str] = ()) -> Specs:
+def _region(
+    profile: str, domain: str, asked: Asked, seeds: Sequence[int], methods: Sequence[str]
+) -> Specs:
     region = get_profile(profile).region
-    start = RunSpec(updates=region.updates, seed=seed, probe_every=region.every)
-    methods = methods or region.methods or PAPER_METHODS
-    return _by_rate(profile, domain, start, methods, region.rates)
+    most, every = region.updates, region.every
+    if asked.updates is not None:
+        most, every = max(asked.updates), math.gcd(*asked.updates)
+    return [
+        spec
+        for seed in asked.seeds or seeds
+        for spec in _by_rate(
+            profile,
+            domain,
+            RunSpec(updates=most, seed=seed, probe_every=every),
+            asked.methods or methods,
+            asked.rates or region.rates,
+        )
+    ]
 
 
-def _swept(profile: str, domain: str, methods: Iterable[str], **values: Sequence[Any]) -> Specs:
+def _swept(
+    profile: str, domain: str, asked: Asked, methods: Sequence[str], **values: Sequence[Any]
+) -> Specs:
     """The chosen setting of each method with one field swept over values."""
     ((field, grid),) = values.items()
     return [
-        _chosen(profile, domain, method, TUNING_SEED, **{field: value})
-        for method in methods
+        spec
+        for method in asked.methods or methods
+        for seed in asked.seeds or (TUNING_SEED,)
         for value in grid
+        for spec in _chosen(profile, domain, asked, method, seed, **{field: value})
     ]
 
 
-def _batch_size(profile: str, domain: str) -> Specs:
-    return _swept(profile, domain, PAPER_METHODS, batch_size=SIZES)
+def _batch_size(profile: str, domain: str, asked: Asked) -> Specs:
+    return _swept(profile, domain, asked, PAPER_METHODS, batch_size=asked.batch_sizes or SIZES)
 
 
-def _forget_size(profile: str, domain: str) -> Specs:
+def _forget_size(profile: str, domain: str, asked: Asked) -> Specs:
     # The whole set is None, not 64: so these runs are the same runs as other studies'.
-    return _swept(profile, domain, PAPER_METHODS, forget_size=(*SIZES[:-1], None))
+    sizes = asked.sizes or (*SIZES[:-1], None)
+    return _swept(profile, domain, asked, PAPER_METHODS, forget_size=sizes)
 
 
-def _retain_weight(profile: str, domain: str) -> Specs:
-    return _swept(profile, domain, WITH_RETAIN_TERM, retain_weight=RETAIN_WEIGHTS)
+def _retain_weight(profile: str, domain: str, asked: Asked) -> Specs:
+    weights = asked.retain_weights or RETAIN_WEIGHTS
+    return _swept(profile, domain, asked, WITH_RETAIN_TERM, retain_weight=weights)
 
 
-def _schedule(profile: str, domain: str) -> Specs:
+def _schedule(profile: str, domain: str, asked: Asked) -> Specs:
     return [
-        _chosen(profile, domain, method, TUNING_SEED, schedule=schedule, warmup=warmup)
-        for method in PAPER_METHODS
-        for schedule, warmup in SHAPES
+        spec
+        for method in asked.methods or PAPER_METHODS
+        for seed in asked.seeds or (TUNING_SEED,)
+        for shape, warmup in asked.schedules or SHAPES
+        for spec in _chosen(profile, domain, asked, method, seed, schedule=shape, warmup=warmup)
     ]
 
 
-def _sequential(profile: str, domain: str) -> Specs:
+def _sequential(profile: str, domain: str, asked: Asked) -> Specs:
     """The forget set in one request or in several: three passes over each document in all.
 
     Small batches, so that even the last of 16 requests has some updates; four times as many
-    updates of a fourth of the chosen step, because Adam's steps are per update.
+    updates of a fourth of the chosen step, because Adam's steps are per update. Where there are
+    more requests than updates, each request gets one.
     """
     return [
         chosen.replace(
             learning_rate=chosen.learning_rate / 4,
             batch_size=BATCH // 4,
-            updates=4 * UPDATES // requests,
+            updates=max(1, 4 * chosen.updates // requests),
             requests=requests,
         )
-        for method in PAPER_METHODS
-        for chosen in [_chosen(profile, domain, method, TUNING_SEED)]
-        for requests in REQUESTS
+        for method in asked.methods or PAPER_METHODS
+        for seed in asked.seeds or (TUNING_SEED,)
+        for chosen in _chosen(profile, domain, asked, method, seed)
+        for requests in asked.requests or REQUESTS
     ]
 
 
-def _published(profile: str, domain: str) -> Specs:
+def _published(profile: str, domain: str, asked: Asked) -> Specs:
     """The chosen settings, on a model whose training data nobody outside knows.
 
     The settings were chosen for vanilla, which was trained on the forget set again. How much less
     they change the published model shows how much of the change is due to that training.
     """
-    seed = get_profile(profile).seeds[0]
-    return [_chosen(profile, domain, method, seed, base="published") for method in PAPER_METHODS]
+    return [
+        spec
+        for method in asked.methods or PAPER_METHODS
+        for seed in asked.seeds or get_profile(profile).seeds[:1]
+        for spec in _chosen(profile, domain, asked, method, seed, base="published")
+    ]
 
 
 STUDIES: dict[str, Study] = {
@@ -182,11 +294,23 @@ STUDIES: dict[str, Study] = {
             "robust_region", "learning rate x updates: which settings are usable", _robust_region
         ),
         Study("region_seeds", "the robust region with two other seeds, two methods", _region_seeds),
-        Study("forget_size", "from one document to the whole forget set", _forget_size),
-        Study("retain_weight", "weight of the retain term, over three decades", _retain_weight),
-        Study("batch_size", "documents per update", _batch_size),
-        Study("sequential", "one request after another against all at once", _sequential),
-        Study("schedule", "shape of the learning rate, with and without warm-up", _schedule),
+        Study("forget_size", "from one document to the whole forget set", _forget_size, "sizes"),
+        Study(
+            "retain_weight",
+            "weight of the retain term, over three decades",
+            _retain_weight,
+            "retain_weights",
+        ),
+        Study("batch_size", "documents per update", _batch_size, "batch_sizes"),
+        Study(
+            "sequential", "one request after another against all at once", _sequential, "requests"
+        ),
+        Study(
+            "schedule",
+            "shape of the learning rate, with and without warm-up",
+            _schedule,
+            "schedules",
+        ),
         Study(
             "published",
             "the published model itself: membership unknown, no oracle",
@@ -204,5 +328,6 @@ def get_study(name: str) -> Study:
     return STUDIES[name]
 
 
-def specs_of(name: str, profile: str, domains: Sequence[str]) -> Specs:
-    return [spec for domain in domains for spec in get_study(name).runs(profile, domain)]
+def specs_of(name: str, profile: str, domains: Sequence[str], asked: Asked = OWN) -> Specs:
+    """The specs of a study for some domains, one domain after the other."""
+    return [spec for domain in domains for spec in get_study(name).runs(profile, domain, asked)]

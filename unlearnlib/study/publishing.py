@@ -13,7 +13,7 @@ from unlearnlib.profiles import get_profile
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.claims import exclusive
 from unlearnlib.store.published import read_parquet, write_parquet
-from unlearnlib.store.record import Record
+from unlearnlib.store.record import Basis, Record
 from unlearnlib.study.grids import STUDIES, Specs, specs_of
 from unlearnlib.study.records import StudyResult, spec_text
 
@@ -24,14 +24,14 @@ def publish_records(profile: str, records: Iterable[Record]) -> dict[str, int]:
     """Publish records that were computed elsewhere, each under every study that it belongs to.
 
     No model is needed: a record belongs to a study if its spec is in the study's grid. Of a study
-    and a domain only records of one starting model are published, that of most of them: a model
-    that was trained again may be another one. Returns study -> records published.
+    and a domain only records of one `Basis` are published, that of most of them: a model that was
+    trained again may be another one. Returns study -> records published.
     """
     records = list(records)
     folder = data_folder() / "results"
     folder.mkdir(parents=True, exist_ok=True)
     counts: dict[str, int] = {}
-    models: set[str] = set()
+    bases: set[Basis] = set()
     for name, study in STUDIES.items():
         chosen: list[Record] = []
         grid: Specs = []
@@ -43,22 +43,22 @@ def publish_records(profile: str, records: Iterable[Record]) -> dict[str, int]:
             grid += wanted
             specs = [spec.as_dict() for spec in wanted]
             found = [r for r in records if r.kind == "run" and r.spec in specs]
-            hashes = [r.model_hash for r in found]
-            most = max(hashes, key=hashes.count, default="")
-            chosen += [r for r in found if r.model_hash == most]
-            if left := len(found) - hashes.count(most):
+            count = Counter(r.basis for r in found)
+            most = max(count, key=lambda basis: count[basis], default=None)
+            chosen += [r for r in found if r.basis == most]
+            if left := len(found) - (count[most] if most else 0):
                 logger.warning(
                     "%d records of study %s on %s are of another model and are left out",
                     left, name, domain,
                 )  # fmt: skip
         if chosen:
             counts[name] = len(chosen)
-            models |= {r.model_hash for r in chosen}
+            bases |= {r.basis for r in chosen}
             _merge(folder / f"{profile}-{name}.parquet", chosen, grid)
     baselines = [
         r
         for r in records
-        if r.kind == "score" and r.spec.get("profile") == profile and r.model_hash in models
+        if r.kind == "score" and r.spec.get("profile") == profile and r.basis in bases
     ]
     if baselines:
         counts["baselines"] = len(baselines)
@@ -82,10 +82,10 @@ def _merge(path: Path, records: Sequence[Record], grid: Iterable[RunSpec] = ()) 
 
     Of several processes that add to one file none loses what another added.
 
-    The runs of a domain are of one starting model: those of another go when the new ones are at
-    least as many of the `grid`. Of fewer, both stay: a part is no reason to lose the whole, and who
-    reads the file takes the runs of the model that has most (`load_study`). Scores of vanilla and
-    oracle stay for every starting model: studies may differ in theirs.
+    The runs of a domain are of one `Basis`, hence of one model: those of another go when the new
+    ones are at least as many of the `grid`. Of fewer, both stay: a part is no reason to lose the
+    whole, and who reads the file takes the runs of the basis that has most (`load_study`). Scores
+    of vanilla and oracle stay for every basis: studies may differ in theirs.
     """
     with exclusive(path):
         kept = {_place(r): r for r in read_parquet(path)} if path.exists() else {}
@@ -93,7 +93,7 @@ def _merge(path: Path, records: Sequence[Record], grid: Iterable[RunSpec] = ()) 
 
 
 def _merged(
-    kept: dict[tuple[str, str], Record],
+    kept: dict[tuple[str, Basis], Record],
     records: Sequence[Record],
     grid: Iterable[RunSpec],
     file: str,
@@ -102,27 +102,27 @@ def _merged(
     kept.update({_place(r): r for r in records})
     wanted = {spec_text(spec.as_dict()) for spec in grid}
     for domain in {r.spec["domain"] for r in records if r.kind == "run"}:
-        count: Counter[str] = Counter()
-        for (spec, model), r in kept.items():
+        count: Counter[Basis] = Counter()
+        for (spec, basis), r in kept.items():
             if r.kind == "run" and r.spec["domain"] == domain:
-                count[model] += spec in wanted  # 0 for a model of whose runs none is wanted
-        new = {r.model_hash for r in records if r.kind == "run" and r.spec["domain"] == domain}
-        most = max(count[model] for model in new)
-        old = {model for model in count if model not in new and count[model] <= most}
-        if more := sorted(set(count) - new - old):
+                count[basis] += spec in wanted  # 0 for a basis of whose runs none is wanted
+        new = {r.basis for r in records if r.kind == "run" and r.spec["domain"] == domain}
+        most = max(count[basis] for basis in new)
+        old = {basis for basis in count if basis not in new and count[basis] <= most}
+        if more := sorted(set(count) - new - old, key=lambda basis: basis.model_hash):
             logger.warning(
                 "%s: on %s another model (%s) has %d runs, more than the %d of the new one: both "
                 "stay, and its runs are shown",
-                file, domain, more[0][:12], count[more[0]], most,
+                file, domain, more[0].model_hash[:12], count[more[0]], most,
             )  # fmt: skip
         kept = {
             place: r
             for place, r in kept.items()
-            if r.kind != "run" or r.spec["domain"] != domain or r.model_hash not in old
+            if r.kind != "run" or r.spec["domain"] != domain or r.basis not in old
         }
     return kept.values()
 
 
-def _place(record: Record) -> tuple[str, str]:
-    """What a record replaces in a published file: the one of the same spec and starting model."""
-    return spec_text(record.spec), record.model_hash
+def _place(record: Record) -> tuple[str, Basis]:
+    """What a record replaces in a published file: the one of the same spec and basis."""
+    return spec_text(record.spec), record.basis

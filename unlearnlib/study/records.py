@@ -15,8 +15,8 @@ from unlearnlib.folders import published_files
 from unlearnlib.profiles import DOMAINS
 from unlearnlib.store.folder import Store
 from unlearnlib.store.published import Library, read_parquet
-from unlearnlib.store.record import Record
-from unlearnlib.study.grids import Specs, get_study, specs_of
+from unlearnlib.store.record import Basis, Record
+from unlearnlib.study.grids import OWN, Asked, Specs, get_study, specs_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ class StudyResult:
 
     busy    runs that another process had claimed
     wanted  runs of the whole grid (0: not counted)
-    left    of a shard: runs of the whole grid that have no record yet, whoever is to compute them
+    left    of a shard, or after a deadline: runs of the whole grid that have no record yet, whoever
+            is to compute them
     """
 
     records: list[Record]
@@ -71,19 +72,28 @@ def load_study(
 
 
 def at_hand(
-    name: str, profile: str = "lab", domains: Sequence[str] = DOMAINS, store: Store | None = None
+    name: str,
+    profile: str = "lab",
+    domains: Sequence[str] = DOMAINS,
+    store: Store | None = None,
+    *,
+    asked: Asked = OWN,
+    published: bool = True,
 ) -> StudyResult:
     """`load_study` for a chapter that can say what is missing: no records are no error.
 
-    Nor is it that a study's settings have not been chosen at a profile yet.
+    Nor is it that a study's settings have not been chosen at a profile yet. `asked` are values in
+    place of the study's own; without `published` only the records of the store count.
     """
     base = get_study(name).base
     try:
-        specs = specs_of(name, profile, domains)
+        specs = specs_of(name, profile, domains, asked)
     except UnlearnError as error:
+        if asked != OWN:  # what was asked for may be what is wrong
+            raise
         logger.warning("%s", error)
         specs = []
-    return _matching(name, specs, profile, domains, store, base)
+    return _matching(name, specs, profile, domains, store, base, published=published)
 
 
 def joined(parts: Iterable[StudyResult]) -> StudyResult:
@@ -132,23 +142,26 @@ def _matching(
     domains: Sequence[str],
     store: Store | None,
     base: str = "vanilla",
+    *,
+    published: bool = True,
 ) -> StudyResult:
     """The records of some specs of a study, in their order, and the baselines of the domains.
 
     Published ones come first; the local store fills in what was computed here and is not published.
     (Whoever asks for a run by its key, `Library`, gets the local record first: it is the same.)
-    A model that was trained again may be another one, so all records of a domain are of one
-    starting model, that of most of them.
+    A model that was trained again may be another one, and so may its tokenizer or the retrained
+    model, so all records of a domain are of one `Basis`, that of most of them.
     """
     wanted = {spec_text(spec.as_dict()): order for order, spec in enumerate(specs)}
-    found: dict[tuple[str, str], dict[int, Record]] = {}  # by domain and starting model
-    scores: dict[tuple[str, str], Record] = {}
+    found: dict[tuple[str, Basis], dict[int, Record]] = {}  # by domain and basis
+    scores: dict[tuple[str, Basis], Record] = {}
     local = Library([], store or default_store())
-    for record in itertools.chain(_published_records(name, profile, specs), local.records()):
+    public = _published_records(name, profile, specs) if published else []
+    for record in itertools.chain(public, local.records()):
         if record.kind == "run":
             place = wanted.get(spec_text(record.spec))
             if place is not None:
-                start = record.spec["domain"], record.model_hash
+                start = record.spec["domain"], record.basis
                 found.setdefault(start, {}).setdefault(place, record)
         elif (
             record.kind == "score"
@@ -156,15 +169,13 @@ def _matching(
             and record.spec["domain"] in domains
             and record.spec.get("base", "vanilla") == base
         ):
-            scores.setdefault((spec_text(record.spec), record.model_hash), record)
-    chosen: dict[str, str] = {}
-    for (domain, model), runs in found.items():
+            scores.setdefault((spec_text(record.spec), record.basis), record)
+    chosen: dict[str, Basis] = {}
+    for (domain, basis), runs in found.items():
         if domain not in chosen or len(runs) > len(found[domain, chosen[domain]]):
-            chosen[domain] = model
+            chosen[domain] = basis
     placed = {p: r for start in chosen.items() for p, r in found[start].items()}
-    baselines = [
-        r for r in scores.values() if r.model_hash == chosen.get(r.spec["domain"], r.model_hash)
-    ]
+    baselines = [r for r in scores.values() if r.basis == chosen.get(r.spec["domain"], r.basis)]
     return StudyResult(
         [placed[place] for place in sorted(placed)], baselines, 0, wanted=len(wanted)
     )

@@ -48,7 +48,11 @@ class Search:
 
 def load_searches(profile: str = "lab") -> list[Search]:
     """The published searches of a profile, the design's first; empty if there are none."""
-    path = searches_path(profile)
+    return read_searches(searches_path(profile))
+
+
+def read_searches(path: Path) -> list[Search]:
+    """The searches in a file, the design's first; empty if there is no file."""
     if not path.exists():
         return []
     try:

@@ -1,0 +1,176 @@
+"""How long runs that nobody has made yet will take: by what was recorded, else by the plan."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from unlearnlib.cost import FLOPS_FORWARD
+from unlearnlib.errors import UnlearnError
+from unlearnlib.folders import published_files
+from unlearnlib.profiles import get_profile
+from unlearnlib.spec import RunSpec
+from unlearnlib.store.published import read_parquet
+from unlearnlib.store.record import Record
+from unlearnlib.text import duration
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long some runs will take.
+
+    seconds  in all, one after the other; None where it cannot be told
+    basis    in words, what that follows from, or why it cannot be told
+    """
+
+    seconds: float | None
+    basis: str
+
+    def __str__(self) -> str:
+        if self.seconds is None:
+            return f"How long they take cannot be told here ({self.basis})."
+        return f"They take about {duration(self.seconds)} by {self.basis}."
+
+
+def effort_of(
+    specs: Sequence[RunSpec], device: str = "cpu", limits: Mapping[str, int] | None = None
+) -> Effort:
+    """How long some runs take: by the recorded seconds of runs like them, else by the plan.
+
+    Recorded seconds count on a processor and for all documents; a GPU, and a part of the documents,
+    are planned.
+    """
+    profiles = {spec.profile for spec in specs}
+    if device in ("auto", "cpu") and not limits and not _has_gpu(device):
+        found = [seconds_recorded(spec) for spec in specs]
+        if all(seconds is not None for seconds in found):
+            processors = sorted({p for name in profiles for p in _processors(name)})
+            return Effort(
+                sum(seconds for seconds in found if seconds is not None),
+                f"what such runs took when they were recorded ({', '.join(processors)})",
+            )
+    try:
+        return _planned(specs, device, limits)
+    except UnlearnError as error:
+        return Effort(None, str(error).rstrip("."))
+
+
+def _has_gpu(device: str) -> bool:
+    """Whether "auto" is a GPU here. A driver is looked for before torch is loaded for it."""
+    if device != "auto":
+        return device != "cpu"
+    from unlearnlib.devices import choose_device
+
+    return choose_device(device) != "cpu"
+
+
+def seconds_recorded(spec: RunSpec) -> float | None:
+    """The median duration of the published runs that are most like a spec; None without any.
+
+    Like: of the same profile and method, measured along the way or not. Time is taken to grow with
+    the measurements of a run, one at the end and one every `probe_every` updates.
+    """
+    runs = _published_runs(spec.profile)
+    probed = [r for r in runs if bool(r.spec["probe_every"]) == bool(spec.probe_every)]
+    same = [r for r in probed if r.spec["method"] == spec.method] or probed
+    if not same:
+        return None
+    each = median(
+        float(r.provenance["seconds"])
+        / _measurements(int(r.spec["updates"]), int(r.spec["probe_every"]))
+        for r in same
+    )
+    return each * _measurements(spec.updates, spec.probe_every)
+
+
+def _measurements(updates: int, every: int) -> int:
+    """How often a run is evaluated."""
+    return 1 + (updates // every if every else 0)
+
+
+def _published_runs(profile: str) -> tuple[Record, ...]:
+    """The published runs of a profile on a processor."""
+    records = [
+        record
+        for path in published_files()
+        if path.stem.startswith(f"{profile}-")
+        for record in read_parquet(path)
+    ]
+    return tuple(
+        r
+        for r in records
+        if r.kind == "run"
+        and str(r.provenance.get("device", "cpu")) == "cpu"
+        and "seconds" in r.provenance
+    )
+
+
+def _processors(profile: str) -> set[str]:
+    return {str(r.provenance.get("processor", "")) for r in _published_runs(profile)} - {""}
+
+
+def _planned(specs: Sequence[RunSpec], device: str, limits: Mapping[str, int] | None) -> Effort:
+    """Updates by the plan of one run per profile and method; evaluation by its tokens.
+
+    The documents are those of the first domain: others are about as long.
+    """
+    from unlearnlib.devices import choose_device
+    from unlearnlib.planning import Machine
+
+    chosen = choose_device(device)
+    machine: Machine | None = None
+    planned: dict[tuple[str, str], tuple[float, float]] = {}  # seconds per update, per look
+    total = 0.0
+    for spec in specs:
+        group = spec.profile, spec.method
+        if group not in planned:
+            machine = machine or Machine(chosen, rate=_rate(spec.precision, chosen))
+            planned[group] = _seconds_of(spec, machine, limits)
+        update, look = planned[group]
+        looks = _measurements(spec.updates, spec.probe_every)
+        total += update * spec.updates * spec.requests + look * looks
+    return Effort(total, f"the plan, on {chosen}")
+
+
+@functools.cache
+def _rate(precision: str, device: str) -> float:
+    """Operations per second to expect here."""
+    from unlearnlib.planning import CPU_SHARE, GPU_SHARE, product_rate
+
+    return product_rate(precision, device) * (GPU_SHARE if device != "cpu" else CPU_SHARE)
+
+
+def _seconds_of(
+    spec: RunSpec, machine: object, limits: Mapping[str, int] | None
+) -> tuple[float, float]:
+    """(seconds of an update, seconds of an evaluation) of a run."""
+    from unlearnlib.bench import EVALUATED, Models, sources
+    from unlearnlib.corpus.chunks import cut
+    from unlearnlib.methods import get_method
+    from unlearnlib.models import load_tokenizer
+    from unlearnlib.planning import Machine, plan_run
+    from unlearnlib.profiles import clipped, load_domain
+
+    assert isinstance(machine, Machine)
+    scale = get_profile(spec.profile)
+    source, oracle = sources(spec.profile, spec.domain, Models(base=spec.base))
+    tokenizer = load_tokenizer(source)
+    data = clipped(spec.profile, load_domain(spec.profile, spec.domain, limits=limits), tokenizer)
+    length = spec.length or scale.length
+    retain = {"in_distribution": data.retain, "general": data.general_retain}
+    forgotten = cut(data.forget[: spec.forget_size], tokenizer, length, name="forget")
+    retained = cut(
+        retain.get(get_method(spec.method).data or "", ()), tokenizer, length, name="retain"
+    )
+    plan = plan_run(source, spec, forgotten, retained, machine=machine, oracle=oracle is not None)
+    splits = [data.split("general_evaluation" if s == "general" else s) for s in EVALUATED]
+    most = len(data.forget)  # of retain no more chunks are evaluated than of forget
+    tokens = sum(
+        len(chunk.tokens)
+        for split in splits
+        for chunk in cut(split[: max(most, 1)], tokenizer, length, name="evaluated")
+    )
+    look = FLOPS_FORWARD * plan.parameters * tokens / plan.rate
+    return plan.seconds / max(1, spec.updates * spec.requests), look

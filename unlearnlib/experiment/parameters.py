@@ -1,0 +1,216 @@
+"""The parameters of a notebook: which there are, and from what was given to checked values.
+
+papermill hands over numbers and texts, a reader who edits the cell lists and dictionaries: either
+will do ("ga,adversarial" or ["ga", "adversarial"]).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from unlearnlib.corpus.files import checked_limits
+from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.profiles import get_profile
+from unlearnlib.study.grids import AXES, Asked, get_study
+
+COMPUTE = ("published", "missing", "fresh")
+# What every notebook of results is asked by, in the order of its cell, and what each is.
+PARAMETERS = {
+    "profile": "the scale: lab, open_cpu, open or paper",
+    "domains": 'None: all of the profile\'s; or some, as "books" or ["arxiv", "books"]',
+    "methods": "None: those of the study; or some (`unlearn methods` lists them)",
+    "seeds": "None: those of the study; or others, as [0, 1, 2]",
+    "device": "auto: a GPU if there is one; or cpu, cuda, mps",
+    "compute": "published: draw records; missing: compute the rest; fresh: compute all",
+    "workers": "processes that compute side by side",
+    "budget_minutes": "None: compute all; or begin no run after so many minutes",
+    "limits": 'None: all documents; or the first of a split, as {"forget": 8, "retain": 16}',
+    "corpora": "None: where the profile has its texts from; or a folder with a copy of them",
+}
+# What the axes of studies are, as far as they are not in `PARAMETERS`.
+AXIS_NOTES = {
+    "rates": "None: the study's learning rates; or others, as [1e-4, 5e-4]",
+    "updates": "None: as many updates as in the study; or other numbers, as [6, 12]",
+    "batch_sizes": "None: the study's documents per update; or others, as [4, 16]",
+    "retain_weights": "None: the study's weights of the retain term; or others, as [0.5, 2]",
+    "sizes": "None: the study's numbers of documents to forget; or others, as [1, 8]",
+    "requests": "None: the study's numbers of requests; or others, as [1, 4]",
+    "schedules": 'None: the study\'s shapes of the rate; or others, as ["linear 0.25"]',
+}
+_NUMBERS: dict[str, Callable[[Any], Any]] = {
+    "seeds": int,
+    "rates": float,
+    "updates": int,
+    "batch_sizes": int,
+    "retain_weights": float,
+    "sizes": int,
+    "requests": int,
+}
+_PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
+# Where a parameter has another default than None.
+DEFAULTS = {"profile": "lab", "device": "auto", "compute": "published", "workers": 1}
+_OF_IPYTHON = {"In", "Out", "exit", "quit", "get_ipython", "open"}
+
+
+def items(name: str, value: Any) -> list[Any]:
+    """A parameter's values: of a list, of a text with commas, or the one that it is."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    found = list(value) if isinstance(value, list | tuple) else [value]
+    if not found or any(item is None or item == "" for item in found):
+        raise UnlearnError(f"{name} is {value!r}: give at least one value, or None for the usual.")
+    return found
+
+
+def _numbers(name: str, value: Any) -> tuple[Any, ...]:
+    """A parameter's values as numbers, each once."""
+    kind = _NUMBERS[name]
+    found = []
+    for item in items(name, value):
+        try:
+            number = kind(item) if isinstance(item, str) else item
+            if isinstance(item, bool) or number != kind(number):
+                raise ValueError
+        except (ValueError, TypeError, OverflowError):
+            what = "whole numbers" if kind is int else "numbers"
+            raise UnlearnError(f"{name} has the value {item!r}: give {what}.") from None
+        found.append(kind(number))
+    return tuple(dict.fromkeys(found))
+
+
+def _schedules(value: Any) -> tuple[tuple[str, float], ...]:
+    """Schedules as ("linear", 0.25), of texts such as "linear 0.25" or of such pairs."""
+    found = []
+    if isinstance(value, list | tuple) and len(value) == 2 and not isinstance(value[1], str | list):
+        value = [value]  # one pair
+    for item in items("schedules", value):
+        shape, warmup = (*item,) if isinstance(item, list | tuple) else (*item.split(), 0.0)[:2]
+        try:
+            found.append((str(shape), float(warmup)))
+        except (TypeError, ValueError):
+            raise UnlearnError(
+                f"schedules has the value {item!r}: give a shape and the share of updates that "
+                'warm up, as in "linear 0.25".'
+            ) from None
+    return tuple(found)
+
+
+def chosen_limits(value: Any) -> dict[str, int] | None:
+    """The parameter limits as split -> count, of a dictionary or a text "forget=8, retain=16"."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        pairs = [item.partition("=") for item in items("limits", value)]
+        value = {name.strip(): count.strip() for name, _, count in pairs}
+    try:
+        counts = {str(name): int(count) for name, count in dict(value).items()}
+    except (TypeError, ValueError):
+        raise UnlearnError(
+            f'limits is {value!r}: give numbers of documents by split, as {{"forget": 8}} or '
+            '"forget=8".'
+        ) from None
+    return checked_limits(counts)
+
+
+def known_parameters(studies: Iterable[str], more: Iterable[str] = ()) -> tuple[str, ...]:
+    """The names of a notebook's parameters: those of all, of its studies' axes, and its own."""
+    axes = {axis for name in studies for axis in get_study(name).axes}
+    own = [axis for axis in AXES if axis in axes and axis not in PARAMETERS]
+    return (*PARAMETERS, *own, *more)
+
+
+def refuse_unknown(namespace: Mapping[str, Any], known: Sequence[str]) -> None:
+    """`UnlearnError` for a plain value in a notebook's namespace that is none of its parameters.
+
+    papermill puts a misspelt parameter into the notebook, warns, and goes on.
+    """
+    for name, value in namespace.items():
+        if name.startswith("_") or name in _OF_IPYTHON or name in known:
+            continue
+        if isinstance(value, _PLAIN) and not isinstance(value, ModuleType):
+            raise unknown("parameter", name, known)
+
+
+def chosen_values(given: Mapping[str, Any]) -> Asked:
+    """The values that stand in place of the studies' own."""
+    values: dict[str, Any] = {}
+    for axis in AXES:
+        value = given.get(axis)
+        if value is None:
+            continue
+        if axis == "methods":
+            values[axis] = tuple(dict.fromkeys(map(str, items(axis, value))))
+        elif axis == "schedules":
+            values[axis] = _schedules(value)
+        else:
+            values[axis] = _numbers(axis, value)
+    return Asked(**values)
+
+
+def positive(name: str, value: Any, whole: bool = False) -> Any:
+    """A number above 0."""
+    kind = int if whole else float
+    try:
+        number = kind(value)
+        if isinstance(value, bool) or not 0 < number < float("inf") or number != float(value):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        what = "a whole number" if whole else "a number"
+        raise UnlearnError(f"{name} is {value!r}: give {what} above 0.") from None
+    return number
+
+
+def chosen_deadline(minutes: Any) -> float | None:
+    if minutes is None:
+        return None
+    return time.monotonic() + 60 * positive("budget_minutes", minutes)
+
+
+def chosen_domains(profile: str, given: Any) -> tuple[str, ...]:
+    """The domains given, each once; by default all that the profile has."""
+    scale = get_profile(profile)
+    if given in (None, "all"):
+        return scale.domains
+    domains = tuple(dict.fromkeys(map(str, items("domains", given))))
+    for domain in domains:
+        if domain not in scale.domains:
+            raise unknown("domain", domain, scale.domains)
+    return domains
+
+
+def as_word(value: Any) -> str:
+    """A parameter's value as one word of a command line."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={count}" for name, count in value.items())
+    if isinstance(value, list | tuple):
+        parts = [" ".join(map(str, x)) if isinstance(x, list | tuple) else str(x) for x in value]
+        value = ",".join(parts)
+    text = str(value)
+    return f'"{text}"' if " " in text else text
+
+
+def cell_of(template: Path) -> dict[str, tuple[str, str]]:
+    """Name -> (default as it is written, what it is) of the parameters of a notebook's template."""
+    found: dict[str, tuple[str, str]] = {}
+    for cell in _cells(template):
+        if "parameters" in cell.get("metadata", {}).get("tags", ()):
+            for line in "".join(cell["source"]).splitlines():
+                name, _, rest = line.partition(" = ")
+                value, _, note = rest.partition("  # ")
+                found[name.strip()] = value.strip(), note.strip()
+    return found
+
+
+def title_of(template: Path) -> str:
+    """The first heading of a notebook's template."""
+    lines = ("".join(cell["source"]) for cell in _cells(template))
+    return next((t.splitlines()[0].lstrip("# ") for t in lines if t.startswith("# ")), "")
+
+
+def _cells(template: Path) -> list[dict[str, Any]]:
+    return list(json.loads(template.read_text(encoding="utf-8"))["cells"])

@@ -1,0 +1,165 @@
+"""The searches of `unlearn tune` behind the guidelines: which there are, and making those missing.
+
+The procedure was designed on the lab's papers with seed 100. Other domains and seeds are held out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unlearnlib.profiles import get_profile
+from unlearnlib.spec import RunSpec
+from unlearnlib.store.claims import exclusive
+from unlearnlib.store.files import write_file
+from unlearnlib.study.chosen import BATCH
+from unlearnlib.study.searches import Search, load_searches, read_searches
+
+if TYPE_CHECKING:
+    from unlearnlib.bench import Bench
+    from unlearnlib.tuning import Tuned
+
+DESIGN = ("lab", "arxiv", 100)
+HELD_OUT = (200, 201, 202)  # seeds; of other profiles the first alone
+METHOD = "ga_gd_in_dist"
+KEPT = ("forget/perplexity", "general/perplexity", "oracle_kl/forget", "membership/min_k_40/auc")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """One search: of a method on a domain of a profile, with a seed and updates per run."""
+
+    profile: str
+    domain: str
+    seed: int
+    method: str = METHOD
+    updates: int | None = None
+
+    @property
+    def spec(self) -> RunSpec:
+        """What the search leaves as it is."""
+        scale = get_profile(self.profile)
+        return RunSpec(
+            self.profile,
+            self.domain,
+            self.method,
+            updates=self.updates or scale.updates,
+            batch_size=BATCH,
+            seed=self.seed,
+            precision=scale.precision,
+        )
+
+    @property
+    def is_design(self) -> bool:
+        """Whether the procedure was designed on this search."""
+        return (self.profile, self.domain, self.seed, self.method) == (*DESIGN, METHOD)
+
+    def fits(self, search: Search) -> bool:
+        """Whether a recorded search is this one."""
+        return (
+            search.domain == self.domain
+            and search.seed == self.seed
+            and search.method == self.method
+            and search.situation.updates == self.spec.updates
+        )
+
+
+def usual_searches(
+    profile: str,
+    domains: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    methods: Sequence[str] | None = None,
+    updates: int | None = None,
+) -> list[Wanted]:
+    """The searches of a profile, the design's first; None stands for the usual ones."""
+    known = sorted(get_profile(profile).domains)
+    if profile == DESIGN[0]:
+        pairs = [DESIGN[1:], *((d, s) for s in HELD_OUT for d in known if d != DESIGN[1])]
+    else:
+        pairs = [(domain, HELD_OUT[0]) for domain in known]
+    if seeds is not None:
+        pairs = [(domain, seed) for seed in seeds for domain in known]
+    return [
+        Wanted(profile, domain, seed, method, updates)
+        for domain, seed in pairs
+        if domains is None or domain in domains
+        for method in methods or (METHOD,)
+    ]
+
+
+def local_path(store: Path, profile: str) -> Path:
+    """Where a store keeps the searches that were made here."""
+    return store / f"{profile}-tuning.jsonl"
+
+
+def searches_found(
+    wanted: Sequence[Wanted], store: Path, published: bool = True
+) -> tuple[list[Search], list[Wanted]]:
+    """(the recorded ones of some searches, in their order; those that are not recorded)."""
+    found: list[Search] = []
+    lacking: list[Wanted] = []
+    at_hand = {
+        profile: [
+            *(load_searches(profile) if published else ()),
+            *read_searches(local_path(store, profile)),
+        ]
+        for profile in {each.profile for each in wanted}
+    }
+    for each in wanted:
+        fitting = [search for search in at_hand[each.profile] if each.fits(search)]
+        if fitting:
+            found.append(fitting[0])
+        else:
+            lacking.append(each)
+    return found, lacking
+
+
+def make_search(bench: Bench, wanted: Wanted, path: Path, trace: Path | None = None) -> None:
+    """Make a search and add its line to a file; `trace` keeps what an interrupted one did."""
+    from unlearnlib.tuning import search
+
+    made = search(
+        bench,
+        wanted.spec,
+        trace=trace,
+        on_proposal=lambda n, proposal: logger.info("%d: %s", n, proposal.reason),
+    )
+    line = json.dumps(line_of(made, wanted)) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(path):
+        before = path.read_bytes() if path.exists() else b""
+        write_file(path, before + line.encode("utf-8"), replace=True)
+
+
+def line_of(found: Tuned, wanted: Wanted) -> dict[str, Any]:
+    """A search in one line of JSON."""
+    best = None if found.best is None else found.steps[found.best]
+    record = found.record
+    return {
+        "domain": wanted.domain,
+        "seed": wanted.seed,
+        "method": wanted.method,
+        "design": wanted.is_design,
+        "situation": dataclasses.asdict(found.situation),
+        "steps": [dataclasses.asdict(step) for step in found.steps],
+        "best": found.best,
+        "shortfall": None if best is None else best.shortfall(found.situation),
+        "ending": found.ending,
+        "before": {name: found.before[name] for name in KEPT if name in found.before},
+        "after": record and {n: record.metrics[n] for n in KEPT if n in record.metrics},
+        "versions": record and record.provenance["versions"],
+    }
+
+
+def by_domain(wanted: Iterable[Wanted]) -> Iterator[tuple[str, list[Wanted]]]:
+    """Some searches by domain, so that each domain's model is loaded once."""
+    groups: dict[str, list[Wanted]] = {}
+    for each in wanted:
+        groups.setdefault(each.domain, []).append(each)
+    yield from groups.items()
