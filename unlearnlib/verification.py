@@ -370,7 +370,7 @@ def why_not_remade(record: Record, bench: Bench) -> str:
     if bench.source == str(weights):
         # Trained in float32: a bench in bfloat16 holds other numbers, and has another hash.
         full = record.spec["precision"] == "float32"
-        trained = bench.model_hash if full else model_hash(load_model(weights))
+        trained = bench.model_hash if full else model_hash(load_model(weights, "float32"))
     if not trained or here.get("model_hash") != trained:
         return f"{other_model}, and this machine has no record of training the latter"
     theirs = read_record(profile, "vanilla")

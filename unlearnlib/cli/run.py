@@ -111,7 +111,7 @@ def _run(args: argparse.Namespace, inputs: Inputs) -> Report:
             logger.info("scoring the model before")
             before = evaluate(bench, bench.model, spec)[0]
             before |= _answers(bench.model, bench.tokenizer, tasks, progress)
-        logger.info("unlearning: %s, %d updates", spec.method, spec.updates)
+        logger.info("unlearning: %s, %d updates, in %s", spec.method, spec.updates, spec.precision)
         model, record = execute(bench, spec, in_place=True, command=command)
         answers = _answers(model, bench.tokenizer, tasks, progress)
         if store is not None and is_main_process():
@@ -307,7 +307,7 @@ def _plan_run(inputs: Inputs, execution: Execution) -> tuple[Plan, Reading]:
     data = inputs.data or load_domain(spec.profile, spec.domain, inputs.corpora, inputs.limits)
     models = Models(inputs.model, base=spec.base)
     source, oracle = sources(spec.profile, spec.domain, models, own)
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(inputs.tokenizer or source)
     config = model_config(source)
     length = chunk_length(config, spec.length, None if own else scale.length)
     if not own:

@@ -19,6 +19,7 @@ from unlearnlib.cli.arguments import (
     hush_transformers,
     write_output,
 )
+from unlearnlib.cli.inputs import check_tokenizer_of
 from unlearnlib.cli.output import Report, columns
 from unlearnlib.comparison import REMADE, STRICT, NumericalTolerance, as_row
 from unlearnlib.devices import choose_device
@@ -46,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 def verify_command(args: argparse.Namespace) -> Report:
     """Pick published runs at random, run them again with their baselines, and compare."""
+    check_tokenizer_of(args)
     page = file_to_write(args.report, "--report", args.force)
     given = None if args.tolerance is None else NumericalTolerance(args.tolerance, args.tolerance)
     tolerance = given or STRICT
@@ -69,7 +71,13 @@ def verify_command(args: argparse.Namespace) -> Report:
         return open_bench(
             spec.profile,
             spec.domain,
-            models=Models(args.model, base=spec.base, precision=spec.precision, device=device),
+            models=Models(
+                args.model,
+                base=spec.base,
+                precision=spec.precision,
+                device=device,
+                tokenizer=args.tokenizer,
+            ),
             selection=Selection(args.corpora, limits),
             execution=chosen_execution(args, progress=False),
         )
@@ -195,6 +203,8 @@ def _verify_again(args: argparse.Namespace) -> str:
         words += ["--limit", limit]
     if args.model is not None:
         words += ["--model", source_name(args.model)]
+    if args.tokenizer is not None:
+        words += ["--tokenizer", source_name(args.tokenizer)]
     if args.store is not None:
         words += ["--store", file_name(args.store)]
     if args.corpora is not None:

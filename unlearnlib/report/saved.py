@@ -320,11 +320,12 @@ def _public_name(source: str) -> tuple[str, str | None]:
         return source, None
     if Path(source).exists():
         return file_name(source), None
+    hub_id = source.partition("@")[0]  # a revision may follow
     try:
-        validate_repo_id(source)
+        validate_repo_id(hub_id)
     except HFValidationError:  # a folder that is no longer there
         return file_name(source), None
-    return source, source
+    return source, hub_id
 
 
 def _call(record: Record, data: DomainData) -> str:
@@ -382,7 +383,8 @@ def save_unlearned(
         staged = Path(scratch) / "model"
         save_model(model, tokenizer, staged, texts)
         if card.adapter:
-            save_adapter(model.lora_adapter, staged / ADAPTER, card.base_model)
+            revision = card.source.partition("@")[2] if card.base_model else ""
+            save_adapter(model.lora_adapter, staged / ADAPTER, card.base_model, revision or None)
         if not _put_in_place(staged, out, force):
             kept = _keep_beside(staged, place, out.name)
             raise UnlearnError(
