@@ -331,6 +331,7 @@ def _facts(
             if docs
         },
         ends={split: left_out(parts) for split, parts in chunks.items()},
+        prompted=data.has_prompts,
     )
 
 
