@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import http.server
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -63,6 +65,15 @@ def pages_of(folder: Path) -> list[str]:
     """
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*.html"))
     return sorted(path for path in found if path != "index.html" and path[:8] != "_static/")
+
+
+def build() -> ModuleType:
+    """book/build.py, which is on no path."""
+    spec = importlib.util.spec_from_file_location("book_build", ROOT / "book" / "build.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @contextmanager
@@ -314,6 +325,136 @@ def test_every_link_of_the_book_leads_somewhere(book: str) -> None:
     (repository,) = re.findall(r"^repository:\n  url: (\S+)$", config, re.M)
     found = broken_links(BOOK, ROOT, repository)
     assert not found, "\n".join(found)
+
+
+def test_the_book_is_light(book: str) -> None:
+    found = build().too_heavy(BOOK)
+    assert not found, "\n".join(found)
+    inlined = [p for p in pages_of(BOOK) if ";base64," in (BOOK / p).read_text(encoding="utf-8")]
+    assert not inlined, f"images within the HTML of {', '.join(inlined)}"
+
+
+def test_the_book_tells_nothing_of_the_machine_that_built_it(book: str) -> None:
+    """No path of it, and no output in the notebooks that a page offers."""
+    places = [f"{place}/" for place in (ROOT, Path.home()) if place != Path("/")]
+    for path in BOOK.rglob("*"):
+        if path.suffix in {".html", ".js", ".json", ".ipynb", ".svg", ".csv", ".md", ".xml"}:
+            text = path.read_text(encoding="utf-8")
+            assert not [place for place in places if place in text], path
+    sources = list((BOOK / "_sources").rglob("*.ipynb"))
+    assert sources
+    for path in sources:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        assert "papermill" not in notebook["metadata"], path
+        for cell in notebook["cells"]:
+            assert not cell.get("outputs") and set(cell["metadata"]) <= {"tags"}, path
+
+
+def test_formulas_are_set_and_told_to_those_who_listen(chromium: Any, book: str) -> None:
+    with opened(chromium, book, "book/methods.html", "desktop", "light") as (page, found):
+        assert page.locator("mjx-container").count()
+        assert page.locator("mjx-assistive-mml").count()
+        assert not found, "\n".join(found)
+
+
+def test_a_page_without_formulas_loads_no_mathjax(book: str) -> None:
+    for path in pages_of(BOOK):
+        text = (BOOK / path).read_text(encoding="utf-8")
+        assert ("tex-chtml" in text) == bool(re.search(r'class="math\b', text)), path
+
+
+def test_a_phone_loads_the_drawing_for_phones_alone(chromium: Any, book: str) -> None:
+    for size, narrow in (("phone", True), ("desktop", False)):
+        asked: list[str] = []
+        width, height = SIZES[size]
+        with chromium.new_context(viewport={"width": width, "height": height}) as context:
+            page = context.new_page()
+            page.on("request", lambda request, asked=asked: asked.append(request.url))
+            page.goto(book + FIRST, wait_until="load")
+            images(page)
+        drawn = [url for url in asked if "/_images/figure-" in url]
+        assert drawn and all(url.endswith("-narrow.svg") == narrow for url in drawn)
+
+
+def first_link(page: Any, kind: str) -> Any:
+    """A link in the text of a page that leads to a place of that kind."""
+    return page.locator(f"article.bd-article a[data-preview]{kind}").first
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("book/question.html", ".term"),
+        ("book/question.html", '[href*="references.html#"]'),
+        ("book/exhibits.html", '[href*="#figure-"]'),
+        ("book/exhibits.html", '[href*="#table-"]'),
+    ],
+)
+def test_a_link_shows_what_it_leads_to(chromium: Any, book: str, path: str, kind: str) -> None:
+    for scheme in SCHEMES:
+        with opened(chromium, book, path, "desktop", scheme) as (page, found):
+            link, preview = first_link(page, kind), page.locator("#preview")
+            link.scroll_into_view_if_needed()
+            link.hover()
+            preview.wait_for(state="visible")
+            assert preview.inner_text().strip() or preview.locator("img").count()
+            assert link.get_attribute("aria-describedby") == "preview"
+            found += images_in(page, "#preview") + accessibility(page)
+            page.keyboard.press("Escape")
+            preview.wait_for(state="hidden")
+            page.keyboard.press("Shift")  # from now on the focus counts as one of the keyboard
+            link.focus()
+            preview.wait_for(state="visible")
+            assert not found, "\n".join(found)
+
+
+def images_in(page: Any, place: str) -> list[str]:
+    """Images in a part of a page that show nothing."""
+    return page.evaluate(
+        """async (place) => {
+            const found = [];
+            for (const image of document.querySelectorAll(`${place} img`)) {
+                await image.decode().catch(() => {});
+                if (!image.naturalWidth) found.push(`missing image: ${image.src}`);
+            }
+            return found;
+        }""",
+        place,
+    )
+
+
+def test_a_row_leads_to_its_record(chromium: Any, book: str) -> None:
+    rows = (p for p in pages_of(BOOK) if 'class="origin"' in (BOOK / p).read_text("utf-8"))
+    if (path := next(rows, None)) is None:
+        pytest.skip("no table of this book names its records")
+    with opened(chromium, book, path, "desktop", "light") as (page, found):
+        images(page)  # what is under way when the page is left would count as failed
+        link = page.locator("a.origin").first
+        keys = link.get_attribute("href").partition("only=")[2].partition("#")[0].split(",")
+        link.click()
+        page.wait_for_selector(".records-shown:visible")
+        shown = page.locator("ol.records > li:visible")
+        assert [entry.get_attribute("id") for entry in shown.all()] and shown.count() == len(keys)
+        assert {entry.get_attribute("id") for entry in shown.all()} == set(keys)
+        page.click(".records-shown a")
+        page.wait_for_url(lambda url: "?" not in url)
+        page.locator("ol.records > li").first.wait_for(state="visible")
+        assert page.locator("ol.records > li:visible").count() > len(keys)
+        assert not found, "\n".join(found)
+
+
+def test_the_pages_say_where_they_are_published(book: str) -> None:
+    sitemap = (BOOK / "sitemap.xml").read_text(encoding="utf-8")
+    listed = set(re.findall(r"<loc>([^<]+)</loc>", sitemap))
+    assert (BOOK / ".nojekyll").is_file()
+    for path in pages_of(BOOK):
+        text = (BOOK / path).read_text(encoding="utf-8")
+        (canonical,) = re.findall(r'<link rel="canonical" href="([^"]+)"', text)
+        assert canonical.endswith("/" + path)
+        if path.startswith("book/") and "/records/" not in path:
+            assert canonical in listed and f'property="og:url" content="{canonical}"' in text
+            (card,) = re.findall(r'property="og:image" content="([^"]+)"', text)
+            assert (BOOK / card.removeprefix(canonical.removesuffix(path))).is_file()
 
 
 @pytest.mark.parametrize("menu", ["primary", "secondary"])

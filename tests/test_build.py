@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -28,6 +29,12 @@ def build() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_book_runs_its_pages_and_no_notebook_beside_them(build: ModuleType) -> None:
+    templates = sorted(build.TEMPLATES.glob("*.ipynb"))
+    beside = {path.stem for path in templates} - {p.stem for p in build.of_the_book(templates)}
+    assert beside == {"open_in_colab"}  # which trains for as long as its reader allows
 
 
 # --- one page
@@ -124,7 +131,7 @@ def test_a_notebook_is_run_again_when_the_local_store_has_other_records(
 ) -> None:
     ran = []
 
-    def execute(template: Path, result: Path, *, progress: bool) -> None:
+    def execute(template: Path, result: Path, given: Mapping[str, str], *, progress: bool) -> None:
         ran.append(template.stem)
         result.write_text("{}")
 
@@ -151,7 +158,7 @@ def test_notebooks_run_at_a_time_and_one_that_fails_ends_the_others_that_wait(
     together = threading.Barrier(jobs, timeout=30)
     ran = []
 
-    def execute(template: Path, result: Path, *, progress: bool) -> None:
+    def execute(template: Path, result: Path, given: Mapping[str, str], *, progress: bool) -> None:
         ran.append(template.stem)
         together.wait()  # breaks unless so many run at a time
         if template.stem == "bad":

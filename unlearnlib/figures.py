@@ -20,6 +20,7 @@ from typing import Any, ParamSpec
 
 import matplotlib.style
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
@@ -38,6 +39,7 @@ from unlearnlib.text import number
 
 WIDE, NARROW = 7.5, 4.4  # inches; the narrow one is about a phone's width at reading size
 NARROW_SCREEN = "(max-width: 600px)"
+RASTER = 192  # dots per inch of what is drawn as an image: two for each of a screen's
 
 # Perplexities this many times beyond every baseline say no more than "destroyed".
 BEYOND = 30.0
@@ -271,10 +273,15 @@ def cross_handle() -> Line2D:
 
 
 def to_svg(figure: Figure) -> str:
-    """The figure as SVG; the same figure gives the same bytes."""
+    """The figure as SVG; the same figure gives the same bytes.
+
+    The cells of a heat map are an image in it: outlines would take several times as much.
+    """
+    for mesh in figure.findobj(QuadMesh):
+        mesh.set_rasterized(True)
     buffer = io.StringIO()
     with _style():
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=RASTER)
     return buffer.getvalue()
 
 
@@ -282,6 +289,12 @@ def data_uri(figure: Figure) -> str:
     """The figure's SVG as an address that an <img> takes."""
     raw = to_svg(figure).encode("utf-8")
     return "data:image/svg+xml;base64," + base64.b64encode(raw).decode("ascii")
+
+
+def _pixels(figure: Figure) -> str:
+    """A figure's size as attributes, so that a page keeps its place free while it loads."""
+    width, height = (round(inches * 96) for inches in figure.get_size_inches())
+    return f'width="{width}" height="{height}"'
 
 
 def image_html(figure: DescribedFigure, caption: str, *, around: str = "", below: str = "") -> str:
@@ -296,11 +309,11 @@ def image_html(figure: DescribedFigure, caption: str, *, around: str = "", below
         raise UnlearnError("the figure has no alternative text: set its `alt`.")
     sources = ""
     if figure.narrow is not None:
-        sources = f'<source media="{NARROW_SCREEN}" srcset="{data_uri(figure.narrow())}">'
-    width = round(figure.get_figwidth() * 96)
+        narrow = figure.narrow()
+        sources = f'<source media="{NARROW_SCREEN}" srcset="{data_uri(narrow)}" {_pixels(narrow)}>'
     image = (
         f'<img src="{data_uri(figure)}" alt="{html.escape(figure.alt, quote=True)}" '
-        f'width="{width}">'
+        f"{_pixels(figure)}>"
     )
     return (
         f"<figure{around}><picture>{sources}{image}</picture>"

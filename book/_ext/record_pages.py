@@ -1,7 +1,7 @@
 """A Sphinx extension: the origin of every number, one click away.
 
 Each chapter that says from which records its figures and tables were drawn has a page that lists
-them: key, spec, command and commit. A number or row of a table leads to its own (`?only=KEYS#KEY`),
+them: key, spec, command and commit. A number or row of a table leads to its own (`?only=KEYS`),
 a figure or table to all of its own (`?of=ANCHOR`); the script `records.js` hides the others.
 """
 
@@ -71,7 +71,7 @@ def entry(origin: Origin, shared: Origin, exhibits: Sequence[int], repository: s
     commit, _, dirty = origin["commit"].partition("-")
     made = []
     if commit:
-        address = html.escape(f"{repository}/commit/{commit}")
+        address = html.escape(f"{repository}/commit/{commit[:12]}")
         changed = " with changes that were not committed" if dirty else ""
         made.append(f'commit <a href="{address}">{html.escape(commit[:10])}</a>{changed}')
     made += [html.escape(str(origin[name])) for name in ("device",) if origin[name]]

@@ -1,6 +1,5 @@
 /* The page of a chapter's records, opened at a number of a table (?only=KEY,KEY) or at a figure or
- * table (?of=ANCHOR), shows those records alone and says so. Without a script it shows all, from
- * the first that was meant. */
+ * table (?of=ANCHOR), shows those records alone and says so. Without a script it shows all. */
 
 document.addEventListener("DOMContentLoaded", () => {
   const entries = Array.from(document.querySelectorAll("ol.records > li"));
