@@ -298,6 +298,7 @@ def _facts(
             if docs
         },
         ends={split: left_out(parts) for split, parts in chunks.items()},
+        prompted=data.has_prompts,
     )
 
 
