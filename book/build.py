@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -161,6 +162,13 @@ def execute_one(line: str, template: Path, inputs: str, *, alone: bool) -> None:
     print(f"{line}: {time.monotonic() - start:.0f} s", flush=True)
 
 
+def of_the_book(templates: list[Path]) -> list[Path]:
+    """Those that are pages of the book, by its table of contents; one that trains for half an hour
+    is not."""
+    pages = set(re.findall(r"book/_run/(\w+)", (ROOT / "_toc.yml").read_text(encoding="utf-8")))
+    return [template for template in templates if template.stem in pages]
+
+
 def remove_orphans(templates: list[Path]) -> None:
     """Deletes results whose template is gone, so that the book cannot show them."""
     names = {template.stem for template in templates}
@@ -261,7 +269,7 @@ def main() -> None:
             "There is no browser to print the book with: install Chromium or Chrome, name one as "
             "in CHROMIUM=/path/to/chrome make pdf, or print the page of make single-page yourself."
         )
-    templates = sorted(TEMPLATES.glob("*.ipynb"))
+    templates = of_the_book(sorted(TEMPLATES.glob("*.ipynb")))
     remove_orphans(templates)
     chosen = templates
     if arguments.only:

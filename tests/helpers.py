@@ -125,11 +125,11 @@ def naive_term(
     kind: str, model: Any, chunk: Chunk, original: Any, labels: Tensor | None = None
 ) -> Tensor:
     """The sum over a chunk's targets of one term, from full logits."""
-    logp = logits_of(model, chunk)[:-1].log_softmax(-1)  # (T - 1, V)
-    truth = torch.tensor(chunk.tokens[1:])
+    logp = logits_of(model, chunk)[chunk.context - 1 : -1].log_softmax(-1)  # (targets, V)
+    truth = torch.tensor(chunk.tokens[chunk.context :])
     if kind == "kl":
         with torch.no_grad():
-            q = logits_of(original, chunk)[:-1].softmax(-1)
+            q = logits_of(original, chunk)[chunk.context - 1 : -1].softmax(-1)
         return (q * (q.log() - logp)).sum()
     sign = {"ascent": 1.0, "descent": -1.0, "labels": -1.0}[kind]
     picked = truth if labels is None else labels
@@ -137,7 +137,7 @@ def naive_term(
 
 
 def naive_adversarial(original: Any, chunk: Chunk, alignment: str = "aligned") -> Tensor:
-    """(T - 1,) the original model's best wrong token, from full logits, one position at a time.
+    """(targets,) the original model's best wrong token, from full logits, position by position.
 
     "release" goes through the authors' two steps: a label per input position from the logits at
     that position with that position's input token removed, and then the library's shift.
@@ -147,11 +147,11 @@ def naive_adversarial(original: Any, chunk: Chunk, alignment: str = "aligned") -
     if alignment == "aligned":
         for j in range(len(chunk.tokens) - 1):
             logits[j, chunk.tokens[j + 1]] = -torch.inf
-        return logits[:-1].argmax(-1)
+        return logits[chunk.context - 1 : -1].argmax(-1)
     for j, token in enumerate(chunk.tokens):
         logits[j, token] = -torch.inf
     labels = logits.argmax(-1)  # (T,) one per input position
-    return labels[1:]  # the library compares the output at t with the label at t + 1
+    return labels[chunk.context :]  # the library compares the output at t with the label at t + 1
 
 
 # The unified view, read off the paper's table: forget term, retain term, split of the retain data.
@@ -191,7 +191,7 @@ def naive_unlearn(
             take = min(batch_size, len(chunks))
             first = update * take
             picks = list(islice(order(seed, stream, len(chunks)), first, first + take))
-            count = sum(len(chunks[i].tokens) - 1 for i in picks)
+            count = sum(chunks[i].targets for i in picks)
             for chunk in (chunks[i] for i in picks):
                 labels = None
                 if kind == "random":

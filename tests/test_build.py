@@ -30,6 +30,12 @@ def build() -> ModuleType:
     return module
 
 
+def test_the_book_runs_its_pages_and_no_notebook_beside_them(build: ModuleType) -> None:
+    templates = sorted(build.TEMPLATES.glob("*.ipynb"))
+    beside = {path.stem for path in templates} - {p.stem for p in build.of_the_book(templates)}
+    assert beside == {"open_in_colab"}  # which trains for as long as its reader allows
+
+
 # --- one page
 
 INDEX = """# Root

@@ -572,7 +572,7 @@ def test_a_method_that_needs_retain_data_says_which(
     method: str, flag: str, model: Path, files: Path, unlearn: Unlearn
 ) -> None:
     words = ["--forget", "forget.jsonl", "--method", method, "--out", "out"]
-    code, _, err = unlearn("run", "--model", model, *words)
+    code, _, err = unlearn("run", "--model", model, *words, "--quiet")
     assert code == 2 and err.count("\n") == 1
     assert repr(method) in err and f"{flag} FILE" in err
 

@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def _csv() -> bytes:
     return sink.getvalue()
 
 
+def _zip() -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data/a.jsonl", LINES)
+        archive.writestr("README.md", "How the data was made.")
+    return sink.getvalue()
+
+
 LINES = "".join(
     json.dumps({"id": number, "text": text}, ensure_ascii=False) + "\n"
     for number, text in enumerate(TEXTS)
@@ -66,6 +75,9 @@ GOOD = {
     "a.csv": _csv(),
     "a.arrow": _arrow(),
     "a.jsonl.gz": gzip.compress(LINES, mtime=0),
+    "a.json": json.dumps([json.loads(line) for line in LINES.splitlines()]).encode(),
+    "a.zip": _zip(),
+    "a.jsonl.zst": pa.compress(LINES, codec="zstd", asbytes=True),
 }
 # What breaks a reader sooner than any byte would.
 PIECES = (

@@ -99,7 +99,12 @@ def test_environment_yml_pins_the_direct_dependencies_as_the_lock_does(
 def test_environment_yml_constrains_the_rest_by_the_lock_and_installs_the_package(
     conda_pip: list[str],
 ) -> None:
-    assert [line for line in conda_pip if line.startswith("-")] == ["-c requirements.lock", "-e ."]
+    """And takes the CPU build of torch, whose local version comes before the plain one."""
+    assert [line for line in conda_pip if line.startswith("-")] == [
+        "--extra-index-url https://download.pytorch.org/whl/cpu",
+        "-c requirements.lock",
+        "-e .",
+    ]
 
 
 def test_the_python_of_environment_yml_is_one_that_pyproject_allows(

@@ -1,23 +1,38 @@
-"""Every notebook computes what it shows when it is asked to, at a scale of seconds.
+"""Notebooks as experiments: what they are asked for, what is missing of it, and computing that.
 
-The notebooks run in this process, without a kernel, but for one that papermill runs.
+Every notebook computes what it shows when it is asked to, here at a scale of seconds by the same
+parameters that anyone has. They run in this process, without a kernel, but for one.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
-from templates import TEMPLATES, code, shown
+from templates import NOTEBOOKS, TEMPLATES, code, shown
 
+from unlearnlib.cli import main
+from unlearnlib.comparison import compare
+from unlearnlib.errors import UnlearnError
+from unlearnlib.experiment import experiment as module
+from unlearnlib.experiment.effort import effort_of, seconds_recorded
+from unlearnlib.experiment.experiment import Experiment, agreement_in_words, open_experiment
+from unlearnlib.experiment.parameters import known_parameters
+from unlearnlib.experiment.searches import usual_searches
+from unlearnlib.experiment.work import Work, parse
+from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
+from unlearnlib.store.record import Record
+from unlearnlib.study.grids import STUDIES, Asked
 
-LIMITS = {name: 3 for name in ("forget", "retain", "approximate")} | {
-    "general_retain": 3,
-    "general_evaluation": 3,
-}
-# Two methods, one domain, one seed, one or two updates, three documents a split: seconds.
+LIMITS = {
+    "forget": 3, "retain": 3, "approximate": 3, "general_retain": 3, "general_evaluation": 3,
+}  # fmt: skip
+# Two methods, one domain, one seed, two updates, three documents a split.
 SMALL: dict[str, Any] = {
     "domains": "books",
     "methods": "ga,ga_gd_in_dist",
@@ -27,45 +42,279 @@ SMALL: dict[str, Any] = {
     "limits": LIMITS,
     "device": "cpu",
 }
-OWN: dict[str, dict[str, Any]] = {
+OWN_PARAMETERS: dict[str, dict[str, Any]] = {
     "forget_size": {"sizes": [1, 2], "requests": [1, 2]},
     "release": {"methods": "random_label,adversarial"},
     "sensitivity": {
         "batch_sizes": [1, 2],
         "retain_weights": [1, 3],
-        "schedules": ["constant 0", "linear 0.5"],
+        "schedules": ["constant", "linear 0.5"],
     },
     "real_model": {"profile": "lab"},  # SmolLM2 is not here: the same code on the lab's model
     "engine": {"measures": "invariance", "methods": "ga"},
 }
-COMPUTES = [path.stem for path in TEMPLATES]
+# Those that compute always, or make their own models, have tests of their own.
+EXPERIMENTS = [p.stem for p in TEMPLATES if p.stem not in ("step_by_step", "open_in_colab")]
+# Benchmarks and searches leave files of their own; the others leave records of runs.
+NO_RUNS = {"data", "engine"}
 
 
-def records(store: Path) -> dict[str, dict[str, Any]]:
-    """The specs of the runs below a folder, by key."""
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store, in which whatever is computed ends."""
+    monkeypatch.setenv("UNLEARN_STORE", str(tmp_path / "runs"))
+    monkeypatch.setenv("UNLEARN_FIGURES", str(tmp_path / "figures"))
+    return tmp_path / "runs"
+
+
+def records(folder: Path, kind: str = "run") -> dict[str, Record]:
+    """The records below a folder, by key."""
     found = {}
-    for folder in {path.parent.parent.parent for path in store.rglob("records/??/*.json")}:
-        one = Store(folder)
-        found.update({r.key: r.spec for r in map(one.get, one.keys()) if r.kind == "run"})
+    for root in {path.parent.parent.parent for path in folder.rglob("records/??/*.json")}:
+        one = Store(root)
+        found.update({r.key: r for r in map(one.get, one.keys()) if r.kind == kind})
     return found
 
 
 def parameters(name: str, **changes: Any) -> dict[str, Any]:
-    """The parameters of a notebook at a scale of seconds."""
-    known = code(TEMPLATES[[p.stem for p in TEMPLATES].index(name)])
-    given = {**SMALL, "compute": "fresh", **OWN.get(name, {}), **changes}
-    return {n: v for n, v in given.items() if f"\n{n} = " in known}
+    """The parameters of a notebook at a scale of seconds, all of it computed anew."""
+    text = code(NOTEBOOKS / f"{name}.ipynb")
+    given = {**SMALL, "compute": "fresh", **OWN_PARAMETERS.get(name, {}), **changes}
+    return {n: v for n, v in given.items() if f"\n{n} = " in text}
 
 
-@pytest.mark.parametrize("name", COMPUTES)
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_notebook_computes_what_it_shows(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("UNLEARN_STORE", str(tmp_path / "runs"))
-    monkeypatch.setenv("UNLEARN_FIGURES", str(tmp_path / "figures"))
     pages = shown(name, parameters(name), monkeypatch)
-    made = records(tmp_path / "runs")
+    runs = records(store)
+    assert bool(runs) == (name not in NO_RUNS)
+    if name != "engine":
+        assert len(records(store, "score")) == 2  # vanilla and the retrained model
+    else:
+        assert list(store.rglob("benchmarks/invariance.json"))
+    specs = [RunSpec.from_dict(record.spec) for record in runs.values()]
+    asked = parameters(name)["methods"].split(",")
+    assert {spec.method for spec in specs} <= {*asked, "ga_gd_in_dist"}
+    assert {spec.domain for spec in specs} <= {"books"}
     figures = sum("<figure" in page for page in pages)
-    print(name, len(made), figures)
-    assert made or list((tmp_path / "runs").rglob("*.json*"))
-    assert figures or sum("<table" in page for page in pages)
+    wanted = len(set((tmp_path / "figures").glob("*.svg")))
+    assert (figures and wanted >= figures) or sum("<table" in page for page in pages)
+    assert any("Computed on " in page for page in pages)
+    assert not any("cannot be computed" in page for page in pages)
+    if runs:  # a part of the documents is not what is published
+        assert any("there is nothing to compare with" in page for page in pages)
+
+
+def test_papermill_runs_an_experiment_and_another_value_is_another_run(
+    store: Path, tmp_path: Path
+) -> None:
+    """Through the command, a kernel and papermill; what is there already is not computed again."""
+    out = tmp_path / "out.ipynb"
+    words = ["notebook", "trajectories", "--out", str(out), "--force", "--quiet"]
+    given = {**SMALL, "compute": "missing", "methods": "ga", "limits": "forget=3,retain=3"}
+    for name, value in {**given, "updates": 1}.items():
+        words += ["-p", name, str(value)]
+    assert main(words) == 0
+    first = records(store)
+    assert [r.spec["updates"] for r in first.values()] == [1]
+    notebook = nbformat.read(out, as_version=4)
+    assert "input_path" not in notebook.metadata["papermill"]
+    assert str(tmp_path) not in out.read_text(encoding="utf-8").replace(str(out), "")
+    html = [
+        o.data["text/html"]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for o in cell.outputs
+        if "text/html" in o.get("data", {})
+    ]
+    assert any("<figure" in page for page in html)
+    assert main([*words, "-p", "rates", "1e-3"]) == 2  # given twice
+    words[words.index("updates") + 1] = "2"
+    assert main(words) == 0
+    assert sorted(r.spec["updates"] for r in records(store).values()) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("rat", 3e-4, "unknown parameter 'rat': choose one of rates"),
+        ("domain", "books", "unknown parameter 'domain': choose one of domains"),
+        ("domains", "book", "unknown domain 'book': choose one of books"),
+        ("methods", "gaa", "unknown method 'gaa'"),
+        ("rates", "fast", "rates has the value 'fast': give numbers."),
+        ("rates", [], "rates is []: give at least one value"),
+        ("rates", -1, "learning_rate is -1.0: give a number that is not negative."),
+        ("seeds", 1.5, "seeds has the value 1.5: give whole numbers."),
+        ("seeds", True, "seeds has the value True: give whole numbers."),
+        ("compute", "all", "unknown value of compute 'all': choose one of"),
+        ("workers", 0, "workers is 0: give a whole number above 0."),
+        ("workers", 1.5, "workers is 1.5: give a whole number above 0."),
+        ("budget_minutes", "soon", "budget_minutes is 'soon': give a number above 0."),
+        ("limits", "forget", "limits is {'forget': ''}: give numbers of documents by split"),
+        ("limits", {"forgot": 3}, "forgot"),
+        ("profile", "lap", "unknown profile 'lap': choose one of lab"),
+        ("device", "gpu", "unknown device 'gpu'"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_in_one_sentence(
+    name: str, value: Any, said: str, store: Path
+) -> None:
+    given = {"compute": "missing", "limits": LIMITS, "domains": "books", name: value}
+    with pytest.raises(UnlearnError) as error:
+        open_experiment("learning_rates", given, "rates")
+    assert str(error.value).startswith(said) or said in str(error.value)
+    assert "\n" not in str(error.value) and not store.exists()
+
+
+@pytest.mark.parametrize("study", sorted(STUDIES))
+def test_a_study_takes_values_in_place_of_its_own(study: str) -> None:
+    """And is what it was without any; the key of a run knows of no grid."""
+    own = STUDIES[study].runs("lab", "books")
+    assert own and STUDIES[study].runs("lab", "books", Asked()) == own
+    asked = Asked(methods=("ga",), seeds=(7, 8), rates=(1e-5, 2e-5), updates=(4,))
+    specs = STUDIES[study].runs("lab", "books", asked)
+    assert specs and {s.method for s in specs} == {"ga"} and {s.seed for s in specs} == {7, 8}
+    scale = 4 if study == "sequential" else 1
+    assert {round(s.learning_rate * scale, 9) for s in specs} == {1e-5, 2e-5}
+    assert not set(specs) & set(own)
+    if (axis := STUDIES[study].axis) is not None:
+        values = [("linear", 0.5)] if axis == "schedules" else [3]
+        one = STUDIES[study].runs("lab", "books", Asked(**{axis: values}))  # type: ignore[arg-type]
+        assert 0 < len(one) < len(own)
+    other = "sizes" if STUDIES[study].axis != "sizes" else "requests"
+    with pytest.raises(UnlearnError, match=f"{other} is given, and study '{study}' does not vary"):
+        STUDIES[study].runs("lab", "books", Asked(**{other: (1,)}))
+
+
+def opened(**given: Any) -> tuple[Experiment, list[str]]:
+    """An experiment of the chapter on learning rates, and what it tells."""
+    told: list[str] = []
+    given = {"domains": "books", "methods": "ga", "device": "cpu", **given}
+    return open_experiment("learning_rates", given, "rates", tell=told.append), told
+
+
+def test_what_is_not_recorded_is_named_with_its_time_and_its_command(store: Path) -> None:
+    experiment, told = opened(rates=[1e-4, 7e-4])
+    found = experiment.study("rates")
+    assert [r.spec["learning_rate"] for r in found.records] == [1e-4]  # the nearest is not shown
+    (state,) = told
+    assert "1 of 2 runs are not recorded" in state and "learning rate 0.0007" in state
+    assert "-p rates 0.0001,0.0007 -p compute missing`" in state and "They take about " in state
+    assert not store.exists()
+    experiment.study("rates")
+    assert len(told) == 1  # it is told once
+
+
+def test_all_that_is_asked_is_recorded_and_nothing_is_told(store: Path) -> None:
+    experiment, told = opened(rates=1e-4)
+    found = experiment.study("rates")
+    assert len(found.records) == 1 and len(found.baselines) == 2 and told == []
+    assert "-p compute fresh" in found.source.command and found.source.took
+    assert list(found.source.records) == [*found.records, *found.baselines]
+
+
+def test_what_is_missing_is_computed_once_and_a_budget_ends_it(store: Path) -> None:
+    given = {"rates": [3e-4], "updates": [1, 2], "limits": LIMITS, "compute": "missing"}
+    experiment, told = opened(budget_minutes=1e-9, **given)
+    assert experiment.study("rates").records == []
+    assert "2 of 2 runs of the study `rates` are not computed yet" in told[-1]
+    experiment, told = opened(**given)
+    assert "2 runs in float32 have no record yet" in told[0] and told[0].startswith("Computed on ")
+    assert len(experiment.study("rates").records) == 2 and len(told) == 1
+    times = {p: p.stat().st_mtime_ns for p in store.rglob("records/??/*.json")}
+    again, told = opened(**given)
+    assert len(again.study("rates").records) == 2 and "All runs are recorded" in told[0]
+    assert times == {p: p.stat().st_mtime_ns for p in store.rglob("records/??/*.json")}
+
+
+@pytest.mark.slow
+def test_several_processes_share_the_runs(store: Path) -> None:
+    given = {"rates": [1e-4, 3e-4], "updates": [1, 2], "limits": LIMITS, "compute": "missing"}
+    experiment, _ = opened(workers=2, **given)
+    assert len(experiment.study("rates").records) == 4
+
+
+def test_what_a_process_is_told_arrives_as_it_was() -> None:
+    asked = Asked(methods=("ga",), rates=(1e-4,), schedules=(("linear", 0.5),))
+    work = Work("rates", "lab", ("books",), asked, "runs", limits={"forget": 3}, deadline=1.5)
+    assert parse(json.dumps(dataclasses.asdict(work))) == work
+
+
+def test_fresh_records_are_held_against_the_published_ones(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run of the lab, whole: it agrees; and a record that was changed is named."""
+    experiment, told = opened(rates=3e-4, compute="fresh")
+    found = experiment.study("rates")
+    assert "3 of 3 that are published agree with it" in found.source.footer
+    assert "1 run in float32 has no record yet" in told[0]
+    (record,) = found.records
+    changed = compare(record, _with(record, "forget/perplexity", 2.0))
+    assert not changed.agrees
+    words = agreement_in_words([changed], 1)
+    assert "0 of 1" in words and "forget/perplexity was" in words and record.key[:12] in words
+
+
+def _with(record: Record, metric: str, factor: float) -> Record:
+    metrics = {**record.metrics, metric: record.metrics[metric] * factor}
+    return dataclasses.replace(record, metrics=metrics)
+
+
+def test_code_that_changed_computes_again(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
+    experiment, _ = opened(compute="fresh")
+    monkeypatch.setattr(module, "code_state", lambda: "0" * 12)
+    other, _ = opened(compute="fresh")
+    assert experiment.store.root != other.store.root
+
+
+def test_the_time_of_runs_follows_from_those_that_are_recorded() -> None:
+    whole = STUDIES["rates"].runs("lab", "books")
+    one = seconds_recorded(whole[0])
+    assert one is not None and 2 < one < 200
+    probed = seconds_recorded(whole[0].replace(probe_every=1))
+    assert probed is not None and probed > one
+    effort = effort_of(whole, "cpu")
+    assert effort.seconds is not None and effort.seconds > 10 * one
+    assert "They take about" in str(effort) and "recorded" in str(effort)
+    planned = effort_of(whole[:1], "cpu", LIMITS)
+    assert planned.seconds is not None and "by the plan" in str(planned)
+    twice = effort_of([whole[0].replace(updates=2 * whole[0].updates)], "cpu", LIMITS)
+    assert twice.seconds is not None and twice.seconds > planned.seconds
+
+
+def test_the_searches_of_the_guidelines_are_those_that_are_published() -> None:
+    experiment, told = opened(domains=None, methods=None)
+    found = experiment.searches()
+    assert len(found) == len(usual_searches("lab")) and found[0].design and told == []
+    assert sum(search.design for search in found) == 1
+    other, told = opened(methods=None, seeds=5)
+    assert other.searches() == [] and "searches are not recorded" in told[0]
+
+
+def test_the_command_lists_notebooks_and_their_parameters(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["notebook", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["notebooks"]
+    assert [row["name"] for row in listed] == [path.stem for path in TEMPLATES]
+    assert main(["notebook", "learning_rates", "--show", "--json"]) == 0
+    shown_parameters = json.loads(capsys.readouterr().out)["parameters"]
+    assert tuple(shown_parameters) == known_parameters(["rates"])
+    assert main(["notebook", "learning_rate"]) == 2
+    assert "unknown notebook 'learning_rate': choose one of learning_rates" in (
+        capsys.readouterr().err
+    )
+    assert main(["notebook", "learning_rates", "-p", "rate", "1"]) == 2
+    assert "unknown parameter 'rate': choose one of rates" in capsys.readouterr().err
+
+
+def test_an_executed_notebook_replaces_no_file_unasked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine.ipynb"
+    out.write_text("mine")
+    assert main(["notebook", "cost", "--out", str(out)]) == 2
+    assert "exists: give another name, or --force" in capsys.readouterr().err
+    assert out.read_text() == "mine"

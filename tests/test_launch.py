@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import re
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 from books import small_book
+
+import unlearnlib
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -40,11 +43,14 @@ def test_binder_and_colab_open_the_template_of_the_page(tmp_path: Path) -> None:
     }
 
 
-def test_binder_reads_the_environment_at_the_root_and_nothing_before_it() -> None:
+def test_binder_reads_its_folder_and_nothing_before_it() -> None:
     """Of these, Binder takes the first that there is (its documentation, configuration files)."""
-    earlier = ["binder", ".binder", "Dockerfile", "default.nix"]
-    assert [name for name in earlier if (ROOT / name).exists()] == []
-    assert (ROOT / "environment.yml").is_file()
+    assert sorted(path.name for path in (ROOT / "binder").iterdir()) == [
+        "requirements.txt",
+        "runtime.txt",
+    ]
+    assert not (ROOT / ".binder").exists() and not (ROOT / "binder" / "Dockerfile").exists()
+    assert (ROOT / "environment.yml").is_file()  # conda's
 
 
 def first_cell(path: Path) -> str:
@@ -78,7 +84,10 @@ def test_after_the_first_cell_the_published_records_are_at_hand(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
 
+    done: list[str] = []
+
     def shell(line: str) -> None:
+        done.append(line)
         if line.startswith("git clone"):
             Path("companion/data").mkdir(parents=True, exist_ok=True)
 
@@ -91,6 +100,25 @@ def test_after_the_first_cell_the_published_records_are_at_hand(
         )
     exec(cell, {"shell": shell, "chdir": monkeypatch.chdir})
     assert Path.cwd() == (tmp_path / ends_in).resolve()
+    assert sum(line.startswith("git clone") for line in done) == 1 - (installed and not fetched)
+
+
+def test_the_first_cell_takes_the_release_of_this_version_before_the_head_of_the_branch() -> None:
+    (branches,) = re.findall(r"for _branch in (\(.*?\)):", first_cell(TEMPLATES[0]))
+    assert ast.literal_eval(branches) == (f"v{unlearnlib.__version__}", BRANCH)
+
+
+def test_what_the_first_cell_adds_to_a_kernel_comes_in_the_locks_versions() -> None:
+    assert "%pip install --quiet -c companion/constraints.txt" in first_cell(TEMPLATES[0])
+    assert "python companion/tools/constraints.py > companion/cons" in first_cell(TEMPLATES[0])
+    spec = importlib.util.spec_from_file_location("constraints", ROOT / "tools" / "constraints.py")
+    assert spec is not None and spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    lines = ["# pins", "torch==2.13.0", "huggingface-hub==2.4.0", "", "gguf==0.19.0"]
+    assert tool.lacking(lines, ["Torch", "huggingface_hub"]) == ["gguf==0.19.0"]
+    everything = tool.lacking(tool.LOCK.read_text(encoding="utf-8").splitlines(), [])
+    assert "gguf==0.19.0" in everything and len(everything) > 200
 
 
 def test_the_first_cell_installs_extras_that_there_are() -> None:

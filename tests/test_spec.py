@@ -171,7 +171,12 @@ def test_later_fields_at_their_defaults_leave_keys_as_they_were() -> None:
     assert not set(LATER_FIELDS) & set(spec.as_dict())
     assert RunSpec.from_dict(spec.as_dict()) == spec
     changed = spec.replace(
-        requests=2, optimizer="adamw_8bit", lora_rank=4, lora_alpha=4, base="published"
+        requests=2,
+        optimizer="adamw_8bit",
+        lora_rank=4,
+        lora_alpha=4,
+        base="published",
+        bos_every_chunk=True,
     )
     assert set(LATER_FIELDS) < set(changed.as_dict())
     assert RunSpec.from_dict(changed.as_dict()) == changed
@@ -183,6 +188,7 @@ def test_later_fields_at_their_defaults_leave_keys_as_they_were() -> None:
         ({"requests": 0}, "requests is 0: give at least 1."),
         ({"optimizer": "adam"}, "unknown optimizer 'adam': choose one of adamw"),
         ({"base": "publshed"}, "unknown base 'publshed': choose one of published, vanilla"),
+        ({"bos_every_chunk": "yes"}, "bos_every_chunk is 'yes': give true or false."),
     ],
 )
 def test_later_fields_are_checked_too(changes: dict[str, Any], said: str) -> None:

@@ -74,16 +74,16 @@ class Bench:
             "data_hash": self.data.hash(),
             "model_hash": hashes[0][0],
             "config_hash": hashes[0][1],
-            "tokenizer_hash": tokenizer_hash(self.tokenizer),
+            "tokenizer_hash": tokenizer_hash(self.tokenizer, prompts=self.data.has_prompts),
             "oracle_hash": "" if self.oracle is None else oracle_hash(*hashes[1]),
         }
         self.special = frozenset(int(t) for t in self.tokenizer.all_special_ids)
         # A tokenizer may have been given tokens that the model was not resized for.
         self.vocabulary = min(len(self.tokenizer), head_of(self.model).weight.shape[0])
-        self._chunks: dict[tuple[str, int], list[Chunk]] = {}
+        self._chunks: dict[tuple[str, int, bool], list[Chunk]] = {}
         self._cloze: dict[tuple[str, int | None], tuple[list[Chunk], np.ndarray]] = {}
-        self._references: dict[int, Reference] = {}
-        self._last_words: dict[tuple[tuple[int, ...], int], tuple[int, int]] = {}
+        self._references: dict[tuple[int, bool], Reference] = {}
+        self._last_words: dict[tuple[Sequence[int], int], tuple[int, int]] = {}
 
     @property
     def basis(self) -> Basis:
@@ -100,11 +100,19 @@ class Bench:
         """SHA-256 of the data."""
         return self.basis.data_hash
 
-    def chunks(self, split: str, length: int | None = None) -> list[Chunk]:
+    def chunks(
+        self, split: str, length: int | None = None, bos_every_chunk: bool = False
+    ) -> list[Chunk]:
         """The chunks of one of `SPLITS`."""
-        key = (split, length or self.length)
+        key = (split, length or self.length, bos_every_chunk)
         if key not in self._chunks:
-            made = cut(self.data.split(split), self.tokenizer, key[1], name=split)
+            made = cut(
+                self.data.split(split),
+                self.tokenizer,
+                key[1],
+                name=split,
+                bos_every_chunk=bos_every_chunk,
+            )
             self._check_known(made)
             self._chunks[key] = made
         return self._chunks[key]
@@ -117,7 +125,11 @@ class Bench:
     def forgotten(self, spec: RunSpec) -> list[Chunk]:
         """The chunks that the run forgets: of the first `forget_size` documents."""
         names = {document.id for document in self.data.forget[: spec.forget_size]}
-        chunks = [c for c in self.chunks("forget", spec.length) if c.document in names]
+        chunks = [
+            c
+            for c in self.chunks("forget", spec.length, spec.bos_every_chunk)
+            if c.document in names
+        ]
         if not chunks:
             raise UnlearnError("the forget set is empty: give at least one document to forget.")
         return chunks
@@ -125,12 +137,12 @@ class Bench:
     def evaluated(self, spec: RunSpec | None = None) -> dict[str, list[Chunk]]:
         """The chunks of each split of `EVALUATED` that there is."""
         spec = spec or RunSpec()
-        length = spec.length
+        how = spec.length, spec.bos_every_chunk
         sets = {
             "forget": self.forgotten(spec),
-            "approximate": self.chunks("approximate", length),
-            "retain": self.chunks("retain", length)[: RETAIN_SHARE * len(self.data.forget)],
-            "general": self.chunks("general_evaluation", length),
+            "approximate": self.chunks("approximate", *how),
+            "retain": self.chunks("retain", *how)[: RETAIN_SHARE * len(self.data.forget)],
+            "general": self.chunks("general_evaluation", *how),
         }
         return {name: chunks for name, chunks in sets.items() if chunks}
 
@@ -160,11 +172,14 @@ class Bench:
         """The oracle's distributions on forget and approximate chunks."""
         if self.oracle is None:
             return None
-        length = (spec.length if spec else None) or self.length
-        if length not in self._references:
-            chunks = self.chunks("forget", length) + self.chunks("approximate", length)
-            self._references[length] = Reference(self.oracle, chunks)
-        return self._references[length]
+        how = (
+            (spec.length if spec else None) or self.length,
+            spec.bos_every_chunk if spec else False,
+        )
+        if how not in self._references:
+            chunks = self.chunks("forget", *how) + self.chunks("approximate", *how)
+            self._references[how] = Reference(self.oracle, chunks)
+        return self._references[how]
 
 
 def evaluate(

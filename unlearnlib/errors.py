@@ -30,6 +30,11 @@ def unknown(kind: str, word: object, valid: Iterable[str]) -> UnlearnError:
     )
 
 
+def is_failure(error: BaseException) -> bool:
+    """Whether a library failed, and nobody asked to stop: a panic inside Rust is no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 def first_line(error: BaseException) -> str:
     """What an error of another library says first, fit for the brackets of a sentence of ours.
 

@@ -66,11 +66,12 @@ def _different(values: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def tokenizer_hash(tokenizer: Any) -> str:
+def tokenizer_hash(tokenizer: Any, prompts: bool = False) -> str:
     """SHA-256 (hex) of a tokenizer: its tokens and their numbers, how it takes a text apart.
 
     Of a fast one that is what its tokenizer.json says, of a slow one the vocabulary files that it
-    saves and an example; of both the special tokens.
+    saves and an example; of both the special tokens. With `prompts` also how it spells a
+    conversation, which documents without prompts do not rest on.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
@@ -80,7 +81,11 @@ def tokenizer_hash(tokenizer: Any) -> str:
         parts = _of_slow(tokenizer)
     special = sorted(int(i) for i in tokenizer.all_special_ids)
     tidy = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
-    return _digest({"tokenizer": parts, "special": special, "tidy": tidy})
+    made = {"tokenizer": parts, "special": special, "tidy": tidy}
+    if prompts:
+        bos = getattr(tokenizer, "bos_token_id", None)
+        made |= {"template": getattr(tokenizer, "chat_template", None), "bos": bos}
+    return _digest(made)
 
 
 def _of_slow(tokenizer: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from unlearnlib.errors import UnlearnError, first_line
+from unlearnlib.errors import UnlearnError, first_line, is_failure
 
 INDEX = "model.safetensors.index.json"
 # Above what any model has; building one of 20,000 layers takes minutes though no weight is read.
@@ -38,8 +38,7 @@ def border(what: str, source: object, remedy: str) -> Iterator[None]:
     except UnlearnError:
         raise
     except BaseException as error:
-        # A panic inside a Rust library is no Exception.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not is_failure(error):
             raise
         raise _told(error, what, source, remedy) from error
 

@@ -10,8 +10,9 @@ more, since they keep what is freed for later (on Linux's CPU side up to half as
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 
 from unlearnlib.corpus.chunks import Chunk, cut, pack
-from unlearnlib.corpus.documents import Document
+from unlearnlib.corpus.documents import SPLITS, Document, DomainData
 from unlearnlib.corpus.texts import YOURS, own_data
 from unlearnlib.cost import FLOPS_FORWARD, training_flops
 from unlearnlib.decoder import decoder_of
@@ -129,6 +130,53 @@ class Plan:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What documents take besides the updates.
+
+    size     bytes that texts, token ids and scores take in the computer's memory
+    tokens   that an evaluation goes over; there is one before and one after
+    seconds  of an evaluation
+    """
+
+    size: int
+    tokens: int
+    seconds: float
+
+
+TOKEN_BYTES = 4  # of an id
+SCORE_BYTES, SCORING_BYTES = 17, 40  # of a token's scores, and in addition while it is scored
+
+
+def plan_reading(planned: Plan, data: DomainData, forget: Sequence[Chunk]) -> Reading:
+    """What the documents of a run take that is planned; `forget` has its chunks to forget.
+
+    The other sets are not tokenised for it: they are taken to have as many tokens to a letter as
+    those to forget have.
+    """
+    letters = {name: sum(map(_letters, data.split(name))) for name in SPLITS}
+    held = sum(sys.getsizeof(part) for d in _every(data) for part in (d.text, *d.given))
+    per_letter = sum(len(chunk.tokens) for chunk in forget) / max(1, letters["forget"])
+    tokens = {name: int(count * per_letter) for name, count in letters.items()}
+    # Of the retain set as many chunks are evaluated as there are documents to forget.
+    longest = max((len(chunk.tokens) for chunk in forget), default=0)
+    retain = min(tokens["retain"], len(data.forget) * longest)
+    measured = [tokens["forget"], tokens["approximate"], retain, tokens["general_evaluation"]]
+    size = held + TOKEN_BYTES * sum(tokens.values())
+    size += SCORE_BYTES * sum(measured) + SCORING_BYTES * max(measured)
+    flops = FLOPS_FORWARD * planned.parameters * sum(measured)
+    return Reading(size, sum(measured), flops / planned.rate)
+
+
+def _letters(document: Document) -> int:
+    return len(document.text) + sum(map(len, document.given))
+
+
+def _every(data: DomainData) -> Iterator[Document]:
+    for name in SPLITS:
+        yield from data.split(name)
+
+
 def anatomy(config: Any, precision: str, rows: int, width: int, lora_rank: int = 0) -> Anatomy:
     """Trace one micro-batch of `rows` chunks of `width` tokens through a model of that config."""
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -199,8 +247,20 @@ def plan(
     return plan_run(
         model.config if isinstance(model, nn.Module) else model,
         spec,
-        cut(data.forget[: spec.forget_size], tokenizer, length, name="forget"),
-        cut(retain.get(method.data or "", ()), tokenizer, length, name="retain"),
+        cut(
+            data.forget[: spec.forget_size],
+            tokenizer,
+            length,
+            name="forget",
+            bos_every_chunk=spec.bos_every_chunk,
+        ),
+        cut(
+            retain.get(method.data or "", ()),
+            tokenizer,
+            length,
+            name="retain",
+            bos_every_chunk=spec.bos_every_chunk,
+        ),
         execution=execution,
         machine=machine,
         oracle=oracle,

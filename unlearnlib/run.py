@@ -22,7 +22,7 @@ from unlearnlib import cost, lora
 from unlearnlib.bench import Bench as Bench
 from unlearnlib.bench import evaluate, has_nan, key_of, probe_metrics
 from unlearnlib.bench import open_bench as open_bench
-from unlearnlib.corpus.chunks import Chunk
+from unlearnlib.corpus.chunks import Chunk, left_out
 from unlearnlib.corpus.documents import Document, overlaps
 from unlearnlib.corpus.texts import own_data
 from unlearnlib.decoder import cast, check_head, check_loaded, check_reach, disable_dropout
@@ -56,7 +56,7 @@ def _retain(bench: Bench, spec: RunSpec, method: Method) -> list[Chunk]:
     if method.data is None:
         return []
     split = "retain" if method.data == "in_distribution" else "general_retain"
-    chunks = bench.chunks(split, spec.length)
+    chunks = bench.chunks(split, spec.length, spec.bos_every_chunk)
     if not chunks:
         flag = "--retain" if split == "retain" else "--general"
         raise UnlearnError(
@@ -250,7 +250,14 @@ def _several_processes() -> bool:
 
 
 def warn_of_data(bench: Bench, spec: RunSpec) -> None:
-    """Log a warning for documents to forget that are in another set too, or are never drawn."""
+    """Log a warning for documents to forget that are in another set too, or are never drawn.
+
+    And a line for each set whose documents have ends that are left out.
+    """
+    for split in ("forget", "retain", "approximate", "general_evaluation"):
+        sentence = left_out(bench.chunks(split, spec.length, spec.bos_every_chunk))
+        if sentence:
+            logger.info("%s: %s", split.replace("_", " "), sentence)
     for split, names in overlaps(bench.data).items():
         logger.warning(
             "%d of %d documents to forget are in the %s set, too (first %s): take them out of one",

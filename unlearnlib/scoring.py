@@ -31,7 +31,7 @@ class Reference:
     ):
         self.head = head_of(model).detach(clone=True)
         # By tokens, not by name: two files of a user may use the same names.
-        self.hidden: dict[tuple[tuple[int, ...], int], Tensor] = {}
+        self.hidden: dict[tuple[Sequence[int], int], Tensor] = {}
         for rows, hidden, _ in _forward(model, chunks, execution or Execution(progress=False)):
             for row, index in enumerate(rows):
                 chunk = chunks[index]
@@ -140,8 +140,8 @@ def score_chunks(
     return TokenScores(
         ids=tuple(chunk.id for chunk in chunks),
         offsets=offsets,
-        tokens=np.array(
-            [t for chunk in chunks for t in chunk.tokens[chunk.context :]], dtype=np.int32
+        tokens=np.concatenate(
+            [np.zeros(0, np.int32), *(np.array(c.tokens[c.context :]) for c in chunks)]
         ),
         logprob=values[0].astype(np.float32),
         top1=values[1] > 0.5,
@@ -158,14 +158,16 @@ def score(
     texts: Iterable[str | Document],
     *,
     length: int = 1024,
+    bos_every_chunk: bool = False,
     execution: Execution | None = None,
 ) -> TokenScores:
     """Scores of texts (or `Document`s) under a causal LM, cut into chunks of `length` tokens.
 
-    Raises `UnlearnError` for items that are not texts, and for chunks longer than the model reads.
+    With `bos_every_chunk` every chunk begins with <bos>, and not only the first of a text. Raises
+    `UnlearnError` for items that are not texts, and for chunks longer than the model reads.
     """
     check_loaded(model, tokenizer)
-    chunks = cut(as_documents(texts, "text"), tokenizer, length)
+    chunks = cut(as_documents(texts, "text"), tokenizer, length, bos_every_chunk=bos_every_chunk)
     check_head(model)
     check_reach(model, [chunk.tokens for chunk in chunks])
     return score_chunks(model, chunks, execution=execution)

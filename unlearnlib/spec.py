@@ -48,7 +48,7 @@ LARGEST = {
 }
 # Fields that came after records were published: at their defaults they are left out of a spec's
 # dictionary, and so of keys, which stay what they were.
-LATER_FIELDS = ("requests", "optimizer", "lora_rank", "lora_alpha", "base")
+LATER_FIELDS = ("requests", "optimizer", "lora_rank", "lora_alpha", "base", "bos_every_chunk")
 
 
 def _is_choice(kind: Any) -> bool:
@@ -70,6 +70,10 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
         if value is None or value == "none":
             return None
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if kind is bool:
+        if str(value).lower() in ("true", "false"):
+            return str(value).lower() == "true"
+        raise UnlearnError(f"{name} is {value!r}: give true or false.")
     if kind is str or _is_choice(kind):
         if isinstance(value, str):
             return value
@@ -125,6 +129,8 @@ class RunSpec:
                       a step
     base              which of a profile's models is unlearned: "vanilla", or "published", the model
                       that vanilla was trained further from (it has no oracle)
+    bos_every_chunk   every chunk begins with the tokenizer's <bos>, as models such as Gemma need
+                      it; else only the first of a document does, where the tokenizer adds one
     """
 
     profile: str = "lab"
@@ -149,6 +155,7 @@ class RunSpec:
     lora_rank: int = 0
     lora_alpha: float | None = None
     base: Base = "vanilla"
+    bos_every_chunk: bool = False
 
     def __post_init__(self) -> None:
         kinds = typing.get_type_hints(type(self))
@@ -159,7 +166,8 @@ class RunSpec:
                 raise UnlearnError(f"{field.name} is {value}: give a finite number.")
             if isinstance(value, (int, float)) and value < 0:
                 raise UnlearnError(f"{field.name} is {value}: give a number that is not negative.")
-            if isinstance(value, int) and value > (most := LARGEST[field.name]):
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if whole and value > (most := LARGEST[field.name]):
                 raise UnlearnError(
                     f"{field.name} is {_shown(value)}, and the largest that can be run is "
                     f"{most:,}: give a smaller number."

@@ -13,6 +13,7 @@ from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.profiles import get_profile
 
 if TYPE_CHECKING:
+    from unlearnlib.corpus.columns import Named
     from unlearnlib.engine import Execution
     from unlearnlib.tasks import TaskSet
 
@@ -37,6 +38,23 @@ def _pairs(given: Sequence[str], flag: str, example: str) -> dict[str, str]:
             raise UnlearnError(f"{flag} gives {name!r} twice: give it once.")
         pairs[name] = value.strip()
     return pairs
+
+
+def named_columns(args: argparse.Namespace) -> Named:
+    """Which columns of the user's tables hold what, as `corpus.files` takes them."""
+    return {
+        "column": args.column,
+        "ids": args.id,
+        "prompt_column": args.prompt_column,
+        "chat": args.chat,
+    }
+
+
+def column_words(args: argparse.Namespace) -> list[str]:
+    """The words of the command line that name columns."""
+    named = {"--column": args.column, "--prompt-column": args.prompt_column, "--id": args.id}
+    words = [word for flag, name in named.items() if name is not None for word in (flag, name)]
+    return [*words, *(["--chat"] if args.chat else [])]
 
 
 def chosen_limits(given: Sequence[str]) -> dict[str, int]:

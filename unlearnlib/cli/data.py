@@ -11,22 +11,28 @@ from pathlib import Path
 from typing import Any
 
 from unlearnlib.cli.arguments import chosen_domains, chosen_limits, hush_transformers, write_output
+from unlearnlib.cli.inputs import check_named, is_own, own_documents
 from unlearnlib.cli.output import Report, columns
 from unlearnlib.corpus.documents import SPLITS, Document, DomainData
 from unlearnlib.corpus.public import fetch
+from unlearnlib.corpus.tokens import encode
 from unlearnlib.errors import UnlearnError
 from unlearnlib.models import load_tokenizer
 from unlearnlib.pretrain import lab_tokenizer
-from unlearnlib.profiles import get_profile, load_domain
+from unlearnlib.profiles import YOURS, get_profile, load_domain
 from unlearnlib.text import printable
 
 logger = logging.getLogger(__name__)
 
 
 def data_command(args: argparse.Namespace) -> Report:
-    """Documents, characters and tokens per split; fetch, show or export them."""
+    """Documents, characters and tokens per split of a profile or of files; fetch or export them."""
     profile, limits = get_profile(args.profile), chosen_limits(args.limit)
-    domains = chosen_domains(args.profile, args.domain)
+    own = is_own(args.files, None)
+    check_named(args)
+    if own:
+        _check_own(args)
+    domains = (YOURS,) if own else chosen_domains(args.profile, args.domain)
     if args.fetch is not None and profile.corpus != "public":
         raise UnlearnError(
             f"profile {args.profile!r} has no public texts to fetch: use --profile open."
@@ -37,7 +43,11 @@ def data_command(args: argparse.Namespace) -> Report:
         fetch(args.fetch, domains, progress=not args.quiet)
     hush_transformers()
     folder = args.fetch or args.corpora
-    sets = [load_domain(args.profile, domain, folder, limits) for domain in domains]
+    sets = (
+        [own_documents(args, limits)]
+        if own
+        else [load_domain(args.profile, domain, folder, limits) for domain in domains]
+    )
     tokenizer = _tokenizer(args.model, profile.model)
     statistics = [row for data in sets for row in _statistics(data, tokenizer)]
     values: dict[str, Any] = {"profile": args.profile, "statistics": statistics}
@@ -52,10 +62,21 @@ def data_command(args: argparse.Namespace) -> Report:
         text += "".join(
             f"\n\n--- {row['domain']}, {row['split']}: {printable(row['id'])}\n"
             # Lines and tabs stay; what would steer the terminal is spelt.
-            + "".join(c if c in "\n\t" else printable(c) for c in row["text"])
+            + "".join(c if c in "\n\t" else printable(c) for c in _shown(row))
             for row in values["shown"]
         )
     return Report(values, text)
+
+
+def _check_own(args: argparse.Namespace) -> None:
+    """`UnlearnError` for what does not go with files of the user's own."""
+    for name in ("domain", "corpora", "fetch"):
+        if getattr(args, name):
+            raise UnlearnError(
+                f"--{name} is given together with files of your own: leave out one of the two."
+            )
+    if "forget" not in args.files:
+        raise UnlearnError("--forget is missing: of your own documents it is always given.")
 
 
 def _statistics(data: DomainData, tokenizer: Any) -> list[dict[str, Any]]:
@@ -76,10 +97,22 @@ def _statistics(data: DomainData, tokenizer: Any) -> list[dict[str, Any]]:
 def _first_documents(data: DomainData, count: int) -> list[dict[str, str]]:
     """The first `count` documents of every split."""
     return [
-        {"domain": data.domain, "split": split, "id": document.id, "text": document.text}
+        {"domain": data.domain, "split": split, **_shown_values(document)}
         for split in SPLITS
         for document in data.split(split)[:count]
     ]
+
+
+def _shown_values(document: Document) -> dict[str, str]:
+    """The id and the text of a document, and its prompt, if there is one, as one string."""
+    prompt = document.prompt
+    if not isinstance(prompt, str):
+        prompt = "\n".join(f"[{role}] {said}" for role, said in prompt)
+    return {"id": document.id, **({"prompt": prompt} if prompt else {}), "text": document.text}
+
+
+def _shown(row: dict[str, str]) -> str:
+    return f"{row['prompt']}\n=> {row['text']}" if "prompt" in row else row["text"]
 
 
 def _tokenizer(model: str | None, of_profile: str) -> Any:
@@ -96,7 +129,7 @@ def _tokenizer(model: str | None, of_profile: str) -> Any:
 
 
 def _tokens(tokenizer: Any, documents: Sequence[Document]) -> int:
-    return sum(len(tokenizer(d.text, verbose=False)["input_ids"]) for d in documents)
+    return sum(len(encode(d.text, tokenizer, f"the document {d.id!r}")) for d in documents)
 
 
 def _export_files(folder: Path, domain: str) -> dict[str, Path]:
@@ -110,6 +143,16 @@ def _check_export(folder: Path, domains: Sequence[str], force: bool) -> None:
                 raise UnlearnError(f"{file} exists: export to another folder, or give --force.")
 
 
+def _row(document: Document) -> dict[str, Any]:
+    """A document as a row; without a prompt there is no column for one."""
+    row = dataclasses.asdict(document)
+    if not document.prompt:
+        del row["prompt"]
+    elif not isinstance(document.prompt, str):
+        row["prompt"] = [{"role": role, "content": said} for role, said in document.prompt]
+    return row
+
+
 def _export(folder: Path, data: DomainData, force: bool) -> list[Path]:
     """Write the splits that have documents; returns the files."""
     files = []
@@ -118,7 +161,7 @@ def _export(folder: Path, data: DomainData, force: bool) -> list[Path]:
         if not documents:
             continue
         file.parent.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(dataclasses.asdict(d), ensure_ascii=False) + "\n" for d in documents]
+        lines = [json.dumps(_row(d), ensure_ascii=False) + "\n" for d in documents]
         write_output(file, "".join(lines).encode("utf-8"), "--export", force)
         files.append(file)
     return files

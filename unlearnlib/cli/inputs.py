@@ -14,10 +14,13 @@ from unlearnlib.cli.arguments import (
     FILES,
     NOT_BY_SET,
     chosen_limits,
+    column_words,
     given_settings,
     hush_transformers,
+    named_columns,
 )
 from unlearnlib.corpus.documents import DomainData
+from unlearnlib.corpus.hub_rows import is_hub
 from unlearnlib.devices import choose_device
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.profiles import DOMAINS, YOURS
@@ -59,21 +62,25 @@ def check_inputs(args: argparse.Namespace, spec: RunSpec, needs_out: bool = True
 
     `needs_out` says that an adapter that is asked for needs a folder.
     """
-    for flag, given in (("--column", args.column), ("--id", args.id)):
-        if given is not None and not args.files:
-            raise UnlearnError(
-                f"{flag} {given!r} is for documents of your own: give them with --forget FILE."
-            )
+    check_named(args)
     limits = chosen_limits(args.limit)
     out = None if args.out is None else Path(args.out)
     if out is not None:
         _check_apart(out, args.files)
         check_out(out, args.force, args.model)
     device = choose_device(args.device)
-    data = _own_documents(args, limits) if args.files else None
+    data = own_documents(args, limits) if args.files else None
     _check_retain(spec, data)
     _check_lora(spec.lora_rank, args.adapter, needs_out and out is None)
     return Inputs(spec, args.model, data, args.corpora, limits, out, device)
+
+
+def check_named(args: argparse.Namespace) -> None:
+    """`UnlearnError` where columns are named, and there are no files of the user's own."""
+    words = column_words(args)
+    if words and not args.files:
+        given = " ".join([words[0], *map(repr, words[1:2])])
+        raise UnlearnError(f"{given} is for documents of your own: give them with --forget FILE.")
 
 
 def open_inputs(inputs: Inputs, execution: Execution) -> tuple[Bench, RunSpec]:
@@ -144,7 +151,7 @@ def _usual(name: str) -> Any:
     return inspect.signature(unlearn).parameters[name].default
 
 
-def _own_documents(args: argparse.Namespace, limits: Mapping[str, int]) -> DomainData:
+def own_documents(args: argparse.Namespace, limits: Mapping[str, int]) -> DomainData:
     """The documents in a user's files, by the names of `FILES`."""
     from unlearnlib.corpus.files import user_domain
 
@@ -154,9 +161,8 @@ def _own_documents(args: argparse.Namespace, limits: Mapping[str, int]) -> Domai
         files.get("retain"),
         files.get("approximate"),
         files.get("general"),
-        column=args.column,
         limits=limits,
-        ids=args.id,
+        **named_columns(args),
     )
 
 
@@ -245,11 +251,9 @@ def repeat_command(args: argparse.Namespace, spec: RunSpec, tasks: Sequence[str]
     if spec.domain == YOURS:
         for name in FILES:
             if name in args.files:
-                words += [f"--{name}", file_name(args.files[name])]
-        if args.column is not None:
-            words += ["--column", args.column]
-        if args.id is not None:
-            words += ["--id", args.id]
+                given = args.files[name]
+                words += [f"--{name}", given if is_hub(given) else file_name(given)]
+        words += column_words(args)
     else:
         words += ["--profile", spec.profile, "--domain", spec.domain]
         if args.corpora is not None:

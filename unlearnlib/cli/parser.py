@@ -174,20 +174,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     """What is unlearned from what, how, and where: common to `run` and `tune`."""
     _add_scale(parser, several=False, default=None)
     _add_model(parser)
-    for name, about in zip(
-        FILES,
-        (
-            "documents to forget: text, JSON Lines, Parquet, CSV, or a folder of them",
-            "documents of the same kind to keep",
-            "documents of the same kind that the model never saw: the target",
-            "other documents; two thirds are kept, one third is only measured",
-        ),
-        strict=True,
-    ):
-        parser.add_argument(
-            f"--{name}", action=_Once, default=argparse.SUPPRESS, metavar="FILE", help=about
-        )
-    parser.set_defaults(files={})
+    _add_files(parser)
     _add_columns(parser)
     _add_source(parser)
     parser.add_argument(
@@ -216,9 +203,44 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     _add_device(parser)
 
 
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    """The user's own documents: common to `run`, `tune` and `data`."""
+    for name, about in zip(
+        FILES,
+        (
+            "documents to forget: text, JSON, Parquet, CSV, a folder or .zip of them, or a data "
+            "set of the hub (hub:OWNER/NAME:CONFIG:SPLIT)",
+            "documents of the same kind to keep",
+            "documents of the same kind that the model never saw: the target",
+            "other documents; two thirds are kept, one third is only measured",
+        ),
+        strict=True,
+    ):
+        parser.add_argument(
+            f"--{name}", action=_Once, default=argparse.SUPPRESS, metavar="FILE", help=about
+        )
+    parser.set_defaults(files={})
+
+
 def _add_columns(parser: argparse.ArgumentParser) -> None:
-    """What the columns of a user's tables are called: common to `run`, `tune` and `score`."""
-    parser.add_argument("--column", help="the column that holds the text (default: text, ...)")
+    """What the columns of a user's tables are called: common to all commands that read some."""
+    parser.add_argument(
+        "--column",
+        help="the column that holds the text, or the conversation; a.b is b within a (default: "
+        "text, ... messages)",
+    )
+    parser.add_argument(
+        "--prompt-column",
+        metavar="COLUMN",
+        help="the column that holds what is given before the text, such as its question: losses "
+        "and scores are of the text alone",
+    )
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="with --prompt-column: a user asks and an assistant answers, as the tokenizer's chat "
+        "template has it",
+    )
     parser.add_argument(
         "--id",
         metavar="COLUMN",
@@ -361,11 +383,16 @@ def _add_pretrain(commands: Any) -> None:
 def _add_score(commands: Any) -> None:
     parser = _command(commands, "score", "score texts under a model; membership of two sets")
     parser.add_argument(
-        "texts", nargs="*", metavar="FILE", help="text, JSON Lines, Parquet, CSV, folder"
+        "texts", nargs="*", metavar="FILE", help="text, JSON, Parquet, CSV, folder, .zip, hub:..."
     )
     _add_model(parser, "lab")
     _add_columns(parser)
     parser.add_argument("--length", type=_count, metavar="N", help="tokens per chunk (1024)")
+    parser.add_argument(
+        "--bos-every-chunk",
+        action="store_true",
+        help="every chunk begins with <bos>, not only the first of a document (Gemma needs it)",
+    )
     parser.add_argument("--members", metavar="FILE", help="texts the model was trained on")
     parser.add_argument("--non-members", metavar="FILE", help="texts it never saw")
     parser.add_argument("--out", metavar="FILE.npz", help="save the token scores of the texts")
@@ -414,9 +441,13 @@ def _add_verify(commands: Any) -> None:
 
 
 def _add_data(commands: Any) -> None:
-    parser = _command(commands, "data", "what a profile's corpora hold; fetch or export them")
+    parser = _command(
+        commands, "data", "what a profile's corpora, or files of yours, hold; fetch or export them"
+    )
     _add_scale(parser, several=True, default="lab")
     _add_model(parser)
+    _add_files(parser)
+    _add_columns(parser)
     _add_source(parser)
     parser.add_argument(
         "--show", type=_count, metavar="N", help="show the first N documents of every split"

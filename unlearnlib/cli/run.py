@@ -40,7 +40,7 @@ from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import published_files
 from unlearnlib.methods import get_method
 from unlearnlib.models import load_tokenizer, model_config
-from unlearnlib.planning import Machine, plan_run
+from unlearnlib.planning import Machine, plan_reading, plan_run
 from unlearnlib.profiles import clipped, get_profile, load_domain
 from unlearnlib.report.card import score_rows
 from unlearnlib.report.saved import card_facts, reserved, save_unlearned
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
     from unlearnlib.bench import Bench
     from unlearnlib.engine import Execution
-    from unlearnlib.planning import Plan
+    from unlearnlib.planning import Plan, Reading
     from unlearnlib.store.record import Record
     from unlearnlib.tasks import TaskSet
 
@@ -271,7 +271,7 @@ def _run_report(
 
 def _plan_report(inputs: Inputs, execution: Execution) -> Report:
     """What a run would take; loads the tokenizer and the documents, not the model."""
-    planned = _plan_run(inputs, execution)
+    planned, reading = _plan_run(inputs, execution)
     available = memory(inputs.device)
     fits = available is None or planned.peak <= available
     values = {
@@ -290,13 +290,16 @@ def _plan_report(inputs: Inputs, execution: Execution) -> Report:
         "flops": planned.flops,
         "tokens_per_second": planned.tokens_per_second,
         "seconds": planned.seconds,
+        "documents_bytes": reading.size,
+        "evaluated_tokens": reading.tokens,
+        "seconds_evaluating": reading.seconds,
         "retraining_ratio_per_1e12_tokens": 1e12 / planned.tokens if planned.tokens else None,
     }
-    return Report(values, _plan_text(planned, inputs.device, available), 0 if fits else 1)
+    return Report(values, _plan_text(planned, reading, inputs.device, available), 0 if fits else 1)
 
 
-def _plan_run(inputs: Inputs, execution: Execution) -> Plan:
-    """Memory and time of the run that the inputs describe."""
+def _plan_run(inputs: Inputs, execution: Execution) -> tuple[Plan, Reading]:
+    """Memory and time of the run that the inputs describe, and of its documents."""
     hush_transformers()
     spec, own = inputs.spec, inputs.data is not None
     scale, method = get_profile(spec.profile), get_method(spec.method)
@@ -309,11 +312,16 @@ def _plan_run(inputs: Inputs, execution: Execution) -> Plan:
     if not own:
         data = clipped(spec.profile, data, tokenizer)
     retain = {"in_distribution": data.retain, "general": data.general_retain}
-    forgotten = cut(data.forget[: spec.forget_size], tokenizer, length, name="forget")
-    retained = cut(retain.get(method.data or "", ()), tokenizer, length, name="retain")
+    bos = spec.bos_every_chunk
+    forgotten = cut(
+        data.forget[: spec.forget_size], tokenizer, length, name="forget", bos_every_chunk=bos
+    )
+    retained = cut(
+        retain.get(method.data or "", ()), tokenizer, length, name="retain", bos_every_chunk=bos
+    )
     rows = config.get_text_config().vocab_size
     check_tokens(rows, [chunk.tokens for chunk in (*forgotten, *retained)])
-    return plan_run(
+    planned = plan_run(
         source,
         spec,
         forgotten,
@@ -322,9 +330,10 @@ def _plan_run(inputs: Inputs, execution: Execution) -> Plan:
         machine=Machine(inputs.device, process_count()),
         oracle=oracle is not None,
     )
+    return planned, plan_reading(planned, data, forgotten)
 
 
-def _plan_text(planned: Plan, device: str, available: int | None) -> str:
+def _plan_text(planned: Plan, reading: Reading, device: str, available: int | None) -> str:
     """A plan for people; `available` is the device's memory in bytes, None if unknown."""
     parts = {
         "always": planned.always,
@@ -343,6 +352,8 @@ def _plan_text(planned: Plan, device: str, available: int | None) -> str:
         + ("" if available is None else f", of {gigabytes(available)} on this machine's {device}"),
         f"{planned.tokens:,} tokens at about {planned.tokens_per_second:,.0f} a second: "
         f"{duration(planned.seconds)} of updates; loading and evaluating come on top",
+        f"documents take {gigabytes(reading.size)} of the computer's memory, and each of the two "
+        f"evaluations, of {reading.tokens:,} tokens, about {duration(reading.seconds)}",
     ]
     if planned.tokens:
         lines.append(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +18,21 @@ from unlearnlib.cli.arguments import (
     chosen_tasks,
     file_to_write,
     hush_transformers,
+    named_columns,
     write_output,
 )
 from unlearnlib.cli.inputs import chunk_length
 from unlearnlib.cli.output import Report, columns
-from unlearnlib.corpus.chunks import Chunk, cut
+from unlearnlib.corpus.chunks import Chunk, cut, left_out
 from unlearnlib.corpus.documents import Document
-from unlearnlib.corpus.files import check_column, read_documents
+from unlearnlib.corpus.files import check_column, iterate_documents
+from unlearnlib.corpus.hub_rows import is_hub
 from unlearnlib.decoder import check_reach
 from unlearnlib.devices import choose_device
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.membership import attack_scores, auc, bootstrap_auc, membership
 from unlearnlib.metrics.perplexity import accuracy, chunk_perplexity, perplexity
-from unlearnlib.models import load_model, load_tokenizer
+from unlearnlib.models import load_model, load_tokenizer, model_config
 from unlearnlib.report.card import task_score_rows
 from unlearnlib.scoring import score_chunks
 from unlearnlib.tasks import run_tasks
@@ -35,21 +40,34 @@ from unlearnlib.tasks import run_tasks
 if TYPE_CHECKING:
     from unlearnlib.metrics.scores import TokenScores
 
+logger = logging.getLogger(__name__)
+
 
 def score_command(args: argparse.Namespace) -> Report:
     """Perplexity, accuracy and the attacks' scores of texts; AUCs of members and non-members."""
     _check_sets(args)
     out = file_to_write(args.out, "--out", args.force)
-    sets = _read_sets(args)
+    paths = _paths(args)
     tasks = chosen_tasks(args.tasks, args.task_limit, args.confirm_unsafe_code)
     device = choose_device(args.device)
     hush_transformers()
     tokenizer = load_tokenizer(args.model)
-    model: Any = load_model(args.model, device=device)
-    length = chunk_length(model.config, args.length, None)
+    length = chunk_length(model_config(args.model), args.length, None)
+    counts: Counter[str] = Counter()
     chunks = {
-        name: cut(documents, tokenizer, length, name=name) for name, documents in sets.items()
+        name: cut(
+            _read_all(name, of_set, args, counts),
+            tokenizer,
+            length,
+            name=name,
+            bos_every_chunk=args.bos_every_chunk,
+        )
+        for name, of_set in paths.items()
     }
+    for name, parts in chunks.items():
+        if sentence := left_out(parts):
+            logger.info("%s: %s", name, sentence)
+    model: Any = load_model(args.model, device=device)
     check_reach(model, [chunk.tokens for parts in chunks.values() for chunk in parts])
     execution = chosen_execution(args)
     scores = {
@@ -63,7 +81,7 @@ def score_command(args: argparse.Namespace) -> Report:
     values: dict[str, Any] = {"model": args.model, "length": length, "out": out, "sets": {}}
     for name, token_scores in scores.items():
         values["sets"][name] = {
-            "documents": len(sets[name]),
+            "documents": counts[name],
             **_score_values(token_scores),
             "per_document": _document_rows(token_scores, chunks[name]),
         }
@@ -93,16 +111,16 @@ def _check_sets(args: argparse.Namespace) -> None:
         raise UnlearnError(f"--out {args.out!r} is for the scores of texts: give some files.")
 
 
-def _read_sets(args: argparse.Namespace) -> dict[str, tuple[Document, ...]]:
-    """The documents of each set that is given: texts, members, non_members."""
-    column, ids = args.column, args.id
+def _paths(args: argparse.Namespace) -> dict[str, list[str]]:
+    """The files of each set that is given: texts, members, non_members."""
+    if len(set(args.texts)) < len(args.texts):
+        raise UnlearnError(f"a file is given twice among {', '.join(args.texts)}: give each once.")
     sides = {"members": args.members, "non_members": args.non_members}
-    given = {name: path for name, path in sides.items() if path is not None}
-    check_column(column, [*args.texts, *given.values()], ids)
-    sets = {"texts": _read_all(args.texts, column, ids)} if args.texts else {}
-    return sets | {
-        name: read_documents(path, column=column, ids=ids) for name, path in given.items()
-    }
+    given = {name: [path] for name, path in sides.items() if path is not None}
+    if args.texts:
+        given = {"texts": args.texts, **given}
+    check_column([path for paths in given.values() for path in paths], **named_columns(args))
+    return given
 
 
 def _sets_table(sets: Mapping[str, Mapping[str, Any]]) -> str:
@@ -135,16 +153,18 @@ def _document_table(attacks: Mapping[str, Mapping[str, float]]) -> str:
     )
 
 
-def _read_all(paths: Sequence[str], column: str | None, ids: str | None) -> tuple[Document, ...]:
-    """The documents of several files; names get the path in front where there are several."""
-    if len(set(paths)) < len(paths):
-        raise UnlearnError(f"a file is given twice among {', '.join(paths)}: give each once.")
-    documents: list[Document] = []
+def _read_all(
+    name: str, paths: Sequence[str], args: argparse.Namespace, counts: Counter[str]
+) -> Iterator[Document]:
+    """The documents of a set's files, one after another, and counted; none is kept.
+
+    Names get the path in front where there are several.
+    """
     for path in paths:
-        found = read_documents(path, column=column, ids=ids)
-        prefix = f"{Path(path).as_posix()}:" if len(paths) > 1 else ""
-        documents += [Document(prefix + d.id, d.text) for d in found]
-    return tuple(documents)
+        prefix = f"{path if is_hub(path) else Path(path).as_posix()}:" if len(paths) > 1 else ""
+        for document in iterate_documents(path, **named_columns(args)):
+            counts[name] += 1
+            yield dataclasses.replace(document, id=prefix + document.id)
 
 
 def _score_values(scores: TokenScores) -> dict[str, Any]:

@@ -13,16 +13,18 @@ import itertools
 import logging
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from unlearnlib.corpus.chat import spelt
 from unlearnlib.corpus.documents import Document
+from unlearnlib.corpus.tokens import TokenIds, encode
 from unlearnlib.errors import UnlearnError
-from unlearnlib.text import listed
+from unlearnlib.text import listed, plural
 
 logger = logging.getLogger(__name__)
 
@@ -34,19 +36,38 @@ class Chunk:
     """A run of T tokens of one document. `id` is "DOCUMENT#INDEX".
 
     The first `context` tokens are given and the others predicted: all but the first, unless
-    only an answer at the end is of interest.
+    only an answer at the end is of interest. `left_out` is how many tokens follow in the document
+    that are too few for a chunk of their own.
     """
 
     id: str
     document: str
-    tokens: tuple[int, ...]
+    tokens: Sequence[int]
     zlib_bytes: int = 0
     context: int = 1
+    left_out: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", TokenIds(self.tokens))
 
     @property
     def targets(self) -> int:
         """How many tokens are predicted."""
         return len(self.tokens) - self.context
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How documents are cut.
+
+    length     tokens of a chunk at most
+    minimum    tokens that a chunk has at least; an answer to a prompt has one at least
+    every_bos  every chunk begins with the tokenizer's <bos>, and not only the first of a document
+    """
+
+    length: int
+    minimum: int = MINIMUM_TOKENS
+    every_bos: bool = False
 
 
 def cut(
@@ -55,27 +76,26 @@ def cut(
     length: int,
     minimum: int = MINIMUM_TOKENS,
     name: str = "documents",
+    bos_every_chunk: bool = False,
 ) -> list[Chunk]:
     """The chunks of `documents`, in order, each of `minimum` to `length` tokens.
 
-    `tokenizer` is a `transformers` tokenizer; its own special tokens are added once per
-    document. A document shorter than the minimum has no chunk: a logged warning names it, and
+    `tokenizer` is a `transformers` tokenizer; its own special tokens are added once per document,
+    and with `bos_every_chunk` its <bos> to every chunk that would begin without. Of a document with
+    a prompt the first chunk begins with the prompt, which is given and not predicted; a prompt that
+    leaves less than half a chunk to a longer answer is cut at its beginning.
+
+    A document shorter than the minimum has no chunk: a logged warning names it, and
     `UnlearnError` refuses a set most of whose documents are so. `name` is what the set is called
-    in both.
+    in both. Documents may come from an iterator: none is kept.
     """
+    cutting = Cutting(length, minimum, bos_every_chunk)
+    bos = _bos(tokenizer) if bos_every_chunk else None
     chunks: list[Chunk] = []
     seen: list[str] = []
     for document in documents:
         seen.append(document.id)
-        tokens = tokenizer(document.text, add_special_tokens=True, verbose=False)["input_ids"]
-        for index, start in enumerate(range(0, len(tokens), length)):
-            part = tuple(int(t) for t in tokens[start : start + length])
-            if len(part) < minimum:
-                continue
-            whole = len(tokens) <= length
-            text = document.text if whole else tokenizer.decode(part, skip_special_tokens=True)
-            size = len(zlib.compress(text.encode("utf-8")))
-            chunks.append(Chunk(f"{document.id}#{index}", document.id, part, size))
+        chunks += _cut_one(document, tokenizer, cutting, bos, name)
     short = without_chunks(seen, chunks)
     if seen and not chunks:
         raise UnlearnError(
@@ -97,6 +117,103 @@ def cut(
             listed(short),
         )
     return chunks
+
+
+def _bos(tokenizer: Any) -> int:
+    """The id of <bos>; `UnlearnError` for a tokenizer that has none."""
+    bos = getattr(tokenizer, "bos_token_id", None)
+    if bos is None:
+        raise UnlearnError(
+            "bos_every_chunk is set, and the tokenizer has no <bos> token: leave it out."
+        )
+    return int(bos)
+
+
+def _cut_one(
+    document: Document, tokenizer: Any, cutting: Cutting, bos: int | None, name: str
+) -> Iterator[Chunk]:
+    """The chunks of one document."""
+    tokens, given = _tokens(document, tokenizer, f"the {name} document {document.id!r}")
+    if bos is not None and len(tokens) and tokens[0] != bos:
+        tokens, given = np.insert(tokens, 0, bos), given + 1
+    tokens, given = _fit_prompt(tokens, given, cutting.length, tokenizer)
+    # An answer of one word is an answer; less than the minimum of a text is no text.
+    parts = list(_parts(len(tokens), given + 1 if document.prompt else cutting.minimum, cutting))
+    left = len(tokens) - (parts[-1][1] if parts else 0)
+    for index, (start, stop) in enumerate(parts):
+        part, context = tokens[start:stop], given if start == 0 else 1
+        whole = stop - start == len(tokens)
+        text = (
+            document.text
+            if whole
+            else tokenizer.decode(
+                part[context if document.prompt and start == 0 else 0 :].tolist(),
+                skip_special_tokens=True,
+            )
+        )
+        yield Chunk(
+            f"{document.id}#{index}",
+            document.id,
+            TokenIds(part if bos is None or start == 0 else np.insert(part, 0, bos)),
+            len(zlib.compress(text.encode("utf-8"))),
+            context,
+            left if index == len(parts) - 1 else 0,
+        )
+
+
+def _parts(count: int, fewest: int, cutting: Cutting) -> Iterator[tuple[int, int]]:
+    """(start, stop) of each chunk of a document of so many tokens; the first has `fewest` or more.
+
+    With `every_bos` all but the first leave room for it.
+    """
+    start, size = 0, cutting.length
+    while start < count:
+        stop = min(count, start + size)
+        if stop - start < fewest:
+            return
+        yield start, stop
+        start, fewest = stop, cutting.minimum - cutting.every_bos
+        size = cutting.length - cutting.every_bos
+
+
+def _tokens(document: Document, tokenizer: Any, name: str) -> tuple[np.ndarray, int]:
+    """The tokens of a document, and how many of them are given: those of its prompt, at least 1."""
+    if not document.prompt:
+        return encode(document.text, tokenizer, name), 1
+    chat = not isinstance(document.prompt, str)
+    before, text = spelt(document, tokenizer, name)
+    whole = encode(text, tokenizer, name, special=not chat)  # a template has its own
+    prompt = encode(before, tokenizer, name, special=not chat)
+    # Where a token has letters of both, it is one of the answer. An end token is no part of either.
+    short = min(len(whole), len(prompt))
+    apart = np.flatnonzero(whole[:short] != prompt[:short])
+    return whole, max(1, int(apart[0]) if len(apart) else short)
+
+
+def _fit_prompt(
+    tokens: np.ndarray, given: int, length: int, tokenizer: Any
+) -> tuple[np.ndarray, int]:
+    """The prompt cut at its beginning so that the answer begins in the first chunk.
+
+    The answer is all in it if it takes less than half of it; <bos> stays in front.
+    """
+    keep = max(1, length - (len(tokens) - given), length // 2)
+    if given <= keep or len(tokens) <= length:
+        return tokens, given
+    first = int(keep > 1 and tokens[0] == getattr(tokenizer, "bos_token_id", None))
+    return np.concatenate([tokens[:first], tokens[given - keep + first :]]), keep
+
+
+def left_out(chunks: Iterable[Chunk]) -> str:
+    """A sentence on the ends of documents that are too short for a chunk; "" if there are none."""
+    ends = [chunk.left_out for chunk in chunks if chunk.left_out]
+    if not ends:
+        return ""
+    return (
+        f"{sum(ends):,} {plural('token', sum(ends))} at the {plural('end', len(ends))} of "
+        f"{len(ends):,} {plural('document', len(ends))} {'is' if sum(ends) == 1 else 'are'} left "
+        f"out: fewer than {MINIMUM_TOKENS} follow the last whole chunk"
+    )
 
 
 def without_chunks(documents: Iterable[str], chunks: Iterable[Chunk]) -> tuple[str, ...]:
@@ -123,7 +240,7 @@ def last_word(chunk: Chunk, tokenizer: Any) -> tuple[int, int] | None:
         start = len(chunk.tokens) - len(tail)
         shown = [
             tokenizer.decode(
-                tail[:count], skip_special_tokens=True, clean_up_tokenization_spaces=False
+                list(tail[:count]), skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
             for count in range(len(tail) + 1)
         ]
@@ -206,7 +323,7 @@ def collate(chunks: Sequence[Chunk], device: torch.device | str = "cpu") -> Batc
     width = int(lengths.max())
     input_ids = torch.zeros(len(chunks), width, dtype=torch.int64)
     for row, chunk in enumerate(chunks):
-        input_ids[row, : len(chunk.tokens)] = torch.tensor(chunk.tokens)
+        input_ids[row, : len(chunk.tokens)] = torch.from_numpy(np.array(chunk.tokens))
     position = torch.arange(width)
     context = torch.tensor([chunk.context for chunk in chunks])
     target_mask = (position < lengths[:, None] - 1) & (position >= context[:, None] - 1)  # (B, T)
@@ -225,7 +342,8 @@ def collate_packed(chunks: Sequence[Chunk], device: torch.device | str = "cpu") 
     first token; that none sees another is the attention's part, by `position_ids`.
     """
     lengths = torch.tensor([len(chunk.tokens) for chunk in chunks])
-    input_ids = torch.tensor([t for chunk in chunks for t in chunk.tokens])[None]
+    joined = np.concatenate([np.array(chunk.tokens, dtype=np.int64) for chunk in chunks])
+    input_ids = torch.from_numpy(joined)[None]
     position_ids = torch.cat([torch.arange(n) for n in lengths.tolist()])  # (T,)
     last = torch.repeat_interleave(lengths, lengths) - 1
     context = torch.repeat_interleave(torch.tensor([c.context for c in chunks]), lengths)

@@ -7,9 +7,11 @@ after them sees only these three types, so an experiment never asks where a text
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from unlearnlib.errors import UnlearnError
 
 
 @dataclass(frozen=True)
@@ -26,17 +28,59 @@ class Fact:
     distractors: tuple[str, ...]
 
 
+Turn = tuple[str, str]  # who says it ("system", "user", "assistant"), and what
+
+
+def _turns(prompt: Any) -> tuple[Turn, ...]:
+    """Turns as pairs, also of a list of {"role": ..., "content": ...}."""
+    try:
+        pairs = tuple((t["role"], t["content"]) if isinstance(t, Mapping) else t for t in prompt)
+        if all(isinstance(role, str) and isinstance(said, str) for role, said in pairs):
+            return tuple((role, said) for role, said in pairs)
+    except (TypeError, ValueError, KeyError):
+        pass
+    raise UnlearnError(
+        "a prompt is neither a string nor a list of turns: give a question, or "
+        '[{"role": "user", "content": "..."}, ...].'
+    )
+
+
 @dataclass(frozen=True)
 class Document:
-    """A text with a name. `facts` is empty wherever nobody knows what the text says."""
+    """A text with a name. `facts` is empty wherever nobody knows what the text says.
+
+    `prompt` is what is given before the text, a question for one: every loss and every score is of
+    the text alone. A string is put before the text, with a space between the two unless there is
+    white space already; turns of a conversation are spelt by the tokenizer's chat template, and the
+    text is the assistant's next one.
+    """
 
     id: str
     text: str
     facts: tuple[Fact, ...] = ()
+    prompt: str | tuple[Turn, ...] = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prompt, str):
+            object.__setattr__(self, "prompt", _turns(self.prompt))
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The words of the prompt as strings, () without one: turns are role, text, role, ..."""
+        if isinstance(self.prompt, str):
+            return (self.prompt,) if self.prompt else ()
+        return tuple(part for turn in self.prompt for part in turn)
+
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the text in UTF-8; with a prompt of all its parts, each behind a NUL."""
+        digest = hashlib.sha256(self.text.encode("utf-8"))
+        for part in self.given:
+            digest.update(b"\0" + part.encode("utf-8"))
+        return digest.hexdigest()
 
 
 def hash_documents(documents: Iterable[Document]) -> str:
-    """SHA-256 (hex) over the ids, texts and facts, in order: the identity of a split."""
+    """SHA-256 (hex) over the ids, texts, facts and prompts, in order: the identity of a split."""
     digest = hashlib.sha256()
     for document in documents:
         parts = [document.id, document.text]
@@ -47,6 +91,12 @@ def hash_documents(documents: Iterable[Document]) -> str:
             # Lengths first, so that moving a character over a boundary changes the hash.
             digest.update(len(raw).to_bytes(8, "big"))
             digest.update(raw)
+        if document.given:  # no length is so large: what follows can be nothing else
+            digest.update((b"\xfe" if isinstance(document.prompt, str) else b"\xfd") * 8)
+            for part in document.given:
+                raw = part.encode("utf-8")
+                digest.update(len(raw).to_bytes(8, "big"))
+                digest.update(raw)
         digest.update(b"\xff" * 8)
     return digest.hexdigest()
 
@@ -76,6 +126,11 @@ class DomainData:
         """The documents of one of `SPLITS`."""
         return getattr(self, name)
 
+    @property
+    def has_prompts(self) -> bool:
+        """Whether any document has a prompt."""
+        return any(document.prompt for name in SPLITS for document in self.split(name))
+
     def hash(self) -> str:
         """SHA-256 (hex) over the five splits: the data's part of a run's key."""
         digest = hashlib.sha256()
@@ -87,12 +142,18 @@ class DomainData:
 def overlaps(data: DomainData) -> dict[str, tuple[str, ...]]:
     """Split -> ids of the documents to forget whose whole text stands in that split, too.
 
-    Splits that share none are left out. Outer whitespace makes no other text.
+    Splits that share none are left out. Outer whitespace makes no other text, and another prompt
+    does.
     """
+
+    def identity(document: Document) -> str:
+        return replace(document, text=document.text.strip()).sha256()
+
+    forget = [(document.id, identity(document)) for document in data.forget]
     found = {}
     for name in SPLITS:
-        texts = {d.text.strip() for d in data.split(name)} if name != "forget" else set()
-        if both := tuple(d.id for d in data.forget if d.text.strip() in texts):
+        texts = set(map(identity, data.split(name))) if name != "forget" else set()
+        if both := tuple(own for own, digest in forget if digest in texts):
             found[name] = both
     return found
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from unlearnlib.corpus.documents import Document, DomainData
 from unlearnlib.corpus.files import checked_limits
-from unlearnlib.errors import UnlearnError, first_line, unknown
+from unlearnlib.corpus.hub_rows import load_split
+from unlearnlib.errors import UnlearnError, unknown
 
 logger = logging.getLogger(__name__)
 
@@ -105,12 +106,6 @@ def _load(
     place: HubSplit, source: str | Path, local: bool, revision: str | None, cache: Path | None
 ) -> Any:
     """The `datasets.Dataset` of one split."""
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise UnlearnError(
-            f"reading {source} needs the package 'datasets': install it with pip."
-        ) from error
     if local:
         files = sorted(str(p) for p in Path(source, place.config).glob(f"{place.split}*.parquet"))
         if not files:
@@ -119,21 +114,21 @@ def _load(
                 "copy the Parquet files of the data set there."
             )
         arguments: dict[str, Any] = {"path": "parquet", "data_files": {place.split: files}}
+        remedy = "write the Parquet files again"
     else:
         arguments = {"path": str(source), "name": place.config, "revision": revision}
-    try:
-        return load_dataset(split=place.split, cache_dir=cache and str(cache), **arguments)
-    except Exception as error:  # `datasets` passes on what its HTTP and Arrow libraries raise.
         remedy = (
-            "write the Parquet files again"
-            if local
-            else "check the name and the network (HF_HUB_OFFLINE must not be set the first time), "
+            "check the name and the network (HF_HUB_OFFLINE must not be set the first time), "
             "or give a local folder with the same Parquet files"
         )
-        raise UnlearnError(
-            f"{place.config}/{place.split} of {source} cannot be loaded "
-            f"({first_line(error)}): {remedy}."
-        ) from error
+    return load_split(
+        source,
+        f"{place.config}/{place.split} of {source}",
+        remedy,
+        split=place.split,
+        cache_dir=cache and str(cache),
+        **arguments,
+    )
 
 
 def _documents(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from unlearnlib.corpus.columns import check_encodable
 from unlearnlib.corpus.documents import Document, DomainData
 from unlearnlib.corpus.files import split_general
 from unlearnlib.errors import UnlearnError, unknown
@@ -17,7 +18,8 @@ def as_documents(texts: Iterable[str | Document], prefix: str) -> tuple[Document
 
     Raises:
         UnlearnError: `texts` is one text, a table or a dictionary, where a loop would go over
-            letters or names; an item is not a text; two documents have the same id.
+            letters or names; an item is not a text, or no valid Unicode; two documents have the
+            same id.
     """
     wrong = isinstance(texts, str | bytes | Document | Mapping) or hasattr(texts, "columns")
     if wrong or not isinstance(texts, Iterable):
@@ -30,6 +32,8 @@ def as_documents(texts: Iterable[str | Document], prefix: str) -> tuple[Document
                 f"number {number} of {prefix} is {type(text).__name__}, not a text: give strings."
             )
         made = text if isinstance(text, Document) else Document(f"{prefix}-{number:04d}", text)
+        for part in (made.id, made.text, *made.given):
+            check_encodable(part, f"number {number} of {prefix}")
         if made.id in documents:
             raise UnlearnError(
                 f"the id {made.id!r} occurs twice in {prefix}: give each document an id of its own."

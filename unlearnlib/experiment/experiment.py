@@ -377,7 +377,7 @@ def open_experiment(
         chosen_values(given),
         str(given["device"] or "auto"),
         compute,
-        positive("workers", given["workers"] or 1, whole=True),
+        positive("workers", 1 if given["workers"] is None else given["workers"], whole=True),
         limits,
         given["corpora"],
         chosen_deadline(given["budget_minutes"]),

@@ -9,7 +9,6 @@ a line to it.
 from __future__ import annotations
 
 import functools
-import hashlib
 import html
 import math
 import re
@@ -100,8 +99,8 @@ HUB_METRICS: Mapping[str, tuple[str, str]] = {
 class SplitFacts:
     """What the card says of a split: counts and SHA-256 (hex), never a text.
 
-    `documents` has the name and the SHA-256 of the UTF-8 text of each document, also of one that is
-    too short to have a chunk (see `CardFacts.short`).
+    `documents` has the name and the SHA-256 of each document (`Document.sha256`), also of one that
+    is too short to have a chunk (see `CardFacts.short`).
     """
 
     name: str
@@ -116,7 +115,7 @@ def split_facts(name: str, documents: Sequence[Document], chunks: int) -> SplitF
         name,
         chunks,
         hash_documents(documents),
-        tuple((d.id, hashlib.sha256(d.text.encode("utf-8")).hexdigest()) for d in documents),
+        tuple((d.id, d.sha256()) for d in documents),
     )
 
 
@@ -141,6 +140,7 @@ class CardFacts:
     adapter     whether LoRA's adapter alone stands beside the model, in `adapter/`
     short       split -> names of its documents that are too short to have a chunk, and so were
                 neither trained on nor scored
+    ends        split -> a sentence on the ends of its documents that were not either, or ""
     """
 
     source: str
@@ -161,6 +161,7 @@ class CardFacts:
     adapter: bool = False
     language: str = "sh"
     short: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    ends: Mapping[str, str] = field(default_factory=dict)
     weights: str = ""
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlearnlib.corpus.chunks import cut, without_chunks
+from unlearnlib.corpus.chunks import cut, left_out, without_chunks
 from unlearnlib.corpus.documents import SPLITS
 from unlearnlib.corpus.texts import TEXTS, own_data
 from unlearnlib.decoder import check_loaded
@@ -97,7 +97,14 @@ def save(
     check_space(model, out, option="folder")
     length = _length(record)
     chunks = {
-        name: cut(_used(data, name, record.spec), tokenizer, length, name=name) for name in SPLITS
+        name: cut(
+            _used(data, name, record.spec),
+            tokenizer,
+            length,
+            name=name,
+            bos_every_chunk=record.spec.get("bos_every_chunk", False),
+        )
+        for name in SPLITS
     }
     name = _public_name(source) if source else (type(model).__name__, None)
     card = _facts(record, data, chunks, before or {}, name, adapter)
@@ -264,7 +271,11 @@ def card_facts(
     `before` has the metrics of the model before; `adapter` says whether LoRA's stands beside it.
     """
     chunks = {
-        name: bench.forgotten(spec) if name == "forget" else bench.chunks(name, spec.length)
+        name: (
+            bench.forgotten(spec)
+            if name == "forget"
+            else bench.chunks(name, spec.length, spec.bos_every_chunk)
+        )
         for name in SPLITS
         if bench.data.split(name)
     }
@@ -319,6 +330,7 @@ def _facts(
             for split, docs in used.items()
             if docs
         },
+        ends={split: left_out(parts) for split, parts in chunks.items()},
     )
 
 
