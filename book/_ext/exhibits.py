@@ -196,11 +196,7 @@ def enclose(app: Sphinx, doctree: nodes.document, node: nodes.raw, found: list[E
     The first is the outermost, and so has the lower number.
     """
     labels = app.env.domains["std"].data
-<<<<<<< HEAD
     outer: nodes.Element | None = None
-=======
-    outer: Any = None
->>>>>>> h-pub
     for exhibit in found:
         element: nodes.Element = KINDS[exhibit.kind](ids=[exhibit.anchor], title=exhibit.title)
         if outer is None:
