@@ -36,20 +36,24 @@ from unlearnlib.experiment.searches import (
     by_domain,
     local_path,
     make_search,
+    same_search,
     searches_found,
     usual_searches,
 )
 from unlearnlib.folders import published_files
+from unlearnlib.profiles import get_profile, load_domain
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
 from unlearnlib.store.published import Library
 from unlearnlib.store.record import Record
 from unlearnlib.study.grids import OWN, Asked, get_study, specs_of
 from unlearnlib.study.records import StudyResult, at_hand, default_store, spec_text
-from unlearnlib.study.searches import Search
+from unlearnlib.study.searches import Search, load_searches
 from unlearnlib.text import duration, plural
 
 if TYPE_CHECKING:
+    from unlearnlib.bench import Bench
+    from unlearnlib.corpus.documents import DomainData
     from unlearnlib.experiment.work import Work
 
 
@@ -200,6 +204,27 @@ class Experiment:
             )
         return found
 
+    def source_of(self, searches: Sequence[Search]) -> Source:
+        """What an exhibit of searches is drawn from."""
+        command = self.command(compute="fresh")
+        if self.compute != "fresh" or not searches:
+            return Source(command)
+        usual = load_searches(self.profile) if self.limits is None else []
+        pairs = [
+            (search, other)
+            for search in searches
+            for other in usual
+            if (search.domain, search.seed, search.method, search.situation.updates)
+            == (other.domain, other.seed, other.method, other.situation.updates)
+        ]
+        if not pairs:
+            said = "None of them is published, so there is nothing to compare with."
+        else:
+            same = sum(same_search(*pair) for pair in pairs)
+            said = f"{same} of {len(pairs)} that are published made the same runs and ended alike."
+        count = f"{len(searches)} {'search' if len(searches) == 1 else 'searches'}"
+        return Source(command, footer=f"Computed anew: {count}. {said}")
+
     def _search(self, lacking: Sequence[Wanted]) -> None:
         """Make searches, until the deadline; one that was interrupted goes on."""
         from unlearnlib.experiment.work import bench_of
@@ -213,6 +238,36 @@ class Experiment:
                     return
                 bench = bench or bench_of(work, self.profile, domain)
                 make_search(bench, wanted, path, self.store.root / "searches")
+
+    def texts(self) -> dict[str, DomainData]:
+        """Domain -> its documents; a domain whose texts are not here is left out, and told."""
+        found = {}
+        for domain in self.domains:
+            try:
+                found[domain] = load_domain(self.profile, domain, self.corpora, self.limits)
+            except UnlearnError as error:
+                self._tell_once(f"*The texts of {domain} cannot be shown: {error}*")
+        return found
+
+    def tokenizer(self) -> Any:
+        """The profile's tokenizer; None where it is not here, which is told."""
+        from unlearnlib.models import load_tokenizer
+
+        try:
+            return load_tokenizer(get_profile(self.profile).model)
+        except UnlearnError as error:
+            self._tell_once(f"*Tokens cannot be counted: {error}*")
+            return None
+
+    def bench(self, domain: str) -> Bench | None:
+        """Model and data of a domain; None where they are not here, which is told."""
+        from unlearnlib.experiment.work import bench_of
+
+        try:
+            return bench_of(self._work(Part("main", self.profile, (domain,))), self.profile, domain)
+        except UnlearnError as error:
+            self._tell_once(f"*The model or the texts of {domain} cannot be loaded: {error}*")
+            return None
 
     def source(self, records: Iterable[Record] = ()) -> Source:
         """What an exhibit is drawn from that no single study has the records of."""

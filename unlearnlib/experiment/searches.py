@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +18,12 @@ from unlearnlib.spec import RunSpec
 from unlearnlib.store.claims import exclusive
 from unlearnlib.store.files import write_file
 from unlearnlib.study.chosen import BATCH
-from unlearnlib.study.searches import Search, load_searches, read_searches
+from unlearnlib.study.searches import DESIGN, Search, load_searches, read_searches, usual_pairs
 
 if TYPE_CHECKING:
     from unlearnlib.bench import Bench
     from unlearnlib.tuning import Tuned
 
-DESIGN = ("lab", "arxiv", 100)
-HELD_OUT = (200, 201, 202)  # seeds; of other profiles the first alone
 METHOD = "ga_gd_in_dist"
 KEPT = ("forget/perplexity", "general/perplexity", "oracle_kl/forget", "membership/min_k_40/auc")
 
@@ -78,12 +77,9 @@ def usual_searches(
     updates: int | None = None,
 ) -> list[Wanted]:
     """The searches of a profile, the design's first; None stands for the usual ones."""
-    known = sorted(get_profile(profile).domains)
-    if profile == DESIGN[0]:
-        pairs = [DESIGN[1:], *((d, s) for s in HELD_OUT for d in known if d != DESIGN[1])]
-    else:
-        pairs = [(domain, HELD_OUT[0]) for domain in known]
+    pairs = usual_pairs(profile)
     if seeds is not None:
+        known = sorted(get_profile(profile).domains)
         pairs = [(domain, seed) for seed in seeds for domain in known]
     return [
         Wanted(profile, domain, seed, method, updates)
@@ -155,6 +151,26 @@ def line_of(found: Tuned, wanted: Wanted) -> dict[str, Any]:
         "after": record and {n: record.metrics[n] for n in KEPT if n in record.metrics},
         "versions": record and record.provenance["versions"],
     }
+
+
+def same_search(one: Search, other: Search, within: float = 1e-3) -> bool:
+    """Whether two searches made the same runs, ended alike, and measured the same.
+
+    Perplexities may differ by the share `within`: a path is what rounding was multiplied along.
+    """
+    if len(one.steps) != len(other.steps) or (one.best, one.ending) != (other.best, other.ending):
+        return False
+    for a, b in zip(one.steps, other.steps, strict=True):
+        if (a.updates, len(a.path)) != (b.updates, len(b.path)):
+            return False
+        numbers = [
+            (a.learning_rate, b.learning_rate),
+            (a.retain_weight, b.retain_weight),
+            *zip(a.path, b.path, strict=True),
+        ]
+        if not all(x == y or math.isclose(x, y, rel_tol=within) for x, y in numbers):
+            return False
+    return True
 
 
 def by_domain(wanted: Iterable[Wanted]) -> Iterator[tuple[str, list[Wanted]]]:
