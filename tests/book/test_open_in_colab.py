@@ -109,6 +109,9 @@ def test_a_larger_model_is_trained_by_adapters_where_it_does_not_fit(
     assert found.way.lora_rank == sitting.LORA_RANK and found.way.peak < 0.5 * need
     assert found.specs("ga")[0].lora_rank == sitting.LORA_RANK
     assert found.specs("ga")[0].learning_rate == 10 * large.specs("ga")[0].learning_rate
+    processor = Device("cpu", "a processor", 10**11, "float32")
+    beside = planned(monkeypatch, model, processor, limits=FEW)
+    assert beside.way.peak > large.way.peak  # the oracle lies in the same memory
     tiny = Device("cuda", "a tiny card", int(0.05 * need), "float32")
     with pytest.raises(UnlearnError, match=r"a tiny card has .*give a smaller model"):
         planned(monkeypatch, model, tiny, limits=FEW)
