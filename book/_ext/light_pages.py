@@ -35,6 +35,7 @@ MATHJAX = re.compile(
     r"mathjax/(tex-chtml\.js|output/chtml/fonts/.*|input/tex/extensions/(?!all-packages).*)"
 )
 FORMULA = re.compile(r'class="math\b')
+FEW = 8  # drawings that are shortened sooner than other processes would have started
 TEXTS = {".html", ".css", ".js"}
 CELL_KEYS = ("tags",)  # what of a cell's metadata concerns a reader
 NOTEBOOK_KEYS = ("kernelspec", "language_info")
@@ -113,7 +114,10 @@ def write_images(folder: Path, cache: Path, images: dict[str, bytes]) -> None:
         if name.endswith(".svg")
     }
     due = {path: images[name] for name, path in kept.items() if not path.is_file()}
-    if due:
+    if len(due) <= FEW:
+        for path, raw in due.items():
+            path.write_bytes(shortened(raw))
+    else:
         with ProcessPoolExecutor(max(1, min(4, cpu_count() or 1))) as pool:
             for path, short in zip(due, pool.map(shortened, due.values()), strict=True):
                 path.write_bytes(short)
