@@ -3,6 +3,8 @@
 #   PYTHON=python3.12        the interpreter that .venv is made with (3.11 or newer)
 #   PIP_ARGS=...             more arguments for pip, say an index that has CPU-only builds of torch
 #   PYTEST_ARGS="--slow"     more arguments for pytest
+#   COMPUTE=missing          compute what the book shows and has no record (or fresh: all of it)
+#   PROFILE=open             at another scale than each notebook's own
 #   BOOK_ARGS=--force        more arguments for book/build.py
 
 SHELL := /bin/bash
@@ -13,6 +15,8 @@ PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 BOOK_ARGS ?=
+# Parameters of the notebooks.
+PARAMETERS = $(if $(COMPUTE),-p compute $(COMPUTE)) $(if $(PROFILE),-p profile $(PROFILE))
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,7 +52,7 @@ test: $(STAMP) ## Run the tests
 	  $(BIN)/python -m pytest -q -n logical --maxprocesses 4 $(PYTEST_ARGS)
 
 book: $(STAMP) ## Execute the notebooks and build the book in _build/html
-	$(BIN)/python book/build.py $(BOOK_ARGS)
+	$(BIN)/python book/build.py $(PARAMETERS) $(BOOK_ARGS)
 
 single-page: $(STAMP) ## Build the book as one page, _build/singlehtml/index.html
 	$(BIN)/python book/build.py --single-page $(BOOK_ARGS)

@@ -27,9 +27,12 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from types import MappingProxyType
+
+from unlearnlib.experiment.parameters import cell_of
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "notebooks"
@@ -39,6 +42,7 @@ SINGLE = ROOT / "_build" / "singlehtml"
 PDF = ROOT / "_build" / "book.pdf"
 # What the pages may weigh, in bytes: all of the book, and the HTML of one page with what is in it.
 HEAVIEST_BOOK, HEAVIEST_PAGE = 15_000_000, 700_000
+NOTHING: Mapping[str, str] = MappingProxyType({})  # given to the notebooks
 BROWSERS = (
     "chromium",
     "chromium-browser",
@@ -83,12 +87,23 @@ def fingerprint(paths: Iterable[Path], records: Iterable[str] = ()) -> str:
     return digest.hexdigest()
 
 
-def execute(template: Path, result: Path, *, progress: bool = False) -> None:
-    """Runs one template into `result`; raises papermill's error for the cell that failed."""
+def execute(
+    template: Path, result: Path, given: Mapping[str, str] = NOTHING, *, progress: bool = False
+) -> None:
+    """Runs one template into `result`, with those of the parameters given that it has.
+
+    Raises papermill's error for the cell that failed.
+    """
     import papermill
 
+    known = cell_of(template)
     papermill.execute_notebook(
-        str(template), str(result), cwd=str(ROOT), kernel_name="python3", progress_bar=progress
+        str(template),
+        str(result),
+        parameters={name: value for name, value in given.items() if name in known},
+        cwd=str(ROOT),
+        kernel_name="python3",
+        progress_bar=progress,
     )
 
 
@@ -97,17 +112,22 @@ def default_jobs() -> int:
     return max(1, min(4, os.cpu_count() or 1))
 
 
-def execute_changed(templates: list[Path], *, force: bool, jobs: int = 1) -> None:
+def execute_changed(
+    templates: list[Path], given: Mapping[str, str] = NOTHING, *, force: bool, jobs: int = 1
+) -> None:
     """Runs the templates whose inputs changed since their last run (all of them with `force`).
+
+    What is `given` are parameters of the notebooks, and inputs as well.
 
     `jobs` run at a time. When one fails, those that have not begun are left out.
     """
     RESULTS.mkdir(parents=True, exist_ok=True)
-    shared, records = list(shared_inputs()), local_records()
+    shared = list(shared_inputs())
+    names = [*local_records(), *(f"{name}={value}" for name, value in sorted(given.items()))]
     due: list[tuple[str, Path, str]] = []  # the beginning of its line, the template, its inputs
     for number, template in enumerate(templates, start=1):
         stamp = RESULTS / f"{template.stem}.sha256"
-        inputs = fingerprint([template, *shared], records)
+        inputs = fingerprint([template, *shared], names)
         line = f"[{number}/{len(templates)}] {template.stem}"
         done = (RESULTS / template.name).is_file() and stamp.is_file()
         if not force and done and stamp.read_text() == inputs:
@@ -124,7 +144,7 @@ def execute_changed(templates: list[Path], *, force: bool, jobs: int = 1) -> Non
         if failed.is_set():
             return
         try:
-            execute_one(line, template, inputs, alone=jobs == 1)
+            execute_one(line, template, inputs, given, alone=jobs == 1)
         except BaseException:
             failed.set()
             raise
@@ -141,7 +161,9 @@ def execute_changed(templates: list[Path], *, force: bool, jobs: int = 1) -> Non
             raise
 
 
-def execute_one(line: str, template: Path, inputs: str, *, alone: bool) -> None:
+def execute_one(
+    line: str, template: Path, inputs: str, given: Mapping[str, str] = NOTHING, *, alone: bool
+) -> None:
     """Runs one template and leaves the hash of its inputs; says when, and how long it took."""
     from papermill.exceptions import PapermillExecutionError
 
@@ -152,7 +174,7 @@ def execute_one(line: str, template: Path, inputs: str, *, alone: bool) -> None:
     start = time.monotonic()
     try:
         # A bar helps whoever watches one notebook; in a log, or beside others, it is noise.
-        execute(template, result, progress=alone and sys.stderr.isatty())
+        execute(template, result, given, progress=alone and sys.stderr.isatty())
     except PapermillExecutionError as error:
         raise SystemExit(
             f"{error}\n{template.relative_to(ROOT)}: the cell In [{error.exec_count}] failed "
@@ -258,9 +280,24 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--no-html", action="store_true", help="run the notebooks, build nothing")
     what.add_argument("--single-page", action="store_true", help="build the book as one page")
+    parser.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter of every notebook that has it, as in -p compute missing",
+    )
     what.add_argument("--pdf", action="store_true", help="print it to PDF as well (needs Chromium)")
     arguments = parser.parse_args()
 
+    given = dict(arguments.parameters)
+    templates = sorted(TEMPLATES.glob("*.ipynb"))
+    known = {name for template in templates for name in cell_of(template)}
+    for name in given:
+        if name not in known:
+            parser.error(f"unknown parameter {name!r}: choose of {', '.join(sorted(known))}.")
     if arguments.jobs < 1:
         parser.error(f"--jobs is {arguments.jobs}: give at least 1.")
     browser = find_browser() if arguments.pdf else None
@@ -280,7 +317,7 @@ def main() -> None:
         chosen = [template for template in templates if template.stem in arguments.only]
     # The book is made of what the repository holds; a hub that does not answer must not slow it.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    execute_changed(chosen, force=arguments.force, jobs=arguments.jobs)
+    execute_changed(chosen, given, force=arguments.force, jobs=arguments.jobs)
     if arguments.single_page or arguments.pdf:
         build_html("singlehtml")
         print(f"\nThe book as one page: {SINGLE / 'index.html'}")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -130,7 +131,7 @@ def test_a_notebook_is_run_again_when_the_local_store_has_other_records(
 ) -> None:
     ran = []
 
-    def execute(template: Path, result: Path, *, progress: bool) -> None:
+    def execute(template: Path, result: Path, given: Mapping[str, str], *, progress: bool) -> None:
         ran.append(template.stem)
         result.write_text("{}")
 
@@ -157,7 +158,7 @@ def test_notebooks_run_at_a_time_and_one_that_fails_ends_the_others_that_wait(
     together = threading.Barrier(jobs, timeout=30)
     ran = []
 
-    def execute(template: Path, result: Path, *, progress: bool) -> None:
+    def execute(template: Path, result: Path, given: Mapping[str, str], *, progress: bool) -> None:
         ran.append(template.stem)
         together.wait()  # breaks unless so many run at a time
         if template.stem == "bad":

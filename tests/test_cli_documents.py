@@ -115,6 +115,8 @@ def test_a_run_and_a_plan_take_questions_and_the_command_repeats_it(
     assert "--column answer --prompt-column question" in line["repeat"]
     plain = values(unlearn("run", *own(model), "--column", "answer", *RUN, "--out", "plain"))
     assert line["key"] != plain["key"]
+    card, other = ((files / out / "README.md").read_text() for out in ("out", "plain"))
+    assert "Documents have prompts" in card and "Documents have prompts" not in other
     assert line["metrics"]["forget/perplexity"] != plain["metrics"]["forget/perplexity"]
     planned = values(unlearn("run", *own(model), *COLUMNS, *RUN, "--plan", "--out", "p"))
     assert planned["tokens"] > 0

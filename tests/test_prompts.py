@@ -88,6 +88,14 @@ def test_one_word_is_an_answer_though_it_would_be_no_document() -> None:
         cut([Document("a", "a")], tokenizer, 64)
 
 
+def test_a_prompt_that_has_to_be_cut_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    texts = [Document("a", "Mira.", prompt="Who?"), Document("b", "Mira.", prompt="Who? " * 40)]
+    cut(texts, tiny_tokenizer(), 32, name="forget")
+    (record,) = caplog.records
+    assert record.getMessage().startswith("the prompts of 1 of 2 forget documents leave too little")
+    assert record.getMessage().endswith(": b")
+
+
 @pytest.mark.parametrize("length", [8, 13, 40])
 def test_a_long_answer_goes_on_without_its_prompt_and_none_of_it_is_lost(length: int) -> None:
     tokenizer = tiny_tokenizer()

@@ -43,6 +43,7 @@ from unlearnlib.lora import check_peft, merge
 from unlearnlib.quantised import bits_of, check_kind, how_to_load
 from unlearnlib.rope import older_names
 from unlearnlib.sharding import plain_copy
+from unlearnlib.store.claims import scratch_name
 from unlearnlib.store.files import move_in, undisturbed, write_file
 from unlearnlib.text import file_name, source_name
 from unlearnlib.threads import ONE_AT_A_TIME
@@ -389,7 +390,7 @@ def save_model(
     place = folder if folder.exists() else folder.parent
     staged: Path | None = None
     try:
-        staged = Path(tempfile.mkdtemp(dir=place, prefix=f".{folder.name}-"))
+        staged = Path(tempfile.mkdtemp(dir=place, prefix=f"{scratch_name(folder)}-"))
         model.save_pretrained(staged, safe_serialization=True)
         _name_as_before(staged / "config.json")
         if tokenizer is not None:

@@ -1,7 +1,7 @@
 """A Sphinx extension: figures and tables are numbered, say how to repeat them, and are listed.
 
 The notebooks leave marks (`unlearnlib/book/exhibits.py`). Here each becomes a link to the template
-of the notebook in the repository of `_config.yml`, the papermill command with the parameters that
+of the notebook in the repository of `_config.yml`, the command with the parameters that
 the notebook was run with, and a link to the figure or table itself. What the HTML carries becomes
 the table's CSV and links to its records (`record_pages.py`). Sphinx numbers them (`numfig`), so a
 page refers to one by its anchor, as in {numref}`figure-trajectories`. The directive `{exhibits}`
@@ -29,6 +29,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from unlearnlib.book.exhibits import MARK, MARKS, folded
 from unlearnlib.book.origins import PLACE, unpacked
+from unlearnlib.experiment.parameters import as_word
 
 logger = logging.getLogger(__name__)
 
@@ -63,31 +64,30 @@ class Exhibit:
 
 
 def parameters(notebook: dict[str, Any]) -> dict[str, Any]:
-    """Names and values that a notebook was run with: its own, and those papermill put in."""
+    """Names and values that papermill put into a notebook: those that are not its own defaults."""
     found: dict[str, Any] = {}
-    for tag in ("parameters", "injected-parameters"):
-        for cell in notebook["cells"]:
-            if tag not in cell.get("metadata", {}).get("tags", []):
-                continue
-            for line in ast.parse("".join(cell["source"])).body:
-                if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
-                    found[line.targets[0].id] = ast.literal_eval(line.value)
+    for cell in notebook["cells"]:
+        if "injected-parameters" not in cell.get("metadata", {}).get("tags", []):
+            continue
+        for line in ast.parse("".join(cell["source"])).body:
+            if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
+                found[line.targets[0].id] = ast.literal_eval(line.value)
     return found
 
 
 def command(name: str, given: dict[str, Any]) -> str:
-    """The papermill command for notebooks/NAME.ipynb; what is None is left to the notebook."""
-    words = ["papermill", f"notebooks/{name}.ipynb", "out.ipynb"]
+    """The command that makes notebooks/NAME.ipynb again; what is None is left to the notebook."""
+    words = ["unlearn", "notebook", name]
     for key, value in given.items():
         if value is not None:
-            words += ["-p", key, str(value)]
+            words += ["-p", key, as_word(value, quoted=False)]
     return shlex.join(words)
 
 
 def filled(page: str, notebook: str, repeat: str) -> str:
     """The HTML `page` with its marks replaced, and without what it carries.
 
-    notebook  HTML of a link to the notebook; repeat  its papermill command
+    notebook  HTML of a link to the notebook; repeat  its command
     """
     page = unpacked(page)[0].replace(PLACE, "")
     # Each mark belongs to the figure or table that was opened last before it.
@@ -196,9 +196,9 @@ def enclose(app: Sphinx, doctree: nodes.document, node: nodes.raw, found: list[E
     The first is the outermost, and so has the lower number.
     """
     labels = app.env.domains["std"].data
-    outer = None
+    outer: nodes.Element | None = None
     for exhibit in found:
-        element = KINDS[exhibit.kind](ids=[exhibit.anchor], title=exhibit.title)
+        element: nodes.Element = KINDS[exhibit.kind](ids=[exhibit.anchor], title=exhibit.title)
         if outer is None:
             node.replace_self(element)
         else:

@@ -425,14 +425,20 @@ def _add_verify(commands: Any) -> None:
         "re-run published records and compare",
         epilog="With the picked runs, the scores of the vanilla and retrained models that they are "
         "held\nagainst are verified, and without --store also that settings and searches follow "
-        "from\nthe published records. The default tolerance is for two kinds of x86 processors, "
-        "in\nfloat32, with the pinned libraries: the published records leave room for no more. "
-        "On a\nGPU, in another precision or with other libraries give a --tolerance.\n\n"
+        "from\nthe published records, and that no run or search is missing there.\n"
+        "The default tolerance is for two kinds of x86 processors, in float32, with the pinned\n"
+        "libraries: the published records leave room for no more. On a GPU, in another precision\n"
+        "or with other libraries give a --tolerance.\n\n"
         "Exits with 0 if all agree, with 1 if one differs, with 2 on bad input.",
     )
     parser.add_argument("--study", metavar="NAME", help="only records of this study")
     _add_scale(parser, several=True, default="lab")
-    parser.add_argument("--sample", type=int, default=3, help="how many, picked at random (3)")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        help="how many, picked at random (as many as took five minutes when they were recorded, "
+        "and three at least)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random pick (0)")
     parser.add_argument(
         "--tolerance",

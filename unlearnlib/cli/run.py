@@ -43,9 +43,10 @@ from unlearnlib.models import load_tokenizer, model_config
 from unlearnlib.planning import Machine, plan_reading, plan_run
 from unlearnlib.profiles import clipped, get_profile, load_domain
 from unlearnlib.report.card import score_rows
-from unlearnlib.report.saved import card_facts, reserved, save_unlearned
+from unlearnlib.report.saved import ELSEWHERE, card_facts, save_unlearned
 from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
+from unlearnlib.store.claims import reserved
 from unlearnlib.store.folder import Store
 from unlearnlib.store.published import Library
 from unlearnlib.study.chosen import BATCH, settings
@@ -78,7 +79,7 @@ def run_command(args: argparse.Namespace) -> Report:
         return _plan_report(inputs, _run_execution(args, progress=False))
     if inputs.out is None or not is_main_process():
         return _run(args, inputs)
-    with reserved(inputs.out):
+    with reserved(inputs.out, f"a model for --out {str(inputs.out)!r}", ELSEWHERE):
         return _run(args, inputs)
 
 

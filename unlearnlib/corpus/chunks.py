@@ -93,9 +93,20 @@ def cut(
     bos = _bos(tokenizer) if bos_every_chunk else None
     chunks: list[Chunk] = []
     seen: list[str] = []
+    shortened: list[str] = []
     for document in documents:
         seen.append(document.id)
-        chunks += _cut_one(document, tokenizer, cutting, bos, name)
+        chunks += _cut_one(document, tokenizer, cutting, bos, name, shortened)
+    if shortened:
+        logger.warning(
+            "the prompts of %d of %d %s documents leave too little room for the text in %d tokens, "
+            "and are cut at their beginning: %s",
+            len(shortened),
+            len(seen),
+            name,
+            length,
+            listed(shortened),
+        )
     short = without_chunks(seen, chunks)
     if seen and not chunks:
         raise UnlearnError(
@@ -130,13 +141,21 @@ def _bos(tokenizer: Any) -> int:
 
 
 def _cut_one(
-    document: Document, tokenizer: Any, cutting: Cutting, bos: int | None, name: str
+    document: Document,
+    tokenizer: Any,
+    cutting: Cutting,
+    bos: int | None,
+    name: str,
+    shortened: list[str],
 ) -> Iterator[Chunk]:
-    """The chunks of one document."""
+    """The chunks of one document; where its prompt has to be cut its id is added to `shortened`."""
     tokens, given = _tokens(document, tokenizer, f"the {name} document {document.id!r}")
     if bos is not None and len(tokens) and tokens[0] != bos:
         tokens, given = np.insert(tokens, 0, bos), given + 1
+    whole_prompt = given
     tokens, given = _fit_prompt(tokens, given, cutting.length, tokenizer)
+    if given < whole_prompt:
+        shortened.append(document.id)
     # An answer of one word is an answer; less than the minimum of a text is no text.
     parts = list(_parts(len(tokens), given + 1 if document.prompt else cutting.minimum, cutting))
     left = len(tokens) - (parts[-1][1] if parts else 0)

@@ -40,6 +40,7 @@ from unlearnlib.experiment.searches import (
     usual_searches,
 )
 from unlearnlib.folders import published_files
+from unlearnlib.profiles import get_profile, load_domain
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
 from unlearnlib.store.published import Library
@@ -50,6 +51,8 @@ from unlearnlib.study.searches import Search
 from unlearnlib.text import duration, plural
 
 if TYPE_CHECKING:
+    from unlearnlib.bench import Bench
+    from unlearnlib.corpus.documents import DomainData
     from unlearnlib.experiment.work import Work
 
 
@@ -213,6 +216,36 @@ class Experiment:
                     return
                 bench = bench or bench_of(work, self.profile, domain)
                 make_search(bench, wanted, path, self.store.root / "searches")
+
+    def texts(self) -> dict[str, DomainData]:
+        """Domain -> its documents; a domain whose texts are not here is left out, and told."""
+        found = {}
+        for domain in self.domains:
+            try:
+                found[domain] = load_domain(self.profile, domain, self.corpora, self.limits)
+            except UnlearnError as error:
+                self._tell_once(f"*The texts of {domain} cannot be shown: {error}*")
+        return found
+
+    def tokenizer(self) -> Any:
+        """The profile's tokenizer; None where it is not here, which is told."""
+        from unlearnlib.models import load_tokenizer
+
+        try:
+            return load_tokenizer(get_profile(self.profile).model)
+        except UnlearnError as error:
+            self._tell_once(f"*Tokens cannot be counted: {error}*")
+            return None
+
+    def bench(self, domain: str) -> Bench | None:
+        """Model and data of a domain; None where they are not here, which is told."""
+        from unlearnlib.experiment.work import bench_of
+
+        try:
+            return bench_of(self._work(Part("main", self.profile, (domain,))), self.profile, domain)
+        except UnlearnError as error:
+            self._tell_once(f"*The model or the texts of {domain} cannot be loaded: {error}*")
+            return None
 
     def source(self, records: Iterable[Record] = ()) -> Source:
         """What an exhibit is drawn from that no single study has the records of."""

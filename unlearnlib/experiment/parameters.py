@@ -7,6 +7,7 @@ will do ("ga,adversarial" or ["ga", "adversarial"]).
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -183,15 +184,14 @@ def chosen_domains(profile: str, given: Any) -> tuple[str, ...]:
     return domains
 
 
-def as_word(value: Any) -> str:
-    """A parameter's value as one word of a command line."""
+def as_word(value: Any, quoted: bool = True) -> str:
+    """A parameter's value as one word of a command line; `quoted` for a shell."""
     if isinstance(value, Mapping):
         return ",".join(f"{name}={count}" for name, count in value.items())
     if isinstance(value, list | tuple):
         parts = [" ".join(map(str, x)) if isinstance(x, list | tuple) else str(x) for x in value]
         value = ",".join(parts)
-    text = str(value)
-    return f'"{text}"' if " " in text else text
+    return shlex.quote(str(value)) if quoted else str(value)
 
 
 def cell_of(template: Path) -> dict[str, tuple[str, str]]:

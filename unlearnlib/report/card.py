@@ -140,6 +140,7 @@ class CardFacts:
     adapter     whether LoRA's adapter alone stands beside the model, in `adapter/`
     short       split -> names of its documents that are too short to have a chunk, and so were
                 neither trained on nor scored
+    prompted    whether documents have prompts, which are given and not predicted
     ends        split -> a sentence on the ends of its documents that were not either, or ""
     """
 
@@ -162,6 +163,7 @@ class CardFacts:
     language: str = "sh"
     short: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ends: Mapping[str, str] = field(default_factory=dict)
+    prompted: bool = False
     weights: str = ""
 
 
