@@ -7,6 +7,8 @@ There is no GPU here: what torch says of one is put in its place.
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -192,3 +194,14 @@ def test_the_probe_runs_every_operation_of_a_run() -> None:
             for rank in (0, 2):
                 execute(bench, RunSpec(method=method, updates=2, batch_size=2, lora_rank=rank))
     assert used.names - probed.names == set()
+
+
+def test_every_branch_for_a_gpu_is_listed_in_contributing() -> None:
+    root = Path(__file__).resolve().parent.parent
+    listed = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for path in (root / "unlearnlib").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+        words = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}
+        if names & {"cuda", "mps", "is_cuda"} or words & {"cuda", "mps"}:
+            assert f"`{path.relative_to(root).as_posix()}`" in listed, path

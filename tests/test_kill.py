@@ -35,6 +35,7 @@ from hypothesis import strategies as st
 from unlearnlib import study
 from unlearnlib.bench import Bench, key_of
 from unlearnlib.cli import main
+from unlearnlib.cli import pretrain as cli_pretrain
 from unlearnlib.cli import run as cli_run
 from unlearnlib.cli.arguments import write_output
 from unlearnlib.cli.parser import build_parser
@@ -44,12 +45,12 @@ from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.scores import TokenScores
 from unlearnlib.models import load_model, model_hash, save_model
-from unlearnlib.report.saved import check_out, reserved
+from unlearnlib.report.saved import check_out
 from unlearnlib.run import execute
 from unlearnlib.scoring import score_chunks
 from unlearnlib.spec import RunSpec
 from unlearnlib.store import FORMAT, Store, read_parquet, write_parquet
-from unlearnlib.store.claims import _boot, _born, _namespace
+from unlearnlib.store.claims import _boot, _born, _namespace, reserved, scratch_name
 from unlearnlib.study import Portion, Shard, Study, StudyResult, run_study
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -761,19 +762,19 @@ def _chunks() -> list[Chunk]:
 
 
 def test_a_second_run_on_one_folder_learns_it_before_it_starts(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
     for out in (tmp_path / "new" / "out", tmp_path / "empty"):
-        if out.name == "empty":
-            out.mkdir()
-        with reserved(out):
+        with reserved(out, "a model"):
+            same = Path(f"{out.parent}/./{out.name}")
             with (
-                pytest.raises(UnlearnError, match="another process is making a model"),
-                reserved(Path(f"{out.parent}/./{out.name}")),
+                pytest.raises(UnlearnError, match="another process is making a model: wait for it"),
+                reserved(same, "a model"),
             ):
                 pass
-            with reserved(out.with_name("other")):
+            with reserved(out.with_name("other"), "a model"):
                 pass
             check_out(out, force=False)  # what the other keeps there is no model
-        with reserved(out):
+        with reserved(out, "a model"):
             pass
     assert {p.name for p in tmp_path.rglob("*")} == {"empty"}
 
@@ -782,7 +783,7 @@ def test_the_command_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[
     texts = tmp_path / "forget.txt"
     texts.write_text("some text to forget")
     words = ["--model", "nowhere", "--forget", str(texts), "--out", str(tmp_path / "out")]
-    with reserved(tmp_path / "out"):
+    with reserved(tmp_path / "out", "a model"):
         for command in ("run", "tune"):
             assert main([command, *words, "--method", "ga"]) == 2
             assert "another process is making a model" in capsys.readouterr().err
@@ -803,7 +804,7 @@ saved.model_card = lambda card: ""
 card = SimpleNamespace(source="", splits=(), before={})
 record = SimpleNamespace(to_json=dict)
 out = Path(sys.argv[1])
-with saved.reserved(out):
+with saved.reserved(out, ""):
     saved.save_unlearned(out, None, None, record, card)
 """
 
@@ -820,8 +821,30 @@ def test_what_a_killed_run_left_hidden_is_removed_by_the_next_one(tmp_path: Path
     left = {p.name for p in tmp_path.iterdir()}
     assert len(left) == 2 and all(name.startswith(".unlearn-") for name in left)  # and the claim
     (tmp_path / ".unlearn-of-somebody-else").mkdir()
-    with reserved(tmp_path / "other"):  # of another folder it removes nothing
+    with reserved(tmp_path / "other", "a model"):  # of another folder it removes nothing
         assert left < {p.name for p in tmp_path.iterdir()}
-    with reserved(out):
+    with reserved(out, "a model"):
         pass
     assert [p.name for p in tmp_path.iterdir()] == [".unlearn-of-somebody-else"]
+
+
+def test_two_do_not_train_one_model_and_the_next_removes_what_a_killed_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNLEARN_DATA", str(tmp_path))
+    monkeypatch.setattr(cli_pretrain, "train_lab_model", lambda name, execution: RECORD)
+    folder = tmp_path / "lab" / "vanilla"
+    words = ["pretrain", "--only", "vanilla", "--quiet"]
+    with reserved(folder, "it"):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert "another process is making the model 'vanilla' of profile 'lab': wait for it" in said
+    left = tmp_path / "lab" / f"{scratch_name(folder)}-abc"
+    left.mkdir(parents=True)
+    assert main(words) == 0 and not left.exists()
+
+
+RECORD = {
+    "name": "vanilla", "parameters": 1, "updates": 1, "losses": [1.0], "model_hash": "m",
+    "provenance": {"seconds": 1.0},
+}  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import (
+    HEAD_ROWS,
     LENGTH,
     QUIET,
     documents,
@@ -24,6 +25,7 @@ from helpers import (
     tiny_tokenizer,
 )
 from safetensors.torch import load_file
+from test_models import of_type
 from torch.utils.flop_counter import FlopCounterMode
 
 from unlearnlib import lora, unlearn
@@ -31,6 +33,7 @@ from unlearnlib.bench import key_of
 from unlearnlib.cli.main import main
 from unlearnlib.corpus.chunks import Chunk, cut
 from unlearnlib.cost import run_flops, training_flops
+from unlearnlib.decoder import disable_dropout
 from unlearnlib.engine import (
     Checkpoint,
     Execution,
@@ -396,6 +399,56 @@ def test_without_peft_one_sentence_names_it(monkeypatch: pytest.MonkeyPatch) -> 
         execute(bench, SPEC, in_place=True)
     assert torch.equal(flat(bench.model), before)
     execute(bench, SPEC.replace(lora_rank=0, updates=1))  # which needs no peft
+
+
+EXPERTS = {"moe_intermediate_size": 16, "num_experts_per_tok": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("mixtral", {"num_local_experts": 4}),
+        ("qwen2_moe", {"num_experts": 4, "shared_expert_intermediate_size": 16}),
+        ("phimoe", {"num_local_experts": 4}),  # its router is a linear layer that does more
+    ],
+)
+def test_experts_in_one_tensor_get_no_adapter_and_the_linear_layers_do(
+    kind: str, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {"vocab_size": HEAD_ROWS, "bos_token_id": 1, "eos_token_id": 2} | settings
+    model = of_type(kind, **EXPERTS, **settings)
+    bench = tiny_bench(model=disable_dropout(model))
+    with caplog.at_level("INFO"):
+        made, record = execute(bench, RunSpec(method="ga", updates=1, batch_size=2, lora_rank=2))
+    assert "is no linear layer and gets no adapter" in caplog.text
+    names = {name.split(".")[-3] for name in made.lora_adapter.tensors}  # type: ignore[union-attr]
+    assert {"q_proj", "k_proj", "v_proj", "o_proj"} <= names and "router" not in names
+    experts = [n for n, p in model.named_parameters() if p.dim() > 2]
+    after = dict(made.named_parameters())
+    assert experts and all(torch.equal(after[n], model.get_parameter(n)) for n in experts)
+    assert record.status == "done"
+
+
+def test_an_adapter_that_peft_would_put_on_experts_is_refused_before_anything_is_done() -> None:
+    model = of_type(
+        "deepseek_v2", **EXPERTS, n_routed_experts=4, first_k_dense_replace=1, head_dim=4
+    )
+    before = {name: (p.requires_grad, p.data_ptr()) for name, p in model.named_parameters()}
+    for action in (lora.check_layers, lambda m: lora.attach(m, 2, 4.0, 0)):
+        with pytest.raises(UnlearnError, match=r"which is no linear layer.*set lora_rank=0"):
+            action(model)
+        found = {name: (p.requires_grad, p.data_ptr()) for name, p in model.named_parameters()}
+        assert found == before
+
+
+def test_trying_whether_a_model_takes_adapters_leaves_it_as_it_was() -> None:
+    model = tiny_llama()
+    model.lm_head.requires_grad_(False)
+    before, state = flat(model), torch.random.get_rng_state()
+    lora.check_layers(model)
+    assert torch.equal(flat(model), before) and torch.equal(torch.random.get_rng_state(), state)
+    assert [n for n, p in model.named_parameters() if not p.requires_grad] == ["lm_head.weight"]
+    assert not hasattr(model, "peft_config")
 
 
 def test_a_model_without_linear_layers_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,14 @@ Reference = Callable[["Case", Tensor, Tensor, Tensor | None], Tensor]
 class Case:
     """Random hidden states, heads and labels in float64."""
 
-    def __init__(self, bias: bool, count: int = N, dtype: torch.dtype = torch.float64):
+    def __init__(
+        self,
+        bias: bool,
+        count: int = N,
+        dtype: torch.dtype = torch.float64,
+        scale: float = 1.0,
+        cap: float | None = None,
+    ):
         make = torch.Generator().manual_seed(7)
 
         def normal(*shape: int) -> Tensor:
@@ -35,7 +43,8 @@ class Case:
         self.weight = normal(V, H).requires_grad_()
         self.bias = normal(V).requires_grad_() if bias else None
         self.original_hidden = normal(count, H)
-        self.original = Head(normal(V, H), normal(V) if bias else None)
+        self.scale, self.cap = scale, cap
+        self.original = Head(normal(V, H), normal(V) if bias else None, scale, cap)
         self.targets = torch.randint(V, (count,), generator=make)
         self.labels = torch.randint(V, (count,), generator=make)
         # Some positions count more than others, and some not at all.
@@ -48,22 +57,23 @@ class Case:
 
     @property
     def head(self) -> Head:
-        return Head(self.weight, self.bias)
+        return Head(self.weight, self.bias, self.scale, self.cap)
 
 
-def full_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return hidden @ weight.T + (0 if bias is None else bias)
+def full_logits(hidden: Tensor, head: Head) -> Tensor:
+    logits = head.scale * (hidden @ head.weight.T + (0 if head.bias is None else head.bias))
+    return logits if head.cap is None else head.cap * (logits / head.cap).tanh()
 
 
 def reference_cross_entropy(labels: Tensor, case: Case) -> Tensor:
-    logits = full_logits(case.hidden, case.weight, case.bias)
+    logits = full_logits(case.hidden, case.head)
     surprise = logits.logsumexp(1) - logits[torch.arange(len(labels)), labels]
     return (case.coefficient * surprise).sum()
 
 
 def reference_kl(case: Case) -> Tensor:
-    p = full_logits(case.hidden, case.weight, case.bias).softmax(1)
-    q = full_logits(case.original_hidden, case.original.weight, case.original.bias).softmax(1)
+    p = full_logits(case.hidden, case.head).softmax(1)
+    q = full_logits(case.original_hidden, case.original).softmax(1)
     return (case.coefficient[:, None] * q * (q / p).log()).sum()
 
 
@@ -84,15 +94,25 @@ TERMS: dict[str, tuple[Term, Callable[[Case], Tensor | None], Callable[[Case], T
 }
 
 
+PLAIN = {"scale": 1.0, "cap": None}
+SCALED, CAPPED = {"scale": 0.3, "cap": None}, {"scale": 1.0, "cap": 2.0}
+BOTH = {"scale": 1.7, "cap": 1.5}
+
+
+@pytest.mark.parametrize("form", [PLAIN, SCALED, CAPPED, BOTH], ids=["plain", "s", "c", "s and c"])
 @pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
 @pytest.mark.parametrize("at_a_time", [1, 4, N, 1000])
 @pytest.mark.parametrize("name", TERMS)
 def test_a_term_has_the_value_and_gradient_of_its_definition(
-    name: str, at_a_time: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    at_a_time: int,
+    bias: bool,
+    form: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(objectives, "CHUNK_FLOATS", at_a_time * V)
     monkeypatch.setattr(objectives, "CHUNK_POSITIONS", 1)
-    case = Case(bias)
+    case = Case(bias, **form)
     assert positions_per_chunk(case.weight) == at_a_time
     term, kept, reference = TERMS[name]
     value = term.loss(
@@ -203,8 +223,8 @@ def test_kl_is_a_divergence_and_not_a_cross_entropy() -> None:
     value = kl_to_reference(
         case.hidden, case.head, case.original_hidden, case.original, case.coefficient
     )
-    p = full_logits(case.hidden, case.weight, None).log_softmax(1)
-    q = full_logits(case.original_hidden, case.original.weight, None).log_softmax(1)
+    p = full_logits(case.hidden, case.head).log_softmax(1)
+    q = full_logits(case.original_hidden, case.original).log_softmax(1)
     each = torch.nn.functional.kl_div(p, q, log_target=True, reduction="none").sum(1)
     torch.testing.assert_close(value, (each * case.coefficient).sum(), rtol=1e-12, atol=1e-12)
 

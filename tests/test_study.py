@@ -235,3 +235,33 @@ def test_every_name_that_studies_offer_can_be_had_whatever_was_imported_before(n
     for module in pkgutil.iter_modules(study.__path__):
         importlib.import_module(f"unlearnlib.study.{module.name}")
     assert not isinstance(getattr(study, name), ModuleType)
+
+
+# --- one basis -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["config_hash", "tokenizer_hash", "oracle_hash", "data_hash"])
+def test_what_rests_on_something_else_is_not_shown_as_the_same_study(
+    part: str, data: Path, tmp_path: Path
+) -> None:
+    """The weights are the same, and yet the numbers are not of the same kind."""
+
+    def with_another(records: Iterable[Record]) -> list[Record]:
+        return [
+            dataclasses.replace(r, key=synthetic.key(part, r.spec), **{part: "f" * 64})
+            for r in records
+        ]
+
+    write_parquet(runs(THERE, METHODS[:3]), data / "lab-main.parquet")
+    write_parquet(baselines(THERE), data / "lab-baselines.parquet")
+    theirs = with_another(runs(THERE, METHODS[:5]))
+    store = local(tmp_path, [*theirs, *with_another(baselines(THERE))])
+    found = study.load_study("main", "lab", ("books",), store)
+    assert {getattr(r, part) for r in (*found.records, *found.baselines)} == {"f" * 64}
+    assert len(found.records) == 5 and len(found.baselines) == 2
+    mixed = [*runs(THERE, METHODS[:3]), *theirs, *baselines(THERE), *with_another(baselines(THERE))]
+    (data / "lab-main.parquet").unlink()
+    (data / "lab-baselines.parquet").unlink()
+    assert study.publish_records("lab", mixed)["main"] == 5
+    shown = read_parquet(data / "lab-main.parquet") + read_parquet(data / "lab-baselines.parquet")
+    assert {getattr(r, part) for r in shown} == {"f" * 64}

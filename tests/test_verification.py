@@ -30,6 +30,7 @@ from unlearnlib.verification import (
     find_baselines,
     find_runs,
     pick,
+    recorded_seconds,
     with_baselines,
 )
 
@@ -135,6 +136,79 @@ def test_a_file_without_rows_is_no_agreement(data: Path) -> None:
     for study in (None, "main"):
         with pytest.raises(UnlearnError, match="holds no records, so there is nothing to compare"):
             find_runs("lab", study=study)
+
+
+@pytest.mark.parametrize("taken", [1, 41])
+def test_runs_that_were_deleted_from_a_published_file_are_named(data: Path, taken: int) -> None:
+    path = data / "results" / "lab-rates.parquet"
+    records = read_parquet(path)
+    gone = [r for r in records if r.spec["domain"] == "books"][:taken]
+    write_parquet([r for r in records if r not in gone], path)
+    checks = {check.file: check for check in check_published("lab", DOMAINS)}
+    found = checks["lab-rates.parquet"]
+    assert not found.agrees and f"of the {len(records)} runs of its study" in found.reason
+    assert " on books with seed 100" in found.reason
+    assert f"it lacks {taken} of" in found.note
+    if taken == 1:
+        assert f"{gone[0].spec['method']} on books" in found.reason
+        assert f"learning rate {gone[0].spec['learning_rate']:g}" in found.reason
+
+
+@pytest.mark.parametrize(
+    "kept", [{"domain": "books"}, {"method": "ga"}, {"domain": "books", "method": "ga"}]
+)
+def test_what_is_published_in_part_is_named_and_no_fault(
+    data: Path, kept: dict[str, object]
+) -> None:
+    path = data / "results" / "lab-rates.parquet"
+    records = read_parquet(path)
+    some = [r for r in records if kept.items() <= r.spec.items()]
+    write_parquet(some, path)
+    found = {check.file: check for check in check_published("lab", DOMAINS)}["lab-rates.parquet"]
+    assert found.agrees
+    assert f"published in part: it lacks {len(records) - len(some)} of" in found.note
+
+
+@pytest.mark.parametrize("which", ["vanilla", "oracle"])
+def test_scores_that_were_deleted_are_named(data: Path, which: str) -> None:
+    path = data / "results" / "lab-baselines.parquet"
+    gone = {"domain": "arxiv", "baseline": which}
+    write_parquet([r for r in read_parquet(path) if not gone.items() <= r.spec.items()], path)
+    reasons = {c.file: c.reason for c in check_published("lab", DOMAINS) if not c.agrees}
+    assert f"it lacks the scores of {which} on arxiv" in reasons["lab-baselines.parquet"]
+
+
+def test_a_search_that_was_deleted_is_named(data: Path) -> None:
+    path = data / "results" / "lab-tuning.jsonl"
+    first, *others = path.read_text().splitlines(keepends=True)
+    gone = json.loads(first)
+    path.write_text("".join(others))
+    (off,) = [check for check in check_published("lab", DOMAINS) if not check.agrees]
+    assert off.reason == f"it lacks the search on {gone['domain']} with seed {gone['seed']}"
+
+
+def test_what_is_published_is_whole() -> None:
+    checks = check_published("open_cpu", ["books"])
+    assert len(checks) > 4 and all(check.agrees for check in checks)
+
+
+def test_without_a_count_a_sample_is_what_took_five_minutes_and_three_at_least(
+    record: Record,
+) -> None:
+    def lasting(seconds: float) -> list[Record]:
+        return [
+            dataclasses.replace(record, provenance={"seconds": seconds}, metrics={"n": float(n)})
+            for n in range(50)
+        ]
+
+    assert [len(pick(lasting(seconds))) for seconds in (1, 10, 99, 100, 150, 4000)] == [
+        50, 30, 3, 3, 3, 3,
+    ]  # fmt: skip
+    assert pick(lasting(10)) == pick(lasting(10)) != pick(lasting(10), seed=1)
+    assert recorded_seconds(pick(lasting(10))) == 300
+    assert len(pick([record.__class__(**{**vars(record), "provenance": {}})] * 7)) == 7
+    places = [r.metrics["n"] for r in pick(lasting(10))]
+    assert places == sorted(places)
 
 
 # --- what was made of records --------------------------------------------------------------------

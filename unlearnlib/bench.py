@@ -292,8 +292,10 @@ class Models:
                is the profile's too
     base       "vanilla", or "published" for the model that the profile's vanilla was trained
                further from, which has no oracle of the profile
-    precision  a name in `DTYPES`; None: that of the profile's studies
+    precision  a name in `DTYPES`; None: that of the profile's studies, or the model's own with a
+               user's documents
     device     that the models are loaded to: "auto", or as torch has it (see `devices`)
+    tokenizer  a folder or hub id, where the model has none; None: the model's
     """
 
     model: str | Path | None = None
@@ -301,6 +303,7 @@ class Models:
     base: str = "vanilla"
     precision: str | None = None
     device: str = "auto"
+    tokenizer: str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -360,10 +363,11 @@ def open_bench(
     scale, models = get_profile(profile), models or Models()
     selection = selection or Selection()
     own = data is not None
-    precision = models.precision or scale.precision
+    precision = models.precision or (None if own else scale.precision)
     data = data or load_domain(profile, domain, selection.folder, selection.limits)
     source, oracle = sources(profile, domain, models, own)
-    model, tokenizer = load_model(source, precision, models.device), load_tokenizer(source)
+    model = load_model(source, precision, models.device)
+    tokenizer = load_tokenizer(models.tokenizer or source)
     if not own:
         data = clipped(profile, data, tokenizer)
     return Bench(

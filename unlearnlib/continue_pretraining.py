@@ -247,7 +247,7 @@ def train_further(
     data = _domains(profile, corpora, tokenizer)
     documents = training_documents(name, data)
     chunks = cut(documents, tokenizer, scale.length, name="training")
-    check_reach(model := load_model(source, device=device), [chunk.tokens for chunk in chunks])
+    check_reach(model := load_model(source, "float32", device), [chunk.tokens for chunk in chunks])
     weights = {**weights_of(source), "hash": model_hash(model)}
     place = next(model.parameters()).device
     execution = execution or Execution()

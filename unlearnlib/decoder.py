@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,12 @@ from torch.distributed.tensor import DTensor, Partial
 
 from unlearnlib.errors import UnlearnError
 from unlearnlib.objectives import Head
+from unlearnlib.threads import ONE_AT_A_TIME
+
+# What models do to the logits of their output layer, by the names in their configurations.
+MULTIPLIERS = ("logit_scale", "lm_head_multiplier")  # Cohere; Falcon H1
+DIVISORS = ("logits_scaling",)  # Granite
+CAPS = ("final_logit_softcapping", "logits_soft_cap")  # Gemma 2; RecurrentGemma
 
 
 def disable_dropout(model: nn.Module) -> nn.Module:
@@ -66,6 +73,13 @@ def _unsaved_buffers(
     """
     if all(name in saved for name, _ in model.named_buffers()):
         return {}
+    with ONE_AT_A_TIME:
+        return _initialised_buffers(model, dtype, saved)
+
+
+def _initialised_buffers(
+    model: Any, dtype: torch.dtype, saved: frozenset[str]
+) -> dict[str, torch.Tensor]:
     usual = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -105,7 +119,7 @@ def decoder_of(model: Any) -> nn.Module:
 def check_loaded(model: object, tokenizer: object) -> None:
     """Check that these are a model and a tokenizer: not their names, and not in the other order.
 
-    Raises `UnlearnError` where one is not.
+    Raises `UnlearnError` where one is not, and for a model whose weights are not in memory.
     """
     if not isinstance(model, nn.Module):
         raise UnlearnError(
@@ -116,6 +130,17 @@ def check_loaded(model: object, tokenizer: object) -> None:
             f"tokenizer is {_short(tokenizer)}, which is no tokenizer: load one, as in "
             "load_tokenizer('lab')."
         )
+    check_here(model)
+
+
+def check_here(model: nn.Module, name: str = "the model") -> None:
+    """`UnlearnError` for a model that has shapes and no weights (on the device "meta")."""
+    for where, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise UnlearnError(
+                f"{name} has no weights in memory, none in {where!r} for one (its device is "
+                "meta): load it with its weights, and without offloading any (device_map)."
+            )
 
 
 def _short(value: object) -> str:
@@ -148,26 +173,39 @@ def check_tokens(rows: int, tokens: Sequence[Sequence[int]]) -> None:
 
 
 def head_of(model: Any) -> Head:
-    """The output head; `UnlearnError` where logits are not a linear map of hidden states."""
+    """The output head, with what the configuration says is done to its logits.
+
+    `UnlearnError` where there is no linear layer. Whether the model does what its configuration
+    says is for `check_head` to find.
+    """
     layer = model.get_output_embeddings()
-    config = model.config
-    odd = [
-        name
-        for name in (
-            "final_logit_softcapping",
-            "logits_soft_cap",
-            "logit_scale",
-            "logits_scaling",
-            "lm_head_multiplier",
-        )
-        if getattr(config, name, None) not in (None, 1.0)
-    ]
-    if not isinstance(layer, nn.Linear) or odd:
+    if not isinstance(layer, nn.Linear):
         raise UnlearnError(
-            f"{type(model).__name__} ends in {odd[0] if odd else type(layer).__name__}, not in a "
-            "plain linear head: give a model whose logits are a linear map of its hidden states."
+            f"{type(model).__name__} ends in {type(layer).__name__}, not in a linear head: give a "
+            "model whose logits are a linear map of its hidden states, scaled or capped at most."
         )
-    return Head(_whole(layer.weight), None if layer.bias is None else _whole(layer.bias))
+    scale, cap = 1.0, None
+    for name in MULTIPLIERS:
+        scale *= _number(model.config, name, 1.0)
+    for name in DIVISORS:
+        scale /= _number(model.config, name, 1.0)
+    for name in CAPS:
+        cap = cap or _number(model.config, name, 0.0) or None
+    bias = None if layer.bias is None else _whole(layer.bias)
+    return Head(_whole(layer.weight), bias, scale, cap)
+
+
+def _number(config: Any, name: str, usual: float) -> float:
+    """A setting of the head; `UnlearnError` for one by which no logits can be computed."""
+    value = getattr(config, name, None)
+    if value is None:
+        return usual
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UnlearnError(
+            f"the model's configuration says {name}: {value!r}, by which no logits can be "
+            "computed: give a number above 0, or null for none."
+        )
+    return float(value)
 
 
 @torch.no_grad()
@@ -195,7 +233,8 @@ def check_head(model: Any) -> Any:
     if bool((head.logits(hidden) - theirs).abs().max() > rounding * theirs.abs().max()):
         raise UnlearnError(
             f"the logits of {type(model).__name__} are not its output layer's of its last hidden "
-            "states: give a model whose logits are a linear map of its hidden states."
+            "states: give a model whose logits are a linear map of its hidden states, scaled or "
+            "capped as its configuration says."
         )
     _check_causal(model, ids, hidden, rounding / 10)
     return model

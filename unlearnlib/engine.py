@@ -14,6 +14,7 @@ many updates, and go on from there after an interruption (`Checkpoint`).
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import hashlib
 import json
@@ -35,6 +36,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
+from unlearnlib import rope
 from unlearnlib.corpus.chunks import Batch, Chunk, collate, collate_packed, pack
 from unlearnlib.decoder import decoder_of, head_of
 from unlearnlib.errors import UnlearnError, unknown
@@ -76,6 +78,21 @@ class Execution:
     shard: bool = False
     save_every: int = 0
     autocast: bool = False
+
+
+def check_execution(execution: object) -> None:
+    """`UnlearnError` for what is no `Execution`; None stands for the usual one."""
+    if execution is not None and not isinstance(execution, Execution):
+        raise UnlearnError(f"execution is {execution!r}: give an Execution, or leave it out.")
+
+
+def check_gradients() -> None:
+    """`UnlearnError` where torch was told to keep no gradients."""
+    if not torch.is_grad_enabled():
+        raise UnlearnError(
+            "gradients are switched off here (torch.no_grad or torch.inference_mode), and nothing "
+            "can be trained without: make the call outside of it."
+        )
 
 
 @dataclass(frozen=True)
@@ -181,6 +198,23 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
     return out.last_hidden_state
 
 
+def micro_batches(config: Any, chunks: Sequence[Chunk], execution: Execution) -> list[list[int]]:
+    """`pack`, of a model with this configuration: the longest first, what differs apart.
+
+    Where a model computes otherwise as soon as one sequence of a batch is long (see `rope.turns`),
+    chunks of both sides share no micro-batch: a chunk's score would depend on its company.
+    """
+    limits = rope.turns(config)
+    sides: dict[int, list[int]] = {}
+    for index, chunk in enumerate(chunks):
+        sides.setdefault(bisect.bisect_left(limits, len(chunk.tokens)), []).append(index)
+    return [
+        [side[i] for i in rows]
+        for _, side in sorted(sides.items(), reverse=True)
+        for rows in pack([chunks[i] for i in side], execution.micro_tokens, execution.micro_chunks)
+    ]
+
+
 def order(seed: int, stream: str, count: int) -> Iterator[int]:
     """Chunk indices without end: epoch after epoch, each in an order of its own.
 
@@ -207,7 +241,7 @@ def keep_original(
     head = head_of(model).detach()
     device = head.weight.device
     kept: list[Tensor | None] = [None] * len(chunks)
-    for rows in pack(chunks, execution.micro_tokens, execution.micro_chunks):
+    for rows in micro_batches(model.config, chunks, execution):
         states = None
         if term.needs_original:
             states = hidden_states(model, collate([chunks[i] for i in rows], device))
@@ -252,6 +286,7 @@ def optimise(
     Raises `UnlearnError` without chunks or trainable parameters, and for a model of which the
     result would depend on how it is computed (see `check_computation`).
     """
+    check_gradients()
     execution = execution or Execution()
     world = PartialState(cpu=next(model.parameters()).device.type == "cpu")
     parts = [part for part in parts if part.chunks]
@@ -636,7 +671,7 @@ def accumulate_gradients(
         sum(parts[q].chunks[i].targets for q, i in picks if q == p) for p in range(len(parts))
     ]
     sums = torch.zeros(len(parts), dtype=torch.float64)
-    micros = pack(chunks, execution.micro_tokens, execution.micro_chunks)
+    micros = micro_batches(model.config, chunks, execution)
     model.zero_grad(set_to_none=True)
     own = micros[world.process_index :: world.num_processes]
     # Of a sharded model all processes must run equally many forward and backward passes: one that
@@ -684,7 +719,7 @@ def _micro_batch_loss(
         # chunk of positions.
         narrow = torch.get_autocast_dtype(device.type)
         hidden = hidden.to(narrow)
-        head = Head(head.weight.to(narrow), None if head.bias is None else head.bias.to(narrow))
+        head = head.to(narrow)
     owner = torch.repeat_interleave(
         torch.tensor([p for p, _ in picks]), torch.tensor([c.targets for c in chunks])
     ).to(device)  # (N,) which part each target belongs to

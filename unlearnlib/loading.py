@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import re
 import stat
 from collections.abc import Iterator, Mapping
@@ -18,13 +19,22 @@ from typing import Any
 
 import torch
 
+from unlearnlib import hub
 from unlearnlib.errors import UnlearnError, first_line, is_failure
+from unlearnlib.hub import INDEX
+from unlearnlib.threads import ONE_AT_A_TIME
 
-INDEX = "model.safetensors.index.json"
 # Above what any model has; building one of 20,000 layers takes minutes though no weight is read.
 MOST = {"layer": 1000, "block": 1000, "expert": 10_000, "head": 10_000, "group": 10_000}
 LARGEST = 2**40  # of any whole number in a configuration
 ATTENTION = ("eager", "sdpa")
+# As safetensors names them.
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
 SMALL = 10_000_000  # elements; below that no model's size is judged
 # Masks and tables that older versions of transformers wrote beside the weights.
 TABLES = re.compile(r"(\.attn\.bias|\.attention\.bias|masked_bias|inv_freq)$")
@@ -59,40 +69,23 @@ def _told(error: BaseException, what: str, source: object, remedy: str) -> Unlea
     return UnlearnError(f"no {what} can be read from {str(source)!r} ({said}): {remedy}")
 
 
-def find(source: Path | str, name: str) -> Path | None:
-    """A file of a folder or of a hub id; None where there is none, or the hub is out of reach."""
-    if isinstance(source, Path):
-        return source / name if (source / name).is_file() else None
-    from transformers.utils.hub import cached_file
-
-    found = cached_file(
-        source,
-        name,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return None if found is None else Path(found)
-
-
-def check_files(source: Path | str) -> None:
+def check_files(folder: Path) -> None:
     """`UnlearnError` for what is no file among a folder's files, and for an index that leads away.
 
     Reading a pipe would wait for ever. An index may name files in its own folder that end in
     .safetensors: anything else would be unpickled.
     """
-    if isinstance(source, Path):
-        for item in source.iterdir():
-            if not item.exists() or stat.S_IFMT(item.stat().st_mode) not in (
-                stat.S_IFREG,
-                stat.S_IFDIR,
-            ):
-                raise UnlearnError(
-                    f"{str(item)!r} is no regular file, or leads to none: fetch the model anew, or "
-                    "take it out of the folder."
-                )
-    index = find(source, INDEX)
-    if index is None:
+    for item in folder.iterdir():
+        if not item.exists() or stat.S_IFMT(item.stat().st_mode) not in (
+            stat.S_IFREG,
+            stat.S_IFDIR,
+        ):
+            raise UnlearnError(
+                f"{str(item)!r} is no regular file, or leads to none: fetch the model anew, or "
+                "take it out of the folder."
+            )
+    index = folder / INDEX
+    if not index.is_file():
         return
     with border("index of weights", index, "fetch it anew."):
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
@@ -104,13 +97,13 @@ def check_files(source: Path | str) -> None:
                 )
 
 
-def read_config(folder: Path | str, source: object) -> Any:
+def read_config(folder: Path, source: object) -> Any:
     """The configuration; `UnlearnError` where no model of its size can be built, or runs here."""
     from transformers import AutoConfig
 
-    file = find(folder, "config.json")
+    file = folder / "config.json"
     # Before anything is made of it: for each layer there is an entry in some list.
-    for name, value in _numbers({} if file is None else json.loads(file.read_bytes())):
+    for name, value in _numbers(json.loads(file.read_bytes()) if file.is_file() else {}):
         most = next((n for word, n in MOST.items() if _counts(name, word)), LARGEST)
         if abs(value) > most:
             raise UnlearnError(
@@ -157,21 +150,21 @@ def blank_model(config: Any, dtype: torch.dtype) -> Any:
     """A causal LM of a configuration without memory, on the device "meta"."""
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
+    with ONE_AT_A_TIME, torch.device("meta"):
         return AutoModelForCausalLM.from_config(
             copy.deepcopy(config), dtype=dtype, trust_remote_code=False
         )
 
 
-def check_size(config: Any, folder: Path | str, source: object) -> None:
+def check_size(config: Any, folder: Path, source: object) -> None:
     """`UnlearnError` for a configuration that asks for far more than the weights hold.
 
     Memory for what the weights lack would be taken before anyone could say that they lack it.
     """
     if getattr(config, "quantization_config", None) is not None:
         return
-    held = _held(folder)
-    if held is None:
+    held = sum(_held(folder, source).values())
+    if not held:  # the hub does not tell, or there are no weights
         return
     blank = blank_model(config, torch.float32)
     asked = sum(p.numel() for p in blank.parameters())
@@ -183,21 +176,33 @@ def check_size(config: Any, folder: Path | str, source: object) -> None:
         )
 
 
-def _held(folder: Path | str) -> int | None:
-    """Number of elements in a local folder's weights; None for a hub id."""
+def _held(folder: Path, source: object) -> dict[str, int]:
+    """Name of a dtype, as safetensors has it -> number of elements of it in a model's weights.
+
+    Those in the folder are looked into. Of weights that are still to be fetched the hub is asked.
+    """
     from safetensors import safe_open
 
-    if not isinstance(folder, Path):
-        return None
-    total = 0
-    for file in sorted(folder.glob("*.safetensors")):
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and hub.commit_of(folder):
+        return hub.held(str(source)) or {}
+    total: dict[str, int] = {}
+    for file in files:
         with safe_open(file, "pt") as weights:
             for name in weights.keys():  # noqa: SIM118 (it is no dictionary)
-                size = 1
-                for edge in weights.get_slice(name).get_shape():
-                    size *= edge
-                total += size
+                tensor = weights.get_slice(name)
+                kind = str(tensor.get_dtype())
+                total[kind] = total.get(kind, 0) + math.prod(tensor.get_shape())
     return total
+
+
+def own_dtype(config: Any, folder: Path, source: object) -> torch.dtype | None:
+    """The dtype that a model was saved in: as its configuration says, else that of most weights."""
+    said = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    if isinstance(said, torch.dtype):
+        return said
+    held = _held(folder, source)
+    return DTYPES.get(max(held, key=lambda kind: held[kind])) if held else None
 
 
 def check_report(report: Mapping[str, Any], source: object) -> None:
@@ -238,6 +243,7 @@ def check_tokenizer(tokenizer: Any, source: object) -> Any:
     if not all(isinstance(i, int) for i in made) or set(made) <= set(tokenizer.all_special_ids):
         raise UnlearnError(
             f"{str(source)!r} has no tokenizer, or an empty one: put the tokenizer files of the "
-            "model (tokenizer.json, tokenizer_config.json) into a folder with its weights."
+            "model (tokenizer.json, tokenizer_config.json) into a folder with its weights, or name "
+            "another source of it with --tokenizer."
         )
     return tokenizer

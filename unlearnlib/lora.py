@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
 import warnings
 from collections.abc import Iterator
@@ -27,6 +28,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from unlearnlib.errors import UnlearnError
 from unlearnlib.seeds import seeded_generator
+from unlearnlib.threads import ONE_AT_A_TIME
+
+logger = logging.getLogger(__name__)
 
 NAME = "default"  # of the adapter, inside peft; it is not in the files
 
@@ -67,7 +71,7 @@ def merge(model: Any, folder: Path) -> Any:
     """A model with the LoRA adapter of a folder added to its weights: a plain model again."""
     from peft import PeftModel
 
-    with warnings.catch_warnings():
+    with ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # notes to peft's developers
         merged: Any = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     vars(merged).pop("peft_config", None)
@@ -81,37 +85,47 @@ def inject(model: Any, rank: int, alpha: float) -> Any:
     """Put adapters beside the model's linear layers, in place, and freeze the rest: their config.
 
     A and B are 0, and have the model's dtype, but at least float32: they are small, and steps on
-    them are mostly smaller than the gap between two numbers of bfloat16. `UnlearnError` without
-    `peft`, or for a model that has no linear layer besides its head.
+    them are mostly smaller than the gap between two numbers of bfloat16. Experts that are kept in
+    one tensor for all of them are no linear layers and get none. `UnlearnError` without `peft`, or
+    for a model that has no linear layer besides its head.
     """
     check_peft()
+    targets = linear_layers(model)
+    if not targets:
+        raise UnlearnError(
+            f"{type(model).__name__} has no linear layer besides its head: set lora_rank=0 to "
+            "train all parameters."
+        )
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(
         r=rank,
         # peft's files have a whole number here, and its arithmetic takes any.
         lora_alpha=int(alpha) if alpha == int(alpha) else alpha,  # type: ignore[arg-type, unused-ignore]
-        target_modules="all-linear",
+        target_modules=targets,
         lora_dropout=0.0,
         bias="none",
         task_type="CAUSAL_LM",
     )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a note that GPT-2's weights are transposed
-            inject_adapter_in_model(config, model, NAME, low_cpu_mem_usage=True)  # empty ones
-    except ValueError as error:
+    frozen = _frozen(model)
+    # Not peft's way to make empty layers: it changes how all threads make theirs. What peft draws
+    # at random is replaced below, and leaves no trace.
+    with ONE_AT_A_TIME, warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # a note that GPT-2's weights are transposed
+        try:
+            inject_adapter_in_model(config, model, NAME)
+        except ValueError as error:
+            raise UnlearnError(
+                f"{type(model).__name__} takes no adapter ({' '.join(str(error).split())}): set "
+                "lora_rank=0 to train all parameters."
+            ) from error
+    if odd := [name for name, layer in _layers(model).items() if not _is_linear(layer)]:
+        drop(model, Attached(config, frozen))
         raise UnlearnError(
-            f"{type(model).__name__} takes no adapter ({' '.join(str(error).split())}): set "
-            "lora_rank=0 to train all parameters."
-        ) from error
-    layers = _layers(model)
-    if not layers:
-        raise UnlearnError(
-            f"{type(model).__name__} has no linear layer besides its head: set lora_rank=0 to "
-            "train all parameters."
+            f"{type(model).__name__} takes no adapter (peft would put one on {odd[0]!r}, which is "
+            "no linear layer): set lora_rank=0 to train all parameters."
         )
-    for layer in layers.values():
+    for layer in _layers(model).values():
         base = layer.get_base_layer().weight
         wide = torch.promote_types(base.dtype, torch.float32)
         for thin in (layer.lora_A[NAME], layer.lora_B[NAME]):
@@ -120,14 +134,59 @@ def inject(model: Any, rank: int, alpha: float) -> Any:
     return config
 
 
+def check_layers(model: Any) -> None:
+    """`UnlearnError` for a model that takes no adapter; it is left as it is.
+
+    Tried by putting the smallest ones on and taking them off: better before the model is scored.
+    """
+    check_peft()
+    frozen = _frozen(model)
+    drop(model, Attached(inject(model, 1, 1.0), frozen))
+
+
+def linear_layers(model: Any) -> list[str]:
+    """The names of a model's linear layers, its output head left out.
+
+    A linear layer that computes more than x -> W x + b in its forward pass is none (a router).
+    """
+    from transformers.pytorch_utils import Conv1D  # GPT-2's, with transposed weights
+
+    head, plain = model.get_output_embeddings(), (nn.Linear.forward, Conv1D.forward)
+    return [
+        name
+        for name, module in model.named_modules()
+        if (type(module).forward in plain or _is_quantised(module)) and module is not head
+    ]
+
+
+def _is_quantised(module: nn.Module) -> bool:
+    """Whether this is a linear layer in 4 or 8 bits, as bitsandbytes has them."""
+    kind = type(module)
+    return isinstance(module, nn.Linear) and kind.__module__.startswith("bitsandbytes.")
+
+
+def _is_linear(layer: Any) -> bool:
+    return isinstance(getattr(layer.get_base_layer(), "weight", None), Tensor)
+
+
+def _frozen(model: nn.Module) -> frozenset[str]:
+    return frozenset(n for n, p in model.named_parameters() if not p.requires_grad)
+
+
 def attach(model: Any, rank: int, alpha: float, seed: int) -> Attached:
     """`inject`, with A a function of `seed` and the layer's name alone.
 
     A is uniform over +- 1 / sqrt(inputs), as peft draws it, but from a generator of our own on the
     CPU: no other draw, device or version of peft changes it. B is 0.
     """
-    frozen = frozenset(n for n, p in model.named_parameters() if not p.requires_grad)
+    frozen = _frozen(model)
     config = inject(model, rank, alpha)
+    if experts := [name for name, p in model.named_parameters() if p.dim() > 2]:
+        logger.info(
+            "%s keeps experts in one tensor, which is no linear layer and gets no adapter: %s",
+            type(model).__name__,
+            experts[0],
+        )
     for name, layer in _layers(model).items():
         a = layer.lora_A[NAME].weight
         drawn = 2 * torch.rand(a.shape, generator=seeded_generator(f"lora:{seed}:{name}")) - 1
@@ -205,15 +264,18 @@ def _add(weight: Any, change: Tensor) -> None:
     weight.copy_(change.add_(weight))
 
 
-def save_adapter(adapter: Adapter, folder: Path, base_model: str | None = None) -> None:
+def save_adapter(
+    adapter: Adapter, folder: Path, base_model: str | None = None, revision: str | None = None
+) -> None:
     """Write an adapter to a folder as peft does: `adapter_config.json`, and safetensors.
 
-    `base_model` is the hub id of the original model that is written into it, so that peft can
-    load both by the adapter alone.
+    `base_model` is the hub id of the original model that is written into it, and `revision` its
+    branch, tag or commit, so that peft can load both by the adapter alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = copy.copy(adapter.config)
     config.base_model_name_or_path = base_model
+    config.revision = revision
     config.inference_mode = True
     config.target_modules = sorted(config.target_modules)  # a set: in no order
     config.save_pretrained(folder)

@@ -1,8 +1,9 @@
 """Load and save causal language models and tokenizers, whatever the source.
 
 A source is the word "lab" (the checkpoints that come with the project), a folder of a model or of
-a LoRA adapter (which is merged into its base), a hub id, or a GGUF file. Only safetensors are read
-(GGUF through transformers' own reader, converted once); no pickle, no code that comes with a model.
+a LoRA adapter (which is merged into its base), a hub id (with a revision, as in owner/name@v1.0),
+or a GGUF file. Only safetensors are read (GGUF through transformers' own reader, converted once);
+no pickle, no code that comes with a model.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from unlearnlib import hub
 from unlearnlib.decoder import check_head, disable_dropout, head_of
 from unlearnlib.devices import choose_device, tell_of_emulation
 from unlearnlib.errors import UnlearnError, first_line, unknown
@@ -34,82 +36,129 @@ from unlearnlib.loading import (
     check_report,
     check_size,
     check_tokenizer,
-    find,
+    own_dtype,
     read_config,
 )
 from unlearnlib.lora import check_peft, merge
+from unlearnlib.rope import older_names
 from unlearnlib.sharding import plain_copy
+from unlearnlib.store.claims import scratch_name
 from unlearnlib.store.files import move_in, undisturbed, write_file
 from unlearnlib.text import file_name, source_name
+from unlearnlib.threads import ONE_AT_A_TIME
 from unlearnlib.trained import TRAINING, lab_checkpoint
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+# Half as wide as float32 and no wider in range than 65,504: what a model says in it can be
+# measured, but gradients that are below its smallest number would be lost.
+SCORED = DTYPES | {"float16": torch.float16}
 ADAPTER = "adapter_config.json"
 WEIGHTS = "weights.json"  # in a converted folder: what `weights_of` says of it
 KINDS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 REMEDY = (
     "give a folder with config.json and *.safetensors, or a hub id that this machine can reach."
 )
+TOKENIZER_REMEDY = (
+    "give a folder or hub id that has tokenizer.json (on the command line with --tokenizer)."
+)
+CONFIG_REMEDY = "give a folder with config.json, or a hub id that this machine can reach."
 
 
 def load_tokenizer(source: str | Path) -> Any:
     """The tokenizer of a model source; for an adapter without one that of its base model."""
     from transformers import AutoTokenizer
 
-    folder = _resolve(source)
-    with border("tokenizer", source, "give a folder or hub id that has tokenizer.json."):
+    with border("tokenizer", source, TOKENIZER_REMEDY):
+        folder = _resolve(source)
         check_files(folder)
-        if find(folder, ADAPTER) is not None and find(folder, "tokenizer_config.json") is None:
+        if (folder / ADAPTER).is_file() and not (folder / "tokenizer_config.json").is_file():
             return load_tokenizer(_base(folder, source))
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if hub.commit_of(folder):  # its place in the cache is nobody else's
+            tokenizer.name_or_path = str(source)
+            tokenizer.init_kwargs["name_or_path"] = str(source)
         return check_tokenizer(tokenizer, source)
 
 
 def load_model(
-    source: str | Path = "lab", precision: str = "float32", device: str | torch.device = "auto"
+    source: str | Path = "lab",
+    precision: str | None = None,
+    device: str | torch.device = "auto",
 ) -> nn.Module:
     """The causal LM of a source, dropout off; a LoRA adapter is merged into its base.
 
-    `device` is "auto" (see `devices`), or as torch has it.
+    `precision` is a name in `SCORED`, by default the model's own (see `own_precision`). `device` is
+    "auto" (see `devices`), or as torch has it.
+
     `UnlearnError` for a folder without safetensors, a corrupt file, a missing tensor or one too
     many, weights that are not finite, an unreachable hub, a head that is more than a linear layer.
     """
-    if precision not in DTYPES:
-        raise unknown("precision", precision, DTYPES)
+    if precision is not None and precision not in SCORED:
+        raise unknown("precision", precision, SCORED)
     device = choose_device(str(device))
-    tell_of_emulation(precision, device)
-    return _loaded(source, precision).to(device)
+    model: Any = _loaded(source, precision)
+    tell_of_emulation(str(model.dtype).removeprefix("torch."), device)
+    return model.to(device)
 
 
-def _loaded(source: str | Path, precision: str) -> nn.Module:
+def _loaded(source: str | Path, precision: str | None) -> nn.Module:
     """The checked causal LM of a source, in the computer's memory."""
-    folder = _resolve(source)
     with border("model", source, REMEDY):
+        folder = _resolve(source)
         check_files(folder)
-        if find(folder, ADAPTER) is not None:
-            model: Any = _merged(folder, source, precision)
-        else:
-            model = _read(folder, source, precision)
+        with ONE_AT_A_TIME:
+            if (folder / ADAPTER).is_file():
+                model: Any = _merged(folder, source, precision)
+            else:
+                model = _read(folder, source, precision)
         check_finite(model, source)
         head_of(model)
+        if commit := hub.commit_of(folder):
+            model.name_or_path = model.config.name_or_path = str(source)
+            model.config._commit_hash = commit
         return check_head(disable_dropout(model))
 
 
-def _read(folder: Path | str, source: str | Path, precision: str) -> Any:
-    """The model of a folder or hub id, complete, and as large as its configuration says."""
-    from transformers import AutoModelForCausalLM
+def own_precision(source: str | Path, among: Mapping[str, torch.dtype] = SCORED) -> str:
+    """The precision that a model is in, by name; float32 where that is not one of `among`."""
+    with border("configuration", source, CONFIG_REMEDY):
+        folder = _resolve(source)
+        check_files(folder)
+        if (folder / ADAPTER).is_file():
+            return own_precision(_base(folder, source), among)
+        _check_weights(folder, source)
+        return _name_of(own_dtype(read_config(folder, source), folder, source), among)
 
-    if isinstance(folder, Path) and not list(folder.glob("*.safetensors")):
+
+def _name_of(dtype: torch.dtype | None, among: Mapping[str, torch.dtype]) -> str:
+    names = {dtype: name for name, dtype in among.items()}
+    return names.get(dtype, "float32") if dtype is not None else "float32"
+
+
+def _check_weights(folder: Path, source: str | Path) -> None:
+    """`UnlearnError` for a local folder without weights; those of the hub are fetched later."""
+    if not hub.commit_of(folder) and not list(folder.glob("*.safetensors")):
         raise UnlearnError(
-            f"{str(folder)!r} has no *.safetensors: give a folder with a model's weights in that "
+            f"{str(source)!r} has no *.safetensors: give a folder with a model's weights in that "
             "format."
         )
-    check_size(read_config(folder, source), folder, source)
+
+
+def _read(folder: Path, source: str | Path, precision: str | None) -> Any:
+    """The model of a folder, complete, and as large as its configuration says."""
+    from transformers import AutoModelForCausalLM
+
+    _check_weights(folder, source)
+    config = read_config(folder, source)
+    check_size(config, folder, source)
+    precision = precision or _name_of(own_dtype(config, folder, source), SCORED)
+    if hub.commit_of(folder):
+        hub.fetch_weights(str(source), folder)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=DTYPES[precision],
+        dtype=SCORED[precision],
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
@@ -121,48 +170,46 @@ def _read(folder: Path | str, source: str | Path, precision: str) -> Any:
 
 def model_config(source: str | Path) -> Any:
     """The configuration of a model source, without its weights."""
-    folder = _resolve(source)
-    with border(
-        "configuration",
-        source,
-        "give a folder with config.json, or a hub id that this machine can reach.",
-    ):
+    with border("configuration", source, CONFIG_REMEDY):
+        folder = _resolve(source)
         check_files(folder)
-        if find(folder, ADAPTER) is not None:
+        if (folder / ADAPTER).is_file():
             return model_config(_base(folder, source))
         return read_config(folder, source)
 
 
-def _merged(folder: Path | str, source: str | Path, precision: str) -> Any:
+def _merged(folder: Path, source: str | Path, precision: str | None) -> Any:
     """The base model of a LoRA adapter, with the adapter added to its weights."""
     base = _base(folder, source)
     check_peft("a LoRA adapter as the model", "give its base model with the adapter merged into it")
-    weights = find(folder, "adapter_model.safetensors")
-    if weights is None:
+    if hub.commit_of(folder):
+        hub.fetch_weights(str(source), folder)
+    if not (folder / "adapter_model.safetensors").is_file():
         raise UnlearnError(
             f"{str(source)!r} has {ADAPTER} and no adapter_model.safetensors: save the adapter in "
             "that format."
         )
-    if isinstance(folder, Path) and list(folder.glob("model*.safetensors")):
+    if list(folder.glob("model*.safetensors")):
         raise UnlearnError(
             f"{str(source)!r} has the weights of a model and of an adapter: leave one of them in "
             "the folder."
         )
-    return merge(_loaded(base, precision), weights.parent)
+    return merge(_loaded(base, precision), folder)
 
 
-def _base(folder: Path | str, source: str | Path) -> str | Path:
+def _base(folder: Path, source: str | Path) -> str | Path:
     """The model that an adapter was trained on, as its own configuration names it."""
-    found = find(folder, ADAPTER)
-    settings = {} if found is None else json.loads(found.read_text(encoding="utf-8"))
+    settings = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
     base, kind = settings.get("base_model_name_or_path"), settings.get("peft_type")
     if kind != "LORA" or not isinstance(base, str) or not base.strip():
         raise UnlearnError(
             f"the adapter in {str(source)!r} is of kind {kind!r} on the model {base!r}: give a "
             "LoRA adapter that names its base model, or the model with the adapter merged into it."
         )
-    if isinstance(folder, Path) and (folder / base).is_dir():
+    if (folder / base).is_dir():
         base = str(folder / base)
+    elif settings.get("revision") and "@" not in base and not Path(base).exists():
+        base = f"{base}@{settings['revision']}"
     if Path(base).is_dir() and (Path(base) / ADAPTER).is_file():
         raise UnlearnError(
             f"the adapter in {str(source)!r} is on {base!r}, an adapter itself: give the model "
@@ -171,8 +218,8 @@ def _base(folder: Path | str, source: str | Path) -> str | Path:
     return base
 
 
-def _resolve(source: str | Path) -> Path | str:
-    """A folder if the source is local (converted from GGUF if need be), else the hub id."""
+def _resolve(source: str | Path) -> Path:
+    """The folder of a source: converted from GGUF, or fetched from the hub without its weights."""
     if not isinstance(source, str | Path) or not str(source).strip():
         raise UnlearnError(f"the model is {source!r}: give a folder, a hub id, or lab.")
     if str(source) == "lab":
@@ -186,7 +233,7 @@ def _resolve(source: str | Path) -> Path | str:
         return path
     if path.is_absolute() or path.exists() or str(source).startswith((".", "~")):
         raise UnlearnError(f"{str(source)!r} is not a model folder: give one, or a hub id.")
-    return str(source)
+    return hub.fetch(str(source))
 
 
 def weights_of(source: str | Path) -> dict[str, Any]:
@@ -200,22 +247,17 @@ def weights_of(source: str | Path) -> dict[str, Any]:
     base    the same of the model that these were trained further from, where the folder says so
     """
     folder = _resolve(source)
-    if isinstance(folder, Path) and (folder / WEIGHTS).is_file():
+    if (folder / WEIGHTS).is_file():
         return dict(json.loads((folder / WEIGHTS).read_text(encoding="utf-8")))
     found: dict[str, Any] = {"name": source_name(str(source)), "format": "safetensors"}
-    if Path(folder).parent == data_folder() / "lab":
-        found["name"] = f"lab/{Path(folder).name}"
-    if not isinstance(folder, Path):
-        config = find(folder, "config.json")
-        if config is not None and config.parent.parent.name == "snapshots":
-            found["commit"] = config.parent.name
-        files = [] if config is None else list(config.parent.glob("*.safetensors"))
-    else:
-        files = list(folder.glob("*.safetensors"))
-    if kinds := tensor_kinds(files):
+    if folder.parent == data_folder() / "lab":
+        found["name"] = f"lab/{folder.name}"
+    if commit := hub.commit_of(folder):
+        found["commit"] = commit
+    if kinds := tensor_kinds(folder.glob("*.safetensors")):
         found["format"] += f", {kinds}"
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        made = json.loads((Path(folder) / TRAINING).read_text(encoding="utf-8"))
+        made = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
         if base := made.get("base_weights"):
             found |= {"name": f"{made['profile']}-{made['name']}", "base": base}
     return found
@@ -254,7 +296,7 @@ def convert_gguf(path: Path) -> Path:
         gguf = _gguf_file(path, scratch)
         logger.info("converting %s to safetensors, once", gguf.name)
         remedy = "give a Llama-like model's file and have the package gguf installed."
-        with border("GGUF model", path, remedy):
+        with border("GGUF model", path, remedy), ONE_AT_A_TIME:
             weights = json.dumps(
                 {"name": gguf.stem, "format": _gguf_kinds(gguf), "sha256": digest.hexdigest()}
             )
@@ -331,8 +373,9 @@ def save_model(
     place = folder if folder.exists() else folder.parent
     staged: Path | None = None
     try:
-        staged = Path(tempfile.mkdtemp(dir=place, prefix=f".{folder.name}-"))
+        staged = Path(tempfile.mkdtemp(dir=place, prefix=f"{scratch_name(folder)}-"))
         model.save_pretrained(staged, safe_serialization=True)
+        _name_as_before(staged / "config.json")
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)
         for name, text in (more or {}).items():
@@ -353,6 +396,14 @@ def save_model(
     finally:
         if staged is not None:
             shutil.rmtree(staged, ignore_errors=True)
+
+
+def _name_as_before(file: Path) -> None:
+    """Write RoPE's settings into a configuration under the names of transformers 4, too."""
+    config = json.loads(file.read_bytes())
+    if older := older_names(config):
+        text = json.dumps({**older, **config}, indent=2, sort_keys=True)
+        file.write_text(text + "\n", encoding="utf-8")
 
 
 def is_weights(name: str) -> bool:

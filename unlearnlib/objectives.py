@@ -13,7 +13,7 @@ V * C instead of V * N floats and the same three matrix products.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,28 +38,49 @@ def chunk_positions(vocabulary: int, on_gpu: bool) -> int:
 
 @dataclass(frozen=True)
 class Head:
-    """The output layer: logits = hidden @ weight.T + bias, weight (V, H), bias (V,) or None."""
+    """The output layer: logits = capped(scale * (hidden @ weight.T + bias)).
+
+    weight (V, H), bias (V,) or None. Most models have neither scale nor cap. Cohere and Granite
+    scale their logits; Gemma 2 keeps them between -cap and cap, by cap * tanh(logits / cap).
+    """
 
     weight: Tensor
     bias: Tensor | None = None
+    scale: float = 1.0
+    cap: float | None = None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(n, H) -> (n, V), in at least float32."""
         out = torch.nn.functional.linear(hidden, self.weight, self.bias)
-        return out if out.dtype == torch.float64 else out.float()
+        out = out if out.dtype == torch.float64 else out.float()
+        if self.scale != 1.0:
+            out = out * self.scale
+        return out if self.cap is None else torch.tanh(out / self.cap) * self.cap
+
+    def slope(self, logits: Tensor) -> Tensor | float:
+        """How much these logits, (n, V), move per unit of hidden @ weight.T + bias."""
+        if self.cap is None:
+            return self.scale
+        return (1 - (logits / self.cap).square()) * self.scale
 
     def detach(self, clone: bool = False) -> Head:
         """The same numbers without gradient; `clone` keeps them when the original moves on."""
         weight, bias = self.weight.detach(), None if self.bias is None else self.bias.detach()
         if clone:
             weight, bias = weight.clone(), None if bias is None else bias.clone()
-        return Head(weight, bias)
+        return replace(self, weight=weight, bias=bias)
+
+    def to(self, dtype: torch.dtype) -> Head:
+        """The same head with its parameters in another precision."""
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return replace(self, weight=self.weight.to(dtype), bias=bias)
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """sum_i coefficient_i * -log softmax(h_i W^T + b)[label_i], chunked over positions.
+    """sum_i coefficient_i * -log softmax(logits_i)[label_i], chunked over positions.
 
-    Also the same sum over each of `groups` groups of positions, without gradient.
+    Also the same sum over each of `groups` groups of positions, without gradient. `form` is the
+    head, of which weight and bias are given besides, for autograd to see them.
     """
 
     @staticmethod
@@ -68,6 +89,7 @@ class _CrossEntropy(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        form: Head,
         labels: Tensor,
         coefficient: Tensor,
         group: Tensor,
@@ -84,17 +106,18 @@ class _CrossEntropy(torch.autograd.Function):
             each.index_add_(0, group[rows], -picked * coefficient[rows].to(picked.dtype))
             return -picked, gradient
 
-        total = _accumulate(ctx, piece, hidden, weight, bias, coefficient)
+        head = replace(form, weight=weight, bias=bias)
+        total = _accumulate(ctx, piece, hidden, head, coefficient)
         ctx.mark_non_differentiable(each)
         return total, each
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        return (*_scaled(ctx, grads[0]), None, None, None, None)
+        return (*_scaled(ctx, grads[0]), None, None, None, None, None)
 
 
 class _KL(torch.autograd.Function):
-    """sum_i coefficient_i * KL(reference_i || softmax(h_i W^T + b)), chunked over positions."""
+    """sum_i coefficient_i * KL(reference_i || softmax(logits_i)), chunked over positions."""
 
     @staticmethod
     def forward(
@@ -102,12 +125,11 @@ class _KL(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        form: Head,
         reference_hidden: Tensor,
-        reference_weight: Tensor,
-        reference_bias: Tensor | None,
+        reference: Head,
         coefficient: Tensor,
     ) -> Tensor:
-        reference = Head(reference_weight, reference_bias)
 
         def piece(rows: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
             logp = torch.log_softmax(logits, dim=-1)
@@ -116,18 +138,20 @@ class _KL(torch.autograd.Function):
             value = (q * (logq - logp)).sum(-1)
             return value, logp.exp_().sub_(q)
 
-        return _accumulate(ctx, piece, hidden, weight, bias, coefficient)
+        head = replace(form, weight=weight, bias=bias)
+        return _accumulate(ctx, piece, hidden, head, coefficient)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         return (*_scaled(ctx, grads[0]), None, None, None, None)
 
 
-def _accumulate(
-    ctx: Any, piece: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, coefficient: Tensor
-) -> Tensor:
-    """Run `piece` over chunks of positions; keep value and gradients for hidden, weight, bias."""
-    head = Head(weight, bias)
+def _accumulate(ctx: Any, piece: Any, hidden: Tensor, head: Head, coefficient: Tensor) -> Tensor:
+    """Run `piece` over chunks of positions; keep value and gradients for hidden, weight, bias.
+
+    `piece` gives the gradient by the logits, and leaves them as they are.
+    """
+    weight, bias = head.weight, head.bias
     need_h, need_w, need_b = ctx.needs_input_grad[:3]
     # Sums over tokens are kept in at least float32, also when the model is in bfloat16.
     wide = torch.promote_types(hidden.dtype, torch.float32)
@@ -138,12 +162,15 @@ def _accumulate(
     step = positions_per_chunk(weight)
     for start in range(0, len(hidden), step):
         rows = slice(start, start + step)
-        value, gradient = piece(rows, head.logits(hidden[rows]))
+        logits = head.logits(hidden[rows])
+        value, gradient = piece(rows, logits)
         weights = coefficient[rows].to(value.dtype)
         total += (value * weights).sum()
         if not (need_h or need_w or need_b):
             continue
         gradient *= weights[:, None]  # (n, V): d loss / d logits
+        if head.scale != 1.0 or head.cap is not None:
+            gradient *= head.slope(logits)
         narrow = gradient.to(weight.dtype)
         if grad_h is not None:
             grad_h[rows] = narrow @ weight
@@ -192,7 +219,7 @@ def cross_entropy_by_group(
     another go backward together, with one gradient of the head between them.
     """
     return _CrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, head.weight, head.bias, labels, coefficient, group, groups
+        hidden, head.weight, head.bias, head.detach(), labels, coefficient, group, groups
     )
 
 
@@ -210,8 +237,8 @@ def kl_to_reference(
         hidden,
         head.weight,
         head.bias,
+        head.detach(),
         reference_hidden,
-        reference.weight,
-        reference.bias,
+        reference,
         coefficient,
     )

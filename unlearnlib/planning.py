@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from unlearnlib.corpus.chunks import Chunk, cut, pack
+from unlearnlib.corpus.chunks import Chunk, cut
 from unlearnlib.corpus.documents import SPLITS, Document, DomainData
 from unlearnlib.corpus.texts import YOURS, own_data
 from unlearnlib.cost import FLOPS_FORWARD, training_flops
 from unlearnlib.decoder import decoder_of
 from unlearnlib.devices import choose_device, synchronize
-from unlearnlib.engine import Execution
+from unlearnlib.engine import Execution, micro_batches
 from unlearnlib.errors import UnlearnError
 from unlearnlib.loading import blank_model, border
 from unlearnlib.lora import inject, trained_parameters
@@ -375,7 +375,7 @@ def _workload(
     in_update = [*forget[: spec.batch_size], *retain[: spec.batch_size]]
     if not in_update:
         raise UnlearnError("there is nothing to forget: give at least one document.")
-    micros = pack(in_update, execution.micro_tokens, execution.micro_chunks)
+    micros = micro_batches(config, in_update, execution)
     rows, width = max(
         ((len(m), len(in_update[m[0]].tokens)) for m in micros), key=lambda m: m[0] * m[1]
     )

@@ -25,7 +25,14 @@ from unlearnlib.bench import open_bench as open_bench
 from unlearnlib.corpus.chunks import Chunk, left_out
 from unlearnlib.corpus.documents import Document, overlaps
 from unlearnlib.corpus.texts import own_data
-from unlearnlib.decoder import cast, check_head, check_loaded, check_reach, disable_dropout
+from unlearnlib.decoder import (
+    cast,
+    check_head,
+    check_here,
+    check_loaded,
+    check_reach,
+    disable_dropout,
+)
 from unlearnlib.devices import tell_of_emulation
 from unlearnlib.engine import (
     Checkpoint,
@@ -34,6 +41,8 @@ from unlearnlib.engine import (
     Outcome,
     Part,
     Training,
+    check_execution,
+    check_gradients,
     keep_original,
     optimise,
     order,
@@ -41,6 +50,7 @@ from unlearnlib.engine import (
 )
 from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import cache_folder
+from unlearnlib.loading import check_finite
 from unlearnlib.methods import Method, Term, get_method
 from unlearnlib.models import DTYPES
 from unlearnlib.profiles import YOURS
@@ -507,11 +517,15 @@ def open_own(
     if "precision" not in settings:
         settings = {**settings, "precision": _precision_of(model)}
     spec = RunSpec().replace(domain=YOURS, **settings)
+    check_gradients()
+    check_finite(model)
     check_head(model)
+    if spec.lora_rank:
+        lora.check_layers(model)
     if not in_place:
         model = copy.deepcopy(model)
     bench = Bench(
-        disable_dropout(model),
+        model,
         tokenizer,
         data,
         settings["length"],
@@ -525,7 +539,10 @@ def open_own(
             "every parameter of the model is frozen, so nothing can be unlearned: let some be "
             "trained, as with model.requires_grad_(True)."
         )
+    _requests(bench.forgotten(spec), spec.requests)
+    _check_evaluation(bench, spec)
     warn_of_data(bench, spec)
+    disable_dropout(model)  # the first change, when nothing speaks against the run any more
     return bench, spec
 
 
@@ -538,10 +555,11 @@ def _check_arguments(
 ) -> None:
     """`UnlearnError` for arguments that are not what they should be."""
     check_loaded(model, tokenizer)
-    for name, value, kind in (("oracle", oracle, nn.Module), ("execution", execution, Execution)):
-        if value is not None and not isinstance(value, kind):
-            what = "a loaded model" if kind is nn.Module else "an Execution"
-            raise UnlearnError(f"{name} is {value!r}: give {what}, or leave it out.")
+    check_execution(execution)
+    if oracle is not None:
+        if not isinstance(oracle, nn.Module):
+            raise UnlearnError(f"oracle is {oracle!r}: give a loaded model, or leave it out.")
+        check_here(oracle, "the oracle")
     for name in ("profile", "domain"):
         if name in settings:
             raise UnlearnError(f"{name} is given with texts of your own: leave it out.")

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unlearnlib.corpus.chunks import Chunk, collate, cut, pack
+from unlearnlib.corpus.chunks import Chunk, collate, cut
 from unlearnlib.corpus.documents import Document
 from unlearnlib.corpus.texts import as_documents
 from unlearnlib.decoder import check_head, check_loaded, check_reach, head_of
-from unlearnlib.engine import Execution, hidden_states
+from unlearnlib.engine import Execution, check_execution, hidden_states, micro_batches
 from unlearnlib.errors import UnlearnError
+from unlearnlib.loading import check_finite
 from unlearnlib.metrics.scores import TokenScores
 from unlearnlib.objectives import Head, positions_per_chunk
+from unlearnlib.spec import RunSpec
 
 
 class Reference:
@@ -48,7 +50,7 @@ def _forward(
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    micros = pack(chunks, execution.micro_tokens, execution.micro_chunks)
+    micros = micro_batches(model.config, chunks, execution)
     for rows in tqdm(micros, desc=name, disable=not execution.progress, leave=False):
         batch = collate([chunks[i] for i in rows], device)
         yield rows, hidden_states(model, batch), batch
@@ -164,9 +166,14 @@ def score(
     """Scores of texts (or `Document`s) under a causal LM, cut into chunks of `length` tokens.
 
     With `bos_every_chunk` every chunk begins with <bos>, and not only the first of a text. Raises
-    `UnlearnError` for items that are not texts, and for chunks longer than the model reads.
+    `UnlearnError` for items that are not texts, for a length that is none, for chunks longer than
+    the model reads, and for weights that are not finite.
     """
     check_loaded(model, tokenizer)
+    check_execution(execution)
+    check_finite(model)
+    if RunSpec(length=length).length is None:
+        raise UnlearnError("length is None: give the number of tokens per chunk.")
     chunks = cut(as_documents(texts, "text"), tokenizer, length, bos_every_chunk=bos_every_chunk)
     check_head(model)
     check_reach(model, [chunk.tokens for chunk in chunks])

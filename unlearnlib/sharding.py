@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from unlearnlib.decoder import bare_config, cast, decoder_of, disable_dropout
 from unlearnlib.errors import UnlearnError
+from unlearnlib.threads import ONE_AT_A_TIME
 
 
 def plain_copy(model: Any, state: dict[str, Tensor]) -> Any:
@@ -17,7 +18,8 @@ def plain_copy(model: Any, state: dict[str, Tensor]) -> Any:
 
     Its configuration does not say that it was quantized: `transformers` would refuse to save it.
     """
-    plain = cast(type(model)(bare_config(model)), model.dtype)
+    with ONE_AT_A_TIME:
+        plain = cast(type(model)(bare_config(model)), model.dtype)
     plain.load_state_dict(state)
     plain.tie_weights()
     plain.generation_config = model.generation_config

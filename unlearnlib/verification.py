@@ -23,6 +23,8 @@ Only metrics are compared, within `REMADE`, and the comparison names the remade 
 
 from __future__ import annotations
 
+import contextlib
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,10 +41,19 @@ from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
 from unlearnlib.store.published import read_parquet
 from unlearnlib.store.record import Record, run_key
-from unlearnlib.study.searches import Search, decided_otherwise, load_searches, searches_path
+from unlearnlib.study.searches import (
+    Search,
+    decided_otherwise,
+    load_searches,
+    searches_path,
+    usual_pairs,
+)
 
 if TYPE_CHECKING:
     from unlearnlib.bench import Bench
+
+# Of a sample whose size is not given: seconds by what is recorded, and how many runs at least.
+BUDGET, LEAST = 300.0, 3
 
 
 def verify(
@@ -51,11 +62,13 @@ def verify(
     *,
     study: str | None = None,
     store: str | Path | None = None,
-    sample: int = 10,
+    sample: int | None = None,
     seed: int = 0,
     tolerance: NumericalTolerance | None = None,
 ) -> list[Comparison]:
     """Repeat `sample` runs of a profile, picked at random by `seed`, on the CPU, and compare.
+
+    Without a `sample` as many as took five minutes when they were recorded, and three at least.
 
     The scores of vanilla and of the retrained models that the runs are held against come after.
 
@@ -195,14 +208,33 @@ def runs_to_verify(
     return [record for key in sorted(found) for record in found[key]]
 
 
-def pick(records: Sequence[Record], count: int, seed: int = 0) -> list[Record]:
-    """`count` of the records at random, in their order; all of them if there are no more."""
+def pick(records: Sequence[Record], count: int | None = None, seed: int = 0) -> list[Record]:
+    """`count` of the records at random, in their order; all of them if there are no more.
+
+    Without a count as many as took `BUDGET` seconds together, by their own records, and at least
+    `LEAST`.
+    """
+    if count is None:
+        drawn = random.Random(seed).sample(range(len(records)), len(records))
+        total, count = 0.0, 0
+        for place in drawn:
+            total += recorded_seconds([records[place]])
+            if total > BUDGET and count >= LEAST:
+                break
+            count += 1
+        return [records[place] for place in sorted(drawn[:count])]
     if count < 1:
         raise UnlearnError(f"the sample is {count} records: give at least 1.")
     if count >= len(records):
         return list(records)
     places = random.Random(seed).sample(range(len(records)), count)
     return [records[place] for place in sorted(places)]
+
+
+def recorded_seconds(records: Iterable[Record]) -> float:
+    """How long the records took when they were made, together; as if none where they do not say."""
+    seconds = (record.provenance.get("seconds", 0.0) for record in records)
+    return sum(s for s in seconds if isinstance(s, int | float) and math.isfinite(s))
 
 
 def verify_records(
@@ -338,7 +370,7 @@ def why_not_remade(record: Record, bench: Bench) -> str:
     if bench.source == str(weights):
         # Trained in float32: a bench in bfloat16 holds other numbers, and has another hash.
         full = record.spec["precision"] == "float32"
-        trained = bench.model_hash if full else model_hash(load_model(weights))
+        trained = bench.model_hash if full else model_hash(load_model(weights, "float32"))
     if not trained or here.get("model_hash") != trained:
         return f"{other_model}, and this machine has no record of training the latter"
     theirs = read_record(profile, "vanilla")
@@ -355,10 +387,12 @@ class Check:
     """Whether a published file that was made of records follows from them.
 
     reason  in words, what does not; empty if all does
+    note    what else there is to know of it
     """
 
     file: str
     reason: str = ""
+    note: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -369,11 +403,85 @@ class Check:
 def check_published(profile: str, domains: Sequence[str]) -> list[Check]:
     """Choose a profile's settings again from its published rates, and decide its searches again.
 
-    Runs no model. What cannot be recomputed, as settings without a whole published study `rates`,
-    has no `Check`.
+    And look whether what is published is whole: every run of a study's grid, the scores that runs
+    are held against, every search. Runs no model. What cannot be recomputed, as settings without a
+    whole published study `rates`, has no `Check`.
     """
+    whole = [*_check_studies(profile, domains), _check_baselines(profile, domains)]
     found = [_check_settings(profile, domain) for domain in domains]
-    return [check for check in (*found, _check_searches(profile)) if check is not None]
+    every = (*found, *whole, _check_searches(profile))
+    return [check for check in every if check is not None]
+
+
+def _published_runs(profile: str, domains: Sequence[str]) -> dict[str, list[Record]]:
+    """Name of a study -> the runs in its published file, on the domains."""
+    from unlearnlib.study.grids import STUDIES
+
+    found = {}
+    for name in STUDIES:
+        path = data_folder() / "results" / f"{profile}-{name}.parquet"
+        if path.exists():
+            runs = (r for r in read_parquet(path) if r.kind == "run")
+            found[name] = [r for r in runs if r.spec.get("domain") in domains]
+    return found
+
+
+def _check_studies(profile: str, domains: Sequence[str]) -> list[Check]:
+    """Whether each published file holds every run of its study's grid that it ought to hold.
+
+    A study may be published in part, of some domains, methods and seeds: what is of none of those
+    that are there is a note. What is of one that is there, and missing, was taken out.
+    """
+    from unlearnlib.study.grids import get_study
+    from unlearnlib.study.records import spec_text
+
+    checks = []
+    for name, runs in _published_runs(profile, domains).items():
+        there = {spec_text(run.spec) for run in runs}
+        methods = {(run.spec["domain"], run.spec["method"]) for run in runs}
+        seeds = {(run.spec["domain"], run.spec["seed"]) for run in runs}
+        grid: list[RunSpec] = []
+        for domain in domains:
+            with contextlib.suppress(UnlearnError):  # its settings have not been chosen
+                grid += get_study(name).runs(profile, domain)
+        lacking = [spec for spec in grid if spec_text(spec.as_dict()) not in there]
+        holes = [
+            spec
+            for spec in lacking
+            if (spec.domain, spec.method) in methods and (spec.domain, spec.seed) in seeds
+        ]
+        checks.append(
+            Check(
+                f"{profile}-{name}.parquet",
+                f"it lacks {_told(holes, len(grid))}" if holes else "",
+                f"published in part: it lacks {_told(lacking, len(grid))}" if lacking else "",
+            )
+        )
+    return checks
+
+
+def _told(lacking: Sequence[RunSpec], wanted: int) -> str:
+    """Which runs of a study's grid a file lacks, in words."""
+    first = lacking[0]
+    return (
+        f"{len(lacking)} of the {wanted} runs of its study, first {first.method} on "
+        f"{first.domain} with seed {first.seed}, learning rate {first.learning_rate:g} and "
+        f"{first.updates} updates"
+    )
+
+
+def _check_baselines(profile: str, domains: Sequence[str]) -> Check | None:
+    """Whether the scores that published runs are held against are there, too."""
+    runs = [run for some in _published_runs(profile, domains).values() for run in some]
+    there = {(_start(one), one.spec["baseline"]) for one in find_baselines(profile)}
+    if not runs:
+        return None
+    for run in runs:
+        for which in ("vanilla", "oracle") if run.oracle_hash else ("vanilla",):
+            if (_start(run), which) not in there:
+                reason = f"it lacks the scores of {which} on {run.spec['domain']}, which published "
+                return Check(f"{profile}-baselines.parquet", reason + "runs are held against")
+    return Check(f"{profile}-baselines.parquet")
 
 
 def _check_settings(profile: str, domain: str) -> Check | None:
@@ -410,8 +518,10 @@ def _check_searches(profile: str) -> Check | None:
         searches = load_searches(profile)
     except UnlearnError as error:
         return Check(path.name, str(error).rstrip("."))
-    if not searches:
-        return Check(path.name, "it holds no search")
+    there = {(search.domain, search.seed) for search in searches}
+    for domain, seed in usual_pairs(profile):
+        if (domain, seed) not in there:
+            return Check(path.name, f"it lacks the search on {domain} with seed {seed}")
     vanillas = [b for b in find_baselines(profile) if b.spec["baseline"] == "vanilla"]
     for number, search in enumerate(searches, 1):
         here = [vanilla for vanilla in vanillas if vanilla.spec["domain"] == search.domain]

@@ -10,7 +10,7 @@ function setEdge(box) {
 
 function setStop(box) {
   if (box.scrollWidth > box.clientWidth) {
-    const kind = box.querySelector("table") ? "Table" : box.matches(".math") ? "Equation" : "Output";
+    const kind = box.querySelector("table") ? "Table" : box.matches(".math, mjx-container") ? "Equation" : "Output";
     const caption = box.querySelector("caption")?.textContent.trim();
     box.tabIndex = 0;
     box.setAttribute("role", "group");
@@ -22,12 +22,20 @@ function setStop(box) {
 }
 
 document.addEventListener("DOMContentLoaded", () => {
-  const boxes = document.querySelectorAll(BOXES);
+  const boxes = [];
   // Also after a part was unfolded, a phone turned, or an equation set.
   const sizes = new ResizeObserver(() => boxes.forEach(setStop));
-  for (const box of boxes) {
+  const watch = (box) => {
+    boxes.push(box);
     sizes.observe(box);
     for (const part of box.children) sizes.observe(part);
     box.addEventListener("scroll", () => setEdge(box), { passive: true });
-  }
+    setStop(box);
+  };
+  document.querySelectorAll(BOXES).forEach(watch);
+  // Formulas are there when MathJax has set them; one that is wide scrolls within its line.
+  window.addEventListener("load", async () => {
+    await window.MathJax?.startup?.promise;
+    document.querySelectorAll("mjx-container").forEach(watch);
+  });
 });

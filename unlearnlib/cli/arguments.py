@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SHORTCUTS = ("learning_rate", "updates", "batch_size", "length")
+SHORTCUTS = ("learning_rate", "updates", "batch_size", "length", "precision")
 
 
 NOT_BY_SET = ("profile", "domain", "method")  # they have flags of their own

@@ -48,7 +48,7 @@ def data_command(args: argparse.Namespace) -> Report:
         if own
         else [load_domain(args.profile, domain, folder, limits) for domain in domains]
     )
-    tokenizer = _tokenizer(args.model, profile.model)
+    tokenizer = _tokenizer(args.tokenizer or args.model, profile.model)
     statistics = [row for data in sets for row in _statistics(data, tokenizer)]
     values: dict[str, Any] = {"profile": args.profile, "statistics": statistics}
     header = ("domain", "split", "documents", "characters", "tokens", "facts")
@@ -115,10 +115,10 @@ def _shown(row: dict[str, str]) -> str:
     return f"{row['prompt']}\n=> {row['text']}" if "prompt" in row else row["text"]
 
 
-def _tokenizer(model: str | None, of_profile: str) -> Any:
-    """The tokenizer of the model given or of the profile; None, with a warning, without one."""
-    if model is not None:
-        return load_tokenizer(model)
+def _tokenizer(source: str | None, of_profile: str) -> Any:
+    """The tokenizer of the source given or of the profile; None, with a warning, without one."""
+    if source is not None:
+        return load_tokenizer(source)
     try:
         return load_tokenizer(of_profile)
     except UnlearnError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from unlearnlib.bench import Bench
     from unlearnlib.engine import Execution
 
+logger = logging.getLogger(__name__)
+
 TUNED = ("learning_rate", "updates", "batch_size")  # always spelt out in a command that repeats
 
 
@@ -46,6 +49,7 @@ class Inputs:
     limits   split -> number of documents that are taken, where --limit says so
     out      the folder that the model is saved to; None if it is not saved
     device   "cpu" or "cuda"; "cuda:1", say, for one of several processes
+    tokenizer  the source of the tokenizer, where it is not the model's own
     """
 
     spec: RunSpec
@@ -55,6 +59,7 @@ class Inputs:
     limits: Mapping[str, int]
     out: Path | None
     device: str
+    tokenizer: str | None = None
 
 
 def check_inputs(args: argparse.Namespace, spec: RunSpec, needs_out: bool = True) -> Inputs:
@@ -63,6 +68,7 @@ def check_inputs(args: argparse.Namespace, spec: RunSpec, needs_out: bool = True
     `needs_out` says that an adapter that is asked for needs a folder.
     """
     check_named(args)
+    check_tokenizer_of(args)
     limits = chosen_limits(args.limit)
     out = None if args.out is None else Path(args.out)
     if out is not None:
@@ -72,7 +78,35 @@ def check_inputs(args: argparse.Namespace, spec: RunSpec, needs_out: bool = True
     data = own_documents(args, limits) if args.files else None
     _check_retain(spec, data)
     _check_lora(spec.lora_rank, args.adapter, needs_out and out is None)
-    return Inputs(spec, args.model, data, args.corpora, limits, out, device)
+    if data is not None:
+        spec = _in_own_precision(spec, args)
+    return Inputs(spec, args.model, data, args.corpora, limits, out, device, args.tokenizer)
+
+
+def check_tokenizer_of(args: argparse.Namespace) -> None:
+    """`UnlearnError` for a tokenizer that is given without the model that it belongs to."""
+    if args.tokenizer is not None and args.model is None:
+        raise UnlearnError(
+            f"--tokenizer {args.tokenizer!r} is given without --model: a profile's model has one "
+            "of its own; leave it out, or give the model that it belongs to."
+        )
+
+
+def _in_own_precision(spec: RunSpec, args: argparse.Namespace) -> RunSpec:
+    """The spec with the precision that the user's model was saved in, if none was asked for."""
+    from unlearnlib.models import DTYPES, own_precision
+
+    if "precision" in given_settings(args):
+        return spec
+    hush_transformers()
+    own = own_precision(args.model)
+    if own not in DTYPES:
+        logger.warning(
+            "the model was saved in %s, which is not trained in: it becomes float32 (--precision "
+            "bfloat16 takes half the memory)",
+            own,
+        )
+    return spec.replace(precision=own if own in DTYPES else "float32")
 
 
 def check_named(args: argparse.Namespace) -> None:
@@ -86,6 +120,7 @@ def check_named(args: argparse.Namespace) -> None:
 def open_inputs(inputs: Inputs, execution: Execution) -> tuple[Bench, RunSpec]:
     """Load model and data: the bench, and the spec with chunks that the model can read."""
     from unlearnlib.bench import Models, Selection, open_bench
+    from unlearnlib.lora import check_layers
     from unlearnlib.run import warn_of_data
 
     spec, own = inputs.spec, inputs.data is not None
@@ -93,12 +128,20 @@ def open_inputs(inputs: Inputs, execution: Execution) -> tuple[Bench, RunSpec]:
     bench = open_bench(
         spec.profile,
         spec.domain,
-        models=Models(inputs.model, base=spec.base, precision=spec.precision, device=inputs.device),
+        models=Models(
+            inputs.model,
+            base=spec.base,
+            precision=spec.precision,
+            device=inputs.device,
+            tokenizer=inputs.tokenizer,
+        ),
         selection=Selection(inputs.corpora, inputs.limits),
         data=inputs.data,
         execution=execution,
     )
     spec = _fit_length(bench, spec, own)
+    if spec.lora_rank:
+        check_layers(bench.model)
     bench.forgotten(spec)  # an error if there is nothing to forget
     if own:
         warn_of_data(bench, spec)
@@ -248,6 +291,8 @@ def repeat_command(args: argparse.Namespace, spec: RunSpec, tasks: Sequence[str]
     words = ["unlearn", "run"]
     if args.model is not None:
         words += ["--model", source_name(args.model)]
+    if args.tokenizer is not None:
+        words += ["--tokenizer", source_name(args.tokenizer)]
     if spec.domain == YOURS:
         for name in FILES:
             if name in args.files:
@@ -262,8 +307,10 @@ def repeat_command(args: argparse.Namespace, spec: RunSpec, tasks: Sequence[str]
         words += ["--limit", limit]
     words += [*tasks, "--method", spec.method]
     default = RunSpec()
+    # With a model of one's own the precision is that model's where none is given.
+    always = (*TUNED, "precision") if spec.domain == YOURS else TUNED
     for name, value in spec.as_dict().items():
-        if name not in NOT_BY_SET and (name in TUNED or value != getattr(default, name)):
+        if name not in NOT_BY_SET and (name in always or value != getattr(default, name)):
             words += ["--set", f"{name}={'none' if value is None else value}"]
     if args.adapter:
         words += ["--adapter"]

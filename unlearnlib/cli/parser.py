@@ -115,7 +115,16 @@ def _add_model(parser: argparse.ArgumentParser, default: str | None = None) -> N
         "--model",
         default=default,
         metavar="SOURCE",
-        help="hub id, folder with safetensors, GGUF file, or lab (default: the profile's)",
+        help="hub id (owner/name, or owner/name@revision), folder with safetensors, GGUF file, or "
+        "lab (default: the profile's)",
+    )
+
+
+def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tokenizer",
+        metavar="SOURCE",
+        help="folder or hub id of the tokenizer of --model, where that has none (default: --model)",
     )
 
 
@@ -174,6 +183,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     """What is unlearned from what, how, and where: common to `run` and `tune`."""
     _add_scale(parser, several=False, default=None)
     _add_model(parser)
+    _add_tokenizer(parser)
     _add_files(parser)
     _add_columns(parser)
     _add_source(parser)
@@ -345,6 +355,7 @@ def _add_study(commands: Any) -> None:
     parser.add_argument("--method", action="append", help="only this method; repeat for several")
     parser.add_argument("--seed", action="append", type=int, help="only this seed; repeatable")
     _add_model(parser)
+    _add_tokenizer(parser)
     _add_source(parser)
     _add_device(parser)
     _add_store(parser)
@@ -386,6 +397,12 @@ def _add_score(commands: Any) -> None:
         "texts", nargs="*", metavar="FILE", help="text, JSON, Parquet, CSV, folder, .zip, hub:..."
     )
     _add_model(parser, "lab")
+    _add_tokenizer(parser)
+    parser.add_argument(
+        "--precision",
+        metavar="NAME",
+        help="float32, float64, bfloat16 or float16 (default: what the model was saved in)",
+    )
     _add_columns(parser)
     parser.add_argument("--length", type=_count, metavar="N", help="tokens per chunk (1024)")
     parser.add_argument(
@@ -408,14 +425,20 @@ def _add_verify(commands: Any) -> None:
         "re-run published records and compare",
         epilog="With the picked runs, the scores of the vanilla and retrained models that they are "
         "held\nagainst are verified, and without --store also that settings and searches follow "
-        "from\nthe published records. The default tolerance is for two kinds of x86 processors, "
-        "in\nfloat32, with the pinned libraries: the published records leave room for no more. "
-        "On a\nGPU, in another precision or with other libraries give a --tolerance.\n\n"
+        "from\nthe published records, and that no run or search is missing there.\n"
+        "The default tolerance is for two kinds of x86 processors, in float32, with the pinned\n"
+        "libraries: the published records leave room for no more. On a GPU, in another precision\n"
+        "or with other libraries give a --tolerance.\n\n"
         "Exits with 0 if all agree, with 1 if one differs, with 2 on bad input.",
     )
     parser.add_argument("--study", metavar="NAME", help="only records of this study")
     _add_scale(parser, several=True, default="lab")
-    parser.add_argument("--sample", type=int, default=3, help="how many, picked at random (3)")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        help="how many, picked at random (as many as took five minutes when they were recorded, "
+        "and three at least)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random pick (0)")
     parser.add_argument(
         "--tolerance",
@@ -436,6 +459,7 @@ def _add_verify(commands: Any) -> None:
     parser.add_argument("--report", metavar="FILE.html", help="also write every number, as a page")
     parser.add_argument("--force", action="store_true", help="replace a --report that is there")
     _add_model(parser)
+    _add_tokenizer(parser)
     _add_source(parser)
     _add_device(parser)
 
@@ -446,6 +470,7 @@ def _add_data(commands: Any) -> None:
     )
     _add_scale(parser, several=True, default="lab")
     _add_model(parser)
+    _add_tokenizer(parser)
     _add_files(parser)
     _add_columns(parser)
     _add_source(parser)

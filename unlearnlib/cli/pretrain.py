@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import active_children, get_context
+from pathlib import Path
 from typing import Any
 
-from unlearnlib.cli.arguments import hush_transformers
+from unlearnlib.cli.arguments import hush_transformers, is_main_process
 from unlearnlib.cli.output import Report, columns
 from unlearnlib.continue_pretraining import train_further
 from unlearnlib.devices import choose_device
@@ -19,6 +21,7 @@ from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.pretrain import LAB_MODELS, train_lab_model
 from unlearnlib.profiles import PROFILES, Profile, get_profile
+from unlearnlib.store.claims import reserved
 from unlearnlib.trained import (
     continued_checkpoint,
     continued_names,
@@ -129,18 +132,20 @@ def _train_further(args: argparse.Namespace) -> Report:
         names = [n for n in names if not (is_made(args.profile, n) and made_here(args.profile, n))]
     device = choose_device(args.device)
     hush_transformers()
-    records = [
-        train_further(
-            args.profile,
-            name,
-            source=args.model,
-            corpora=args.corpora,
-            device=device,
-            execution=Execution(progress=not args.quiet),
-            publish=not args.keep_record,
-        )
-        for name in names
-    ]
+    records = []
+    for name in names:
+        with _reserved(continued_checkpoint(args.profile, name), name, args.profile):
+            records.append(
+                train_further(
+                    args.profile,
+                    name,
+                    source=args.model,
+                    corpora=args.corpora,
+                    device=device,
+                    execution=Execution(progress=not args.quiet),
+                    publish=not args.keep_record,
+                )
+            )
     models = [
         {
             "name": r["name"],
@@ -164,4 +169,15 @@ def train_one(name: str, progress: bool, threads: int | None = None) -> dict[str
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return train_lab_model(name, execution=Execution(progress=progress))
+    with _reserved(lab_checkpoint(name), name, "lab"):
+        return train_lab_model(name, execution=Execution(progress=progress))
+
+
+def _reserved(folder: Path, name: str, profile: str) -> contextlib.AbstractContextManager[None]:
+    """Keep other processes from training the same model; one of several under a launcher does it.
+
+    A folder that cannot be written is found before the training, too.
+    """
+    if not is_main_process():
+        return contextlib.nullcontext()
+    return reserved(folder, f"the model {name!r} of profile {profile!r}")

@@ -43,9 +43,10 @@ from unlearnlib.models import load_tokenizer, model_config
 from unlearnlib.planning import Machine, plan_reading, plan_run
 from unlearnlib.profiles import clipped, get_profile, load_domain
 from unlearnlib.report.card import score_rows
-from unlearnlib.report.saved import card_facts, reserved, save_unlearned
+from unlearnlib.report.saved import ELSEWHERE, card_facts, save_unlearned
 from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
+from unlearnlib.store.claims import reserved
 from unlearnlib.store.folder import Store
 from unlearnlib.store.published import Library
 from unlearnlib.study.chosen import BATCH, settings
@@ -78,7 +79,7 @@ def run_command(args: argparse.Namespace) -> Report:
         return _plan_report(inputs, _run_execution(args, progress=False))
     if inputs.out is None or not is_main_process():
         return _run(args, inputs)
-    with reserved(inputs.out):
+    with reserved(inputs.out, f"a model for --out {str(inputs.out)!r}", ELSEWHERE):
         return _run(args, inputs)
 
 
@@ -110,7 +111,7 @@ def _run(args: argparse.Namespace, inputs: Inputs) -> Report:
             logger.info("scoring the model before")
             before = evaluate(bench, bench.model, spec)[0]
             before |= _answers(bench.model, bench.tokenizer, tasks, progress)
-        logger.info("unlearning: %s, %d updates", spec.method, spec.updates)
+        logger.info("unlearning: %s, %d updates, in %s", spec.method, spec.updates, spec.precision)
         model, record = execute(bench, spec, in_place=True, command=command)
         answers = _answers(model, bench.tokenizer, tasks, progress)
         if store is not None and is_main_process():
@@ -306,7 +307,7 @@ def _plan_run(inputs: Inputs, execution: Execution) -> tuple[Plan, Reading]:
     data = inputs.data or load_domain(spec.profile, spec.domain, inputs.corpora, inputs.limits)
     models = Models(inputs.model, base=spec.base)
     source, oracle = sources(spec.profile, spec.domain, models, own)
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(inputs.tokenizer or source)
     config = model_config(source)
     length = chunk_length(config, spec.length, None if own else scale.length)
     if not own:

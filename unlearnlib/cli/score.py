@@ -51,7 +51,7 @@ def score_command(args: argparse.Namespace) -> Report:
     tasks = chosen_tasks(args.tasks, args.task_limit, args.confirm_unsafe_code)
     device = choose_device(args.device)
     hush_transformers()
-    tokenizer = load_tokenizer(args.model)
+    tokenizer = load_tokenizer(args.tokenizer or args.model)
     length = chunk_length(model_config(args.model), args.length, None)
     counts: Counter[str] = Counter()
     chunks = {
@@ -67,18 +67,28 @@ def score_command(args: argparse.Namespace) -> Report:
     for name, parts in chunks.items():
         if sentence := left_out(parts):
             logger.info("%s: %s", name, sentence)
-    model: Any = load_model(args.model, device=device)
+    model: Any = load_model(args.model, args.precision, device)
+    precision = str(model.dtype).removeprefix("torch.")
+    whose = "the model's own precision" if args.precision is None else "as asked"
+    logger.info("scoring in %s, %s", precision, whose)
     check_reach(model, [chunk.tokens for parts in chunks.values() for chunk in parts])
     execution = chosen_execution(args)
     scores = {
         name: score_chunks(model, parts, execution=execution, name=name)
         for name, parts in chunks.items()
     }
+    _check_numbers(scores, precision)
     if out is not None:
         buffer = io.BytesIO()
         scores["texts"].save(buffer)
         write_output(out, buffer.getvalue(), "--out", args.force)
-    values: dict[str, Any] = {"model": args.model, "length": length, "out": out, "sets": {}}
+    values: dict[str, Any] = {
+        "model": args.model,
+        "precision": precision,
+        "length": length,
+        "out": out,
+        "sets": {},
+    }
     for name, token_scores in scores.items():
         values["sets"][name] = {
             "documents": counts[name],
@@ -96,6 +106,16 @@ def score_command(args: argparse.Namespace) -> Report:
         values["membership_of_documents"] = _document_membership(*sides)
         tables.append(_document_table(values["membership_of_documents"]))
     return Report(values, "\n\n".join(tables))
+
+
+def _check_numbers(scores: Mapping[str, TokenScores], precision: str) -> None:
+    """`UnlearnError` where a model says no number: in float16 more than 65,504 is infinite."""
+    for name, values in scores.items():
+        if np.isnan(values.logprob).any():
+            remedy = "give --precision float32" if precision != "float32" else "take another model"
+            raise UnlearnError(
+                f"in {precision} the model gives no numbers for the set {name!r}: {remedy}."
+            )
 
 
 def _check_sets(args: argparse.Namespace) -> None:

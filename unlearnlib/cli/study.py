@@ -15,6 +15,7 @@ from unlearnlib.cli.arguments import (
     hush_transformers,
     store_path,
 )
+from unlearnlib.cli.inputs import check_tokenizer_of
 from unlearnlib.cli.output import Report, columns
 from unlearnlib.devices import choose_device
 from unlearnlib.errors import UnlearnError
@@ -69,6 +70,7 @@ def study_command(args: argparse.Namespace) -> Report:
         get_method(method)
     if args.choose:
         _check_choose(args.name, args.profile, some_runs=bool(args.method or args.seed))
+    check_tokenizer_of(args)
     where = store_path(args.store, args.model, args.limit)
     if where is None:
         raise UnlearnError(
@@ -84,7 +86,7 @@ def study_command(args: argparse.Namespace) -> Report:
         return open_bench(
             profile,
             domain,
-            models=Models(args.model, base=study.base, device=device),
+            models=Models(args.model, base=study.base, device=device, tokenizer=args.tokenizer),
             selection=Selection(args.corpora, limits),
             execution=chosen_execution(args, progress=False),  # the study has a bar of its own
         )

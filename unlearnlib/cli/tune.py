@@ -19,9 +19,10 @@ from unlearnlib.cli.inputs import (
 from unlearnlib.cli.output import Report, columns
 from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import cache_folder
-from unlearnlib.report.saved import card_facts, reserved, save_unlearned
+from unlearnlib.report.saved import ELSEWHERE, card_facts, save_unlearned
 from unlearnlib.report.tuning import HEADER, check_extra, report, trace_table
 from unlearnlib.spec import RunSpec
+from unlearnlib.store.claims import reserved
 from unlearnlib.study.chosen import BATCH, UPDATES
 from unlearnlib.tuning import DECIDED, search
 
@@ -36,7 +37,7 @@ def tune_command(args: argparse.Namespace) -> Report:
     if inputs.out is None:
         return _tune(args, inputs)
     check_extra()
-    with reserved(inputs.out):
+    with reserved(inputs.out, f"a model for --out {str(inputs.out)!r}", ELSEWHERE):
         return _tune(args, inputs)
 
 

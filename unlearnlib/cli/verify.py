@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -17,18 +19,20 @@ from unlearnlib.cli.arguments import (
     hush_transformers,
     write_output,
 )
+from unlearnlib.cli.inputs import check_tokenizer_of
 from unlearnlib.cli.output import Report, columns
 from unlearnlib.comparison import REMADE, STRICT, NumericalTolerance, as_row
 from unlearnlib.devices import choose_device
 from unlearnlib.profiles import get_profile
 from unlearnlib.report.verification import verification
 from unlearnlib.spec import RunSpec
-from unlearnlib.text import file_name, shell_join, source_name
+from unlearnlib.text import duration, file_name, shell_join, source_name
 from unlearnlib.verification import (
     check_published,
     find_baselines,
     find_runs,
     pick,
+    recorded_seconds,
     verify_records,
     with_baselines,
 )
@@ -38,8 +42,12 @@ if TYPE_CHECKING:
     from unlearnlib.comparison import Comparison
 
 
+logger = logging.getLogger(__name__)
+
+
 def verify_command(args: argparse.Namespace) -> Report:
     """Pick published runs at random, run them again with their baselines, and compare."""
+    check_tokenizer_of(args)
     page = file_to_write(args.report, "--report", args.force)
     given = None if args.tolerance is None else NumericalTolerance(args.tolerance, args.tolerance)
     tolerance = given or STRICT
@@ -48,6 +56,13 @@ def verify_command(args: argparse.Namespace) -> Report:
     runs = find_runs(args.profile, domains, study=args.study, store=args.store)
     baselines = with_baselines(runs, find_baselines(args.profile, store=args.store))[len(runs) :]
     picked = with_baselines(pick(runs, args.sample, args.seed), baselines)
+    expected = recorded_seconds(picked)
+    logger.info(
+        "repeating %d of %d records: about %s, by what they took when they were recorded",
+        len(picked),
+        len(runs) + len(baselines),
+        duration(expected),
+    )
     checks = [] if args.store is not None else check_published(args.profile, domains)
     device = choose_device(args.device)
     hush_transformers()
@@ -56,7 +71,13 @@ def verify_command(args: argparse.Namespace) -> Report:
         return open_bench(
             spec.profile,
             spec.domain,
-            models=Models(args.model, base=spec.base, precision=spec.precision, device=device),
+            models=Models(
+                args.model,
+                base=spec.base,
+                precision=spec.precision,
+                device=device,
+                tokenizer=args.tokenizer,
+            ),
             selection=Selection(args.corpora, limits),
             execution=chosen_execution(args, progress=False),
         )
@@ -71,7 +92,8 @@ def verify_command(args: argparse.Namespace) -> Report:
         "seed": args.seed,
         "tolerance": {"relative": tolerance.relative, "absolute": tolerance.absolute},
         **_verification_values(comparisons),
-        "files": [{"file": c.file, "agrees": c.agrees, "reason": c.reason} for c in checks],
+        "files": [dataclasses.asdict(c) | {"agrees": c.agrees} for c in checks],
+        "expected_seconds": round(expected, 3),
         "seconds": round(time.time() - started, 3),
     }
     text = _verification_text(values, comparisons, tolerance, remade)
@@ -116,8 +138,8 @@ def _verification_text(
     ]
     for check in values["files"]:
         lines.append(f"{check['file']}: {'agrees' if check['agrees'] else 'DIFFERS'}")
-        if check["reason"]:
-            lines[-1] += f" ({check['reason']})"
+        if said := check["reason"] or check["note"]:
+            lines[-1] += f" ({said})"
     if remade is not None and values["remade"]:
         bases = {(c.record.model_hash[:12], c.base[:12]) for c in comparisons if c.base}
         which = ", ".join(f"published {theirs}, here {ours}" for theirs, ours in sorted(bases))
@@ -170,7 +192,8 @@ def _verify_again(args: argparse.Namespace) -> str:
     words = ["unlearn", "verify", "--profile", args.profile]
     if args.study is not None:
         words += ["--study", args.study]
-    words += ["--sample", str(args.sample), "--seed", str(args.seed)]
+    words += [] if args.sample is None else ["--sample", str(args.sample)]
+    words += ["--seed", str(args.seed)]
     if args.tolerance is not None:
         words += ["--tolerance", str(args.tolerance)]
     words += ["--remade"] if args.remade else []
@@ -180,6 +203,8 @@ def _verify_again(args: argparse.Namespace) -> str:
         words += ["--limit", limit]
     if args.model is not None:
         words += ["--model", source_name(args.model)]
+    if args.tokenizer is not None:
+        words += ["--tokenizer", source_name(args.tokenizer)]
     if args.store is not None:
         words += ["--store", file_name(args.store)]
     if args.corpora is not None:

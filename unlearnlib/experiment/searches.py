@@ -17,14 +17,12 @@ from unlearnlib.spec import RunSpec
 from unlearnlib.store.claims import exclusive
 from unlearnlib.store.files import write_file
 from unlearnlib.study.chosen import BATCH
-from unlearnlib.study.searches import Search, load_searches, read_searches
+from unlearnlib.study.searches import DESIGN, Search, load_searches, read_searches, usual_pairs
 
 if TYPE_CHECKING:
     from unlearnlib.bench import Bench
     from unlearnlib.tuning import Tuned
 
-DESIGN = ("lab", "arxiv", 100)
-HELD_OUT = (200, 201, 202)  # seeds; of other profiles the first alone
 METHOD = "ga_gd_in_dist"
 KEPT = ("forget/perplexity", "general/perplexity", "oracle_kl/forget", "membership/min_k_40/auc")
 
@@ -78,12 +76,9 @@ def usual_searches(
     updates: int | None = None,
 ) -> list[Wanted]:
     """The searches of a profile, the design's first; None stands for the usual ones."""
-    known = sorted(get_profile(profile).domains)
-    if profile == DESIGN[0]:
-        pairs = [DESIGN[1:], *((d, s) for s in HELD_OUT for d in known if d != DESIGN[1])]
-    else:
-        pairs = [(domain, HELD_OUT[0]) for domain in known]
+    pairs = usual_pairs(profile)
     if seeds is not None:
+        known = sorted(get_profile(profile).domains)
         pairs = [(domain, seed) for seed in seeds for domain in known]
     return [
         Wanted(profile, domain, seed, method, updates)

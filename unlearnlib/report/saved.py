@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import inspect
 import itertools
 import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from unlearnlib.profiles import get_profile
 from unlearnlib.report.card import CardFacts, model_card, split_facts
 from unlearnlib.run import unlearn
 from unlearnlib.spec import RunSpec
-from unlearnlib.store.claims import Claims, exclusive
+from unlearnlib.store.claims import exclusive, existing, reserved, scratch_name
 from unlearnlib.store.files import move_in, undisturbed
 from unlearnlib.store.record import Record
 from unlearnlib.text import file_name, strict_json, weights_in_words
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ELSEWHERE = "wait for it, or give another folder"
 ADAPTER, ADAPTER_FILES = "adapter", ("adapter_config.json", "adapter_model.safetensors")
 # What is written beside weights. A tokenizer may have files of other names, see `_put_in_place`.
 WRITTEN = {"README.md", "record.json", "config.json", "generation_config.json"}
@@ -108,7 +108,7 @@ def save(
     }
     name = _public_name(source) if source else (type(model).__name__, None)
     card = _facts(record, data, chunks, before or {}, name, adapter)
-    with reserved(out, option="folder"):
+    with reserved(out, f"a model for folder {str(out)!r}", ELSEWHERE):
         save_unlearned(out, model, tokenizer, record, card, force=force)
 
 
@@ -165,7 +165,7 @@ def check_out(out: Path, force: bool, model: str | None = None, *, option: str =
                 f"{option} {str(out)!r} has {foreign[0]}, which unlearnlib did not write: move it "
                 "away, or give another folder."
             )
-    place = _existing(out)
+    place = existing(out)
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=".unlearn-"):
             pass
@@ -205,43 +205,10 @@ def _foreign(folder: Path) -> list[str]:
     return weights + [name for name in names if is_written(name) and name not in weights]
 
 
-def _existing(path: Path) -> Path:
-    """`path` or its nearest parent that exists."""
-    path = path.absolute()
-    return next(place for place in (path, *path.parents) if place.exists())
-
-
-def _scratch_name(out: Path) -> str:
-    """What a folder's hidden claim and its half-written models are called, wherever they lie."""
-    digest = hashlib.sha256(str(out.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
-    return f".unlearn-{digest[:16]}"
-
-
-@contextlib.contextmanager
-def reserved(out: Path, *, option: str = "--out") -> Iterator[None]:
-    """Keep other processes from making a model for the same folder while the block runs.
-
-    `UnlearnError`, before anything is computed, if one is making it. What one left that was killed
-    while it wrote is removed: its name says which folder it was for, and nobody claims that.
-    """
-    place, name = _existing(out), _scratch_name(out)
-    with Claims(place).hold(name) as mine:
-        if not mine:
-            raise UnlearnError(
-                f"another process is making a model for {option} {str(out)!r}: wait for it, or "
-                "give another folder."
-            )
-        for folder in {place, _existing(out.parent)}:
-            for left in folder.glob(f"{name}-*"):
-                if left.is_dir() and not left.is_symlink():
-                    shutil.rmtree(left, ignore_errors=True)
-        yield
-
-
 def check_space(model: Any, out: Path, *, option: str = "--out") -> None:
     """Whether the disk of `out` has room for the model's parameters."""
     needed = sum(p.numel() * p.element_size() for p in model.parameters())
-    free = shutil.disk_usage(_existing(out)).free
+    free = shutil.disk_usage(existing(out)).free
     if free < needed:
         raise UnlearnError(
             f"{option} {str(out)!r} has {free / 1e9:.1f} GB left and the model needs "
@@ -354,11 +321,12 @@ def _public_name(source: str) -> tuple[str, str | None]:
         return source, None
     if Path(source).exists():
         return file_name(source), None
+    hub_id = source.partition("@")[0]  # a revision may follow
     try:
-        validate_repo_id(source)
+        validate_repo_id(hub_id)
     except HFValidationError:  # a folder that is no longer there
         return file_name(source), None
-    return source, source
+    return source, hub_id
 
 
 def _call(record: Record, data: DomainData) -> str:
@@ -412,11 +380,12 @@ def save_unlearned(
     # write: what is complete can only be moved into it from inside.
     out.parent.mkdir(parents=True, exist_ok=True)
     place = out if out.exists() else out.parent
-    with tempfile.TemporaryDirectory(dir=place, prefix=f"{_scratch_name(out)}-") as scratch:
+    with tempfile.TemporaryDirectory(dir=place, prefix=f"{scratch_name(out)}-") as scratch:
         staged = Path(scratch) / "model"
         save_model(model, tokenizer, staged, texts)
         if card.adapter:
-            save_adapter(model.lora_adapter, staged / ADAPTER, card.base_model)
+            revision = card.source.partition("@")[2] if card.base_model else ""
+            save_adapter(model.lora_adapter, staged / ADAPTER, card.base_model, revision or None)
         if not _put_in_place(staged, out, force):
             kept = _keep_beside(staged, place, out.name)
             raise UnlearnError(

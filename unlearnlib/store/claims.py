@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import itertools
 import json
 import logging
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -46,6 +48,37 @@ def exclusive(path: Path) -> Iterator[None]:
         if attempt == 20:
             _log.info("waiting for another process that writes %s", path)
         time.sleep(0.05)
+
+
+def existing(path: Path) -> Path:
+    """`path` or its nearest parent that exists."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def scratch_name(folder: Path) -> str:
+    """What a folder's hidden claim and its half-written copies are called, wherever they lie."""
+    digest = hashlib.sha256(str(folder.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
+    return f".unlearn-{digest[:16]}"
+
+
+@contextlib.contextmanager
+def reserved(folder: Path, what: str, remedy: str = "wait for it") -> Iterator[None]:
+    """Keep other processes from making the content of the same folder while the block runs.
+
+    If one is making it: `UnlearnError`, before anything is computed, which says that it makes
+    `what`. What one left that was killed while it wrote is removed: its name says which folder it
+    was for, and nobody claims that.
+    """
+    place, name = existing(folder), scratch_name(folder)
+    with Claims(place).hold(name) as mine:
+        if not mine:
+            raise UnlearnError(f"another process is making {what}: {remedy}.")
+        for near in {place, existing(folder.parent)}:
+            for left in near.glob(f"{name}-*"):
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left, ignore_errors=True)
+        yield
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,20 @@ from typing import Any
 
 from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import data_folder
+from unlearnlib.profiles import get_profile
 from unlearnlib.tuning_rule import Situation, Step, propose
+
+# The procedure was designed on this search; the others are held out.
+DESIGN = ("lab", "arxiv", 100)
+HELD_OUT = (200, 201, 202)  # seeds; of other profiles the first alone
+
+
+def usual_pairs(profile: str) -> list[tuple[str, int]]:
+    """(domain, seed) of a profile's published searches, the design's first."""
+    domains = sorted(get_profile(profile).domains)
+    if profile != DESIGN[0]:
+        return [(domain, HELD_OUT[0]) for domain in domains]
+    return [DESIGN[1:], *((d, s) for s in HELD_OUT for d in domains if d != DESIGN[1])]
 
 
 def searches_path(profile: str) -> Path:
