@@ -23,7 +23,7 @@ def read(path: Path) -> Any:
 def code(path: Path) -> str:
     """All code of a template that is plain Python."""
     cells = [c.source for c in read(path).cells if c.cell_type == "code"]
-    return "\n".join(re.sub(r"^\s*[!%].*$", "    pass", source, flags=re.M) for source in cells)
+    return "\n".join(re.sub(r"^([ \t]*)[!%].*$", r"\1pass", source, flags=re.M) for source in cells)
 
 
 def imports(path: Path) -> dict[str, str]:

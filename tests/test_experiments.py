@@ -22,12 +22,13 @@ from unlearnlib.experiment import experiment as module
 from unlearnlib.experiment.effort import effort_of, seconds_recorded
 from unlearnlib.experiment.experiment import Experiment, agreement_in_words, open_experiment
 from unlearnlib.experiment.parameters import known_parameters
-from unlearnlib.experiment.searches import usual_searches
+from unlearnlib.experiment.searches import same_search, usual_searches
 from unlearnlib.experiment.work import Work, parse
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
 from unlearnlib.store.record import Record
 from unlearnlib.study.grids import STUDIES, Asked
+from unlearnlib.study.searches import load_searches
 
 LIMITS = {
     "forget": 3, "retain": 3, "approximate": 3, "general_retain": 3, "general_evaluation": 3,
@@ -291,6 +292,19 @@ def test_the_searches_of_the_guidelines_are_those_that_are_published() -> None:
     assert sum(search.design for search in found) == 1
     other, told = opened(methods=None, seeds=5)
     assert other.searches() == [] and "searches are not recorded" in told[0]
+
+
+def test_two_searches_are_the_same_where_their_runs_are() -> None:
+    one, *_ = load_searches("lab")
+    assert one.steps and same_search(one, one)
+    step = one.steps[0]
+    for changed in (
+        dataclasses.replace(step, learning_rate=step.learning_rate * 2),
+        dataclasses.replace(step, path=(*step.path[:-1], step.path[-1] * 1.01)),
+        dataclasses.replace(step, updates=step.updates + 1),
+    ):
+        assert not same_search(one, dataclasses.replace(one, steps=(changed, *one.steps[1:])))
+    assert not same_search(one, dataclasses.replace(one, ending="another"))
 
 
 def test_the_command_lists_notebooks_and_their_parameters(

@@ -44,6 +44,14 @@ def test_baselines_of_the_model_that_the_runs_started_from_are_preferred() -> No
     assert x == BASELINES[0].metrics["forget/perplexity"]
 
 
+@pytest.mark.parametrize("part", ["model_hash", "oracle_hash", "tokenizer_hash"])
+def test_scores_that_rest_on_something_else_are_no_yardstick(part: str) -> None:
+    others = [replace(b, **{part: "f" * 64}) for b in BASELINES]
+    for which in ("vanilla", "oracle", "target"):
+        assert math.isnan(baseline_value(others, "arxiv", which, "forget/perplexity", MAIN))
+        assert not math.isnan(baseline_value(others, "arxiv", which, "forget/perplexity"))
+
+
 @pytest.mark.parametrize(
     ("x", "level", "within"),
     [

@@ -94,12 +94,12 @@ def baseline_record(
 ) -> Record | None:
     """The scores of "vanilla" or "oracle" on a domain; None if there are none.
 
-    Where there are several (of models that were trained anew), those that rest on what `runs` do.
+    Where there are `runs` on the domain, only scores that rest on what they rest on: of models that
+    were trained anew, or of another retrained model, they would be no yardstick.
     """
     found = [r for r in select(baselines, domain) if r.spec.get("baseline") == which]
-    bases = {run.basis for run in runs}
-    fitting = [r for r in found if r.basis in bases]
-    return next(iter(fitting or found), None)
+    bases = {run.basis for run in runs if run.spec["domain"] == domain}
+    return next((r for r in found if not bases or r.basis in bases), None)
 
 
 def baseline_value(

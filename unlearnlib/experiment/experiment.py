@@ -36,6 +36,7 @@ from unlearnlib.experiment.searches import (
     by_domain,
     local_path,
     make_search,
+    same_search,
     searches_found,
     usual_searches,
 )
@@ -47,7 +48,7 @@ from unlearnlib.store.published import Library
 from unlearnlib.store.record import Record
 from unlearnlib.study.grids import OWN, Asked, get_study, specs_of
 from unlearnlib.study.records import StudyResult, at_hand, default_store, spec_text
-from unlearnlib.study.searches import Search
+from unlearnlib.study.searches import Search, load_searches
 from unlearnlib.text import duration, plural
 
 if TYPE_CHECKING:
@@ -202,6 +203,27 @@ class Experiment:
                 f"`{self.command(compute='missing')}`*"
             )
         return found
+
+    def source_of(self, searches: Sequence[Search]) -> Source:
+        """What an exhibit of searches is drawn from."""
+        command = self.command(compute="fresh")
+        if self.compute != "fresh" or not searches:
+            return Source(command)
+        usual = load_searches(self.profile) if self.limits is None else []
+        pairs = [
+            (search, other)
+            for search in searches
+            for other in usual
+            if (search.domain, search.seed, search.method, search.situation.updates)
+            == (other.domain, other.seed, other.method, other.situation.updates)
+        ]
+        if not pairs:
+            said = "None of them is published, so there is nothing to compare with."
+        else:
+            same = sum(same_search(*pair) for pair in pairs)
+            said = f"{same} of {len(pairs)} that are published made the same runs and ended alike."
+        count = f"{len(searches)} {'search' if len(searches) == 1 else 'searches'}"
+        return Source(command, footer=f"Computed anew: {count}. {said}")
 
     def _search(self, lacking: Sequence[Wanted]) -> None:
         """Make searches, until the deadline; one that was interrupted goes on."""

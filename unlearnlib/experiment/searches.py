@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,6 +151,26 @@ def line_of(found: Tuned, wanted: Wanted) -> dict[str, Any]:
         "after": record and {n: record.metrics[n] for n in KEPT if n in record.metrics},
         "versions": record and record.provenance["versions"],
     }
+
+
+def same_search(one: Search, other: Search, within: float = 1e-3) -> bool:
+    """Whether two searches made the same runs, ended alike, and measured the same.
+
+    Perplexities may differ by the share `within`: a path is what rounding was multiplied along.
+    """
+    if len(one.steps) != len(other.steps) or (one.best, one.ending) != (other.best, other.ending):
+        return False
+    for a, b in zip(one.steps, other.steps, strict=True):
+        if (a.updates, len(a.path)) != (b.updates, len(b.path)):
+            return False
+        numbers = [
+            (a.learning_rate, b.learning_rate),
+            (a.retain_weight, b.retain_weight),
+            *zip(a.path, b.path, strict=True),
+        ]
+        if not all(x == y or math.isclose(x, y, rel_tol=within) for x, y in numbers):
+            return False
+    return True
 
 
 def by_domain(wanted: Iterable[Wanted]) -> Iterator[tuple[str, list[Wanted]]]:
