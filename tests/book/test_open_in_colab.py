@@ -144,7 +144,7 @@ def test_parameters_are_checked_and_repeated_without_folders() -> None:
     ("changes", "said"),
     [
         ({"budget_minute": 3}, "unknown parameter 'budget_minute'"),
-        ({"domains": "books,arxiv"}, "a sitting has one"),
+        ({"domains": "books,arxiv"}, "this notebook has one"),
         ({"domains": "novels"}, "unknown domain"),
         ({"compute": "all"}, "unknown compute"),
         ({"budget_minutes": 0}, "budget_minutes is 0"),
@@ -178,7 +178,7 @@ def test_the_notebook_runs_on_the_labs_model_and_goes_on_where_it_was(
     small = {"profile": "lab", "methods": "ga", "limits": FEW, "updates": 1, "length": 64}
     pages = shown("open_in_colab", small, monkeypatch)
     assert sum("<figure" in page for page in pages) == 1
-    assert sum("<table" in page for page in pages) == 2  # and two that end a cell
+    assert sum("<table" in page for page in pages) == 4
     store = Store(kept / "runs" / "sittings")
     (key,) = store.keys()
     record = store.get(key)
