@@ -474,7 +474,7 @@ def test_a_report_and_a_card_need_no_jupyter_and_none_of_the_books_packages() ->
 
 
 def test_a_wheel_has_what_the_package_reads(tmp_path: Path) -> None:
-    """Templates, notebooks, records and models; and from the wheel alone a notebook's list comes."""
+    """Templates, notebooks, records, models: from the wheel alone comes the list of notebooks."""
     source = tmp_path / "source"
     no_bytecode = shutil.ignore_patterns("__pycache__", "oracle-*")
     for name in ("unlearnlib", "data", "notebooks"):
