@@ -200,7 +200,7 @@ def test_a_body_that_is_no_record_is_one_sentence(
     path = put(tmp_path, damaged)
     path.write_text(text_of({**damaged, field: value}))
     before = {p: p.read_bytes() for p in tmp_path.rglob("*.json")}
-    with pytest.raises(UnlearnError, match="is no record of this project .*: restore it first"):
+    with pytest.raises(UnlearnError, match=r"is no record of this project .*: restore it first"):
         tool.rekey(tmp_path, [], [], [])
     assert {p: p.read_bytes() for p in tmp_path.rglob("*.json")} == before
 
