@@ -9,6 +9,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,8 @@ def _out(name: str, template: Path, given: dict[str, Any], force: bool) -> Path:
     same = mark is not None and (mark["notebook"], mark["parameters"]) == (template.stem, given)
     out = file_to_write(name, "--out", force or same)
     assert out is not None
+    if not os.access(out.absolute().parent, os.W_OK):
+        raise UnlearnError(f"the folder of --out {name!r} cannot be written: give another name.")
     return out
 
 
@@ -138,7 +141,9 @@ def _run(template: Path, given: dict[str, Any], out: Path, replace: bool, *, qui
     package = str(Path(__file__).resolve().parents[2])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    partial = out.with_name(f".{out.stem}.part.ipynb")
+    # Two commands may have one --out: each writes a file of its own until it has ended.
+    folder = tempfile.TemporaryDirectory(prefix="unlearn-notebook-")
+    partial = Path(folder.name) / f"{template.stem}.ipynb"
     try:
         papermill.execute_notebook(
             str(template),
@@ -158,8 +163,10 @@ def _run(template: Path, given: dict[str, Any], out: Path, replace: bool, *, qui
         kept = _keep(partial, _unfinished(out), template, given, True)
         raise UnlearnError(f"{failed}{str(error.evalue).rstrip('.')}): see {kept}.") from None
     finally:
-        if partial.exists():
-            _keep(partial, _unfinished(out), template, given, True)
+        with contextlib.suppress(ValueError):  # the disk was full, and it is no whole notebook
+            if partial.exists():
+                _keep(partial, _unfinished(out), template, given, True)
+        folder.cleanup()
 
 
 def _unfinished(out: Path) -> Path:
@@ -172,10 +179,11 @@ def _keep(partial: Path, out: Path, template: Path, given: dict[str, Any], repla
     """Move what papermill wrote into place, without the paths of this machine, and marked."""
     import nbformat
 
-    notebook = nbformat.read(partial, as_version=4)
+    form: Any = nbformat  # it has no types
+    notebook = form.read(partial, as_version=4)
     for name in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(name, None)
-    notebook = json.loads(nbformat.writes(notebook))
+    notebook = json.loads(form.writes(notebook))
     mark = {"notebook": template.stem, "parameters": given, "sha256": _digest(notebook)}
     notebook["metadata"][MARK] = mark
     text = json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
