@@ -374,7 +374,7 @@ def of_ranks(projects: Mapping[str, Any]) -> Numbers:
     path = f"{ATTACKS}/utils.py"
     return [
         entry("OpenUnlearning", "ranks/auc", path, "mia_auc", area),
-        *attacked(projects["release"], "ranks", scores, truth),
+        *attacked(projects["release"], "ranks", scores.tolist(), truth),
     ]
 
 

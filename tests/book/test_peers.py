@@ -71,8 +71,8 @@ def test_areas_and_rates_are_those_of_others_exactly(rows: dict[tuple[str, str],
 @pytest.mark.parametrize(
     ("project", "measure"),
     [
-        ("OpenUnlearning", "loss attack"),
-        ("OpenUnlearning", "loss attack, AUC"),
+        ("OpenUnlearning", "Loss"),
+        ("OpenUnlearning", "Loss, AUC"),
         ("OpenUnlearning", "over-unlearned, AUC"),
         *(("release", f"Min-{k} %") for k in (30, 40, 50, 60, 100)),
     ],
@@ -89,7 +89,7 @@ def test_zlib_scores_of_others_are_ours_per_token_and_turn_the_side(
     ours, lengths = zlib_score(scored.documents), scored.documents.lengths
     theirs = golden.values("OpenUnlearning", "zlib")
     np.testing.assert_allclose(theirs * lengths, -ours, rtol=1e-4)
-    row = rows["OpenUnlearning", "zlib attack, AUC"]
+    row = rows["OpenUnlearning", "zlib, AUC"]
     assert row.theirs[0] < 0.5 < row.ours[0]
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unlearnlib.errors import UnlearnError
+from unlearnlib.looks import ATTACK_TITLES
 from unlearnlib.metrics.extraction import verbatim_share
 from unlearnlib.metrics.membership import (
     attack_scores,
@@ -27,7 +28,7 @@ from unlearnlib.metrics.membership import (
 )
 from unlearnlib.metrics.perplexity import accuracy, chunk_perplexity, perplexity
 from unlearnlib.metrics.scores import TokenScores
-from unlearnlib.text import number, power
+from unlearnlib.text import number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,22 +48,22 @@ TITLES = {"OpenUnlearning": "OpenUnlearning", "release": "The authors’ release
 
 
 _CUT = (
-    "They leave the last token out, as what ends an answer; of a document cut at its end it is "
-    "text like any other, and ours counts it."
+    "They leave the last token out, which is right where it ends an answer. A document cut at its "
+    "end would lose a token of its text, so ours counts it."
 )
 _FLOOR = f"{_CUT} Their variance is at least 10⁻⁶, ours 10⁻⁷."
 _ZLIB = (
     "They divide the mean over tokens by the compressed length, we the total. Their score falls as "
     "a text grows, whatever it says, so among texts of unequal length the total is right."
 )
-# Attack -> title, what differs, and whether the scores are the same.
+# Attack -> what differs, and whether the scores are the same.
 _ATTACKS = {
-    "loss": ("loss attack", "Alike, but that ours is turned: higher is a member.", True),
-    "zlib": ("zlib attack", _ZLIB, False),
-    "min_k_20": ("Min-20 %", _CUT, False),
-    "min_k_40": ("Min-40 %", _CUT, False),
-    "min_k_pp_20": ("Min-20 %++", _FLOOR, False),
-    "min_k_pp_40": ("Min-40 %++", _FLOOR, False),
+    "loss": ("Alike, but that ours is turned: higher is a member.", True),
+    "zlib": (_ZLIB, False),
+    "min_k_20": (_CUT, False),
+    "min_k_40": (_CUT, False),
+    "min_k_pp_20": (_FLOOR, False),
+    "min_k_pp_40": (_FLOOR, False),
 }
 
 
@@ -235,7 +236,8 @@ def attack_rows(golden: Golden, scored: Scored) -> list[Row]:
     retrained = without_last(scored.retrained)
     judged, judged_cut = attack_scores(retrained), attack_scores(without_last(retrained))
     rows = []
-    for name, (title, says, same) in _ATTACKS.items():
+    for name, (says, same) in _ATTACKS.items():
+        title = ATTACK_TITLES[name]
         # A loss is higher for what looks less like a member; our scores are minus that.
         ours, judging = -whole[name], judged[name]
         made, judging_made = (ours, judging) if same else (-cut[name], judged_cut[name])
@@ -251,8 +253,7 @@ def attack_rows(golden: Golden, scored: Scored) -> list[Row]:
                 area,
                 _one(auc(*_sides(judging))),
                 _one(auc(*_sides(judging_made))),
-                "Of the retrained model. Their labels are turned as their scores are, so the area "
-                "is that of the attack the right way round, and not flipped."
+                "Of the retrained model: the right way round, and not flipped."
                 + ("" if same else " It differs as the scores do."),
             )
         )
@@ -408,7 +409,7 @@ def divergence_rows(golden: Golden, scored: Scored) -> list[Row]:
             golden.values("OpenUnlearning", "kl"),
             ours,
             all_positions,
-            f"{after}. Ours averages over targets.",
+            f"{after}. Ours averages over targets, and is right.",
         ),
         Row(
             "OpenUnlearning",
@@ -460,8 +461,8 @@ def peers_table(rows: Sequence[Row]) -> pd.DataFrame:
         {
             "theirs": [number(float(row.theirs.mean())) for row in rows],
             "ours": [number(float(row.ours.mean())) for row in rows],
-            "difference": [power(row.difference) for row in rows],
-            "left": [power(row.rest) for row in rows],
+            "difference": [number(row.difference, 2) for row in rows],
+            "left": [number(row.rest, 2) for row in rows],
             "what differs, and who is right": [row.differs for row in rows],
         },
         index=pd.MultiIndex.from_tuples(
