@@ -357,6 +357,18 @@ def test_formulas_are_set_and_told_to_those_who_listen(chromium: Any, book: str)
         assert not found, "\n".join(found)
 
 
+def test_every_icon_is_drawn_though_few_are_loaded(chromium: Any, book: str) -> None:
+    assert (BOOK / "_static/scripts/fontawesome.js").stat().st_size < 200_000
+    for path in (FIRST, "search.html"):
+        with opened(chromium, book, path, "desktop", "light") as (page, found):
+            page.wait_for_selector("svg.svg-inline--fa", state="attached")
+            assert not page.locator('i[class*="fa-"]').count()
+            # One that is missing is drawn as a group of shapes that ask for it.
+            assert not page.locator("svg.svg-inline--fa > g").count()
+            assert page.locator("svg.svg-inline--fa > path").count() > 5
+            assert not found, "\n".join(found)
+
+
 def test_a_page_without_formulas_loads_no_mathjax(book: str) -> None:
     for path in pages_of(BOOK):
         text = (BOOK / path).read_text(encoding="utf-8")

@@ -9,10 +9,12 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import lzma
 import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pc
@@ -99,15 +101,17 @@ def mutations(draw: st.DrawFn, good: bytes) -> bytes:
     return raw
 
 
-def check(name: str, raw: bytes, column: str | None, ids: str | None) -> None:
+def check(
+    name: str, raw: bytes, column: str | None = None, ids: str | None = None, **named: Any
+) -> None:
     """Documents that a run can use, or one sentence; alone and in a folder."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, name)
         path.write_bytes(raw)
         for given_path in (path, Path(folder)):
             try:
-                found = read_documents(given_path, column=column, ids=ids)
-                data = user_domain(given_path, column=column, ids=ids)
+                found = read_documents(given_path, column=column, ids=ids, **named)
+                data = user_domain(given_path, column=column, ids=ids, **named)
             except UnlearnError as error:
                 message = str(error)
                 assert message.isprintable() and message.endswith(".")
@@ -163,6 +167,40 @@ JSON = st.recursive(
 )
 def test_rows_of_any_type_are_read_or_refused(rows: list[object], ids: str | None) -> None:
     check("a.jsonl", "\n".join(map(json.dumps, rows)).encode(), None, ids)
+
+
+TURNS = st.lists(
+    st.dictionaries(
+        st.sampled_from(("role", "content", "from", "value")),
+        st.sampled_from(("user", "assistant", "gpt", "\ud800", "said")) | JSON,
+    )
+    | JSON,
+    max_size=3,
+)
+COLUMNS_OF_PROMPTS = (
+    {},
+    {"column": "messages"},
+    {"column": "text", "prompt_column": "question"},
+    {"column": "text.a", "prompt_column": "question", "chat": True},
+    {"column": "messages", "prompt_column": "text", "ids": "question.b"},
+)
+
+
+@settings(max_examples=60)
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries({"messages": TURNS | JSON, "text": JSON, "question": JSON})
+        | st.dictionaries(st.sampled_from(("messages", "text", "question")), TURNS | JSON),
+        max_size=4,
+    ),
+    named=st.sampled_from(COLUMNS_OF_PROMPTS),
+    name=st.sampled_from(("a.jsonl", "a.json", "a.jsonl.xz")),
+)
+def test_prompts_and_conversations_of_any_type_are_read_or_refused(
+    rows: list[object], named: dict[str, Any], name: str
+) -> None:
+    raw = (json.dumps(rows) if name == "a.json" else "\n".join(map(json.dumps, rows))).encode()
+    check(name, lzma.compress(raw) if name.endswith("xz") else raw, **named)
 
 
 ARRAYS = (

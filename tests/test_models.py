@@ -275,7 +275,7 @@ def of_type(name: str, **settings: Any) -> Any:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **SHAPE, **settings))
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **(SHAPE | settings)))
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,16 @@ def test_what_no_page_names_is_not_published(tmp_path: Path) -> None:
     }
 
 
+def test_icons_that_nothing_names_are_left_out() -> None:
+    script = 'var a={angle:[1,2,[],"f105","M1"],"arrow-up":[1,2,[8593,"up"],"f062",["M2","M3"]],'
+    script += 'bars:[4,5,["navicon"],"f0c9","M4"]},b={c:[1,2]};'
+    kept = module().spared_icons(script, {"navicon", "arrow-up"})
+    assert kept == (
+        'var a={"arrow-up":[1,2,[8593,"up"],"f062",["M2","M3"]],'
+        'bars:[4,5,["navicon"],"f0c9","M4"]},b={c:[1,2]};'
+    )
+
+
 def module() -> ModuleType:
     return extension("light_pages")
 

@@ -116,6 +116,18 @@ def test_a_long_answer_goes_on_without_its_prompt_and_none_of_it_is_lost(length:
         assert given == whole[: len(whole) - len(answer)][len(whole) - len(answer) - len(given) :]
 
 
+def test_a_text_that_begins_with_bos_gets_no_second_one() -> None:
+    tokenizer = tiny_tokenizer()
+    bos = tokenizer.bos_token
+    text = documents("bos", 1)[0].text
+    for prompt in ("", "Who? "):
+        plain, own = (
+            cut([Document("a", t, prompt=p)], tokenizer, 64)[0]
+            for t, p in ((text, prompt), (text, bos + prompt) if prompt else (bos + text, ""))
+        )
+        assert own.tokens == plain.tokens and own.context == plain.context
+
+
 def test_every_chunk_may_begin_with_bos() -> None:
     tokenizer = tiny_tokenizer()
     texts = [*documents("bos", 3), *prompted("asked", 3)]

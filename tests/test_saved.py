@@ -6,6 +6,7 @@ import dataclasses
 import html
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -472,10 +473,12 @@ def test_a_report_and_a_card_need_no_jupyter_and_none_of_the_books_packages() ->
     assert done.returncode == 0, done.stderr
 
 
-def test_a_wheel_has_the_templates(tmp_path: Path) -> None:
+def test_a_wheel_has_what_the_package_reads(tmp_path: Path) -> None:
+    """Templates, notebooks, records, models: from the wheel alone comes the list of notebooks."""
     source = tmp_path / "source"
-    no_bytecode = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "unlearnlib", source / "unlearnlib", ignore=no_bytecode)
+    no_bytecode = shutil.ignore_patterns("__pycache__", "oracle-*")
+    for name in ("unlearnlib", "data", "notebooks"):
+        shutil.copytree(ROOT / name, source / name, ignore=no_bytecode)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     words = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
@@ -486,4 +489,26 @@ def test_a_wheel_has_the_templates(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     templates = sorted(ROOT.glob("unlearnlib/report/templates/*"))
     assert {p.name for p in templates} >= {"card.md", "page.html", "page.css", "tuning.html"}
-    assert {str(p.relative_to(ROOT)) for p in templates} <= set(zipfile.ZipFile(wheel).namelist())
+    held = set(zipfile.ZipFile(wheel).namelist())
+    code = {str(p.relative_to(ROOT)) for p in ROOT.glob("unlearnlib/**/*.py")}
+    shipped = {
+        f"unlearnlib/shipped_{folder}/{path.relative_to(ROOT / folder)}"
+        for folder, pattern in (
+            ("data", "results/*"), ("data", "lab/vanilla/*"), ("data", "*.*"),
+            ("data", "continued/*"), ("notebooks", "*.ipynb"),
+        )
+        for path in (ROOT / folder).glob(pattern)
+    }  # fmt: skip
+    assert {str(p.relative_to(ROOT)) for p in templates} | code | shipped <= held
+    place = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(place)
+    listed = subprocess.run(
+        [sys.executable, "-m", "unlearnlib", "notebook", "--json"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(place)},
+        capture_output=True,
+        text=True,
+    )
+    assert listed.returncode == 0, listed.stderr
+    names = [row["name"] for row in json.loads(listed.stdout)["notebooks"]]
+    assert names == sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))

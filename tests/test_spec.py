@@ -177,6 +177,7 @@ def test_later_fields_at_their_defaults_leave_keys_as_they_were() -> None:
         lora_alpha=4,
         base="published",
         bos_every_chunk=True,
+        base_bits=4,
     )
     assert set(LATER_FIELDS) < set(changed.as_dict())
     assert RunSpec.from_dict(changed.as_dict()) == changed

@@ -117,6 +117,17 @@ def test_a_long_text_is_divided_and_its_ids_are_those_of_the_whole(
     assert most == 3000, "a text of words has places to part it at"
 
 
+def test_a_word_without_a_place_to_part_it_is_told_and_has_its_own_ids(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "WINDOW", 300)
+    monkeypatch.setattr(module, "OVERLAP", 100)
+    monkeypatch.setattr(module, "LONG", 1000)
+    tokenizer, word = tokenizer_of("wordpiece"), "a" * 5000
+    assert encode(word, tokenizer, "the word").tolist() == tokenizer(word)["input_ids"]
+    assert "the word has no place in 1,200 characters" in caplog.text
+
+
 def test_a_tokenizer_that_fails_on_a_text_is_one_sentence_that_names_the_document() -> None:
     class Panics:
         bos_token_id = 1

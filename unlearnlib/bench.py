@@ -296,6 +296,7 @@ class Models:
                user's documents
     device     that the models are loaded to: "auto", or as torch has it (see `devices`)
     tokenizer  a folder or hub id, where the model has none; None: the model's
+    bits       that the linear layers are held in (4, see `quantised`); 0: in `precision`
     """
 
     model: str | Path | None = None
@@ -304,6 +305,7 @@ class Models:
     precision: str | None = None
     device: str = "auto"
     tokenizer: str | Path | None = None
+    bits: int = 0
 
 
 @dataclass(frozen=True)
@@ -366,7 +368,7 @@ def open_bench(
     precision = models.precision or (None if own else scale.precision)
     data = data or load_domain(profile, domain, selection.folder, selection.limits)
     source, oracle = sources(profile, domain, models, own)
-    model = load_model(source, precision, models.device)
+    model = load_model(source, precision, models.device, models.bits)
     tokenizer = load_tokenizer(models.tokenizer or source)
     if not own:
         data = clipped(profile, data, tokenizer)

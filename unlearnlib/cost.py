@@ -11,6 +11,7 @@ that with respect to its weight. A frozen weight (LoRA) needs the first alone, w
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,12 @@ def training_flops(
     return float(each) * tokens + float(FLOPS_FORWARD) * active * reference_tokens
 
 
+def _elements(parameter: Any) -> int:
+    """Number of weights in a parameter; two share a byte where it is in 4 bits."""
+    packed = getattr(parameter, "quant_state", None)
+    return int(parameter.numel() if packed is None else math.prod(packed.shape))
+
+
 def run_flops(model: Any, tokens: int, adapter: int = 0, reference_tokens: int = 0) -> float:
     """Operations of training `model` on `tokens` tokens, recomputed activations left out.
 
@@ -49,7 +56,7 @@ def run_flops(model: Any, tokens: int, adapter: int = 0, reference_tokens: int =
     output head they count once, for the head. What a term keeps of the original before the first
     update is left out too. See `training_flops` for `adapter` and `reference_tokens`.
     """
-    total = sum(p.numel() for p in model.parameters())
+    total = sum(_elements(p) for p in model.parameters())
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is not None and embedding.weight is not head.weight:
         total -= embedding.weight.numel()

@@ -27,6 +27,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from unlearnlib.errors import UnlearnError
+from unlearnlib.quantised import (
+    bits_of,
+    bits_of_layer,
+    expanded,
+    forget_quantisation,
+    plain_layer,
+)
 from unlearnlib.seeds import seeded_generator
 from unlearnlib.threads import ONE_AT_A_TIME
 
@@ -155,14 +162,8 @@ def linear_layers(model: Any) -> list[str]:
     return [
         name
         for name, module in model.named_modules()
-        if (type(module).forward in plain or _is_quantised(module)) and module is not head
+        if (type(module).forward in plain or bits_of_layer(module)) and module is not head
     ]
-
-
-def _is_quantised(module: nn.Module) -> bool:
-    """Whether this is a linear layer in 4 or 8 bits, as bitsandbytes has them."""
-    kind = type(module)
-    return isinstance(module, nn.Linear) and kind.__module__.startswith("bitsandbytes.")
 
 
 def _is_linear(layer: Any) -> bool:
@@ -226,31 +227,44 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
 def take_off(model: Any, attached: Attached) -> Adapter:
     """Make the model a plain one again, in place, with the adapter added to its weights.
 
+    A model in 4 bits becomes one of its precision (see `quantised`).
     The sum is computed in at least float32 and rounded once to the weights' dtype: a model in
     bfloat16 keeps of the adapter what eight bits can show, and the adapter beside it keeps all.
     On a model that is divided among processes all must call this.
     """
     tensors: dict[str, Tensor] = {}
+    quantised = bits_of(model)
     for name, layer in _layers(model).items():
         a, b = (_whole(thin[NAME].weight) for thin in (layer.lora_A, layer.lora_B))
         tensors[f"base_model.model.{name}.lora_A.weight"] = a.detach().cpu().clone()
         tensors[f"base_model.model.{name}.lora_B.weight"] = b.detach().cpu().clone()
         change = (b @ a) * layer.scaling[NAME]  # (outputs, inputs)
+        if bits_of_layer(base := layer.get_base_layer()):
+            whole = plain_layer(expanded(base).add_(change), base, model.dtype)
+            _put(model, name, whole)
+            continue
         # GPT-2's weights are transposed: (inputs, outputs).
         _add(layer.get_base_layer().weight, change.T if layer.fan_in_fan_out else change)
     drop(model, attached)
+    if quantised:
+        forget_quantisation(model)
+        model.requires_grad_(True)
     return Adapter(tensors, attached.config)
 
 
 def drop(model: Any, attached: Attached) -> None:
     """Make the model a plain one again, in place, without its adapter."""
     for name, layer in _layers(model).items():
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer.get_base_layer())
+        _put(model, name, layer.get_base_layer())
     if hasattr(model, "peft_config"):
         del model.peft_config
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in attached.frozen)
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
 
 
 def _whole(tensor: Any) -> Tensor:

@@ -40,6 +40,7 @@ from unlearnlib.loading import (
     read_config,
 )
 from unlearnlib.lora import check_peft, merge
+from unlearnlib.quantised import bits_of, check_kind, how_to_load
 from unlearnlib.rope import older_names
 from unlearnlib.sharding import plain_copy
 from unlearnlib.store.claims import scratch_name
@@ -86,11 +87,13 @@ def load_model(
     source: str | Path = "lab",
     precision: str | None = None,
     device: str | torch.device = "auto",
+    bits: int = 0,
 ) -> nn.Module:
     """The causal LM of a source, dropout off; a LoRA adapter is merged into its base.
 
     `precision` is a name in `SCORED`, by default the model's own (see `own_precision`). `device` is
-    "auto" (see `devices`), or as torch has it.
+    "auto" (see `devices`), or as torch has it. With `bits` (4, see `quantised`) the linear
+    layers are held in so many, and only adapters beside them can be trained.
 
     `UnlearnError` for a folder without safetensors, a corrupt file, a missing tensor or one too
     many, weights that are not finite, an unreachable hub, a head that is more than a linear layer.
@@ -98,23 +101,31 @@ def load_model(
     if precision is not None and precision not in SCORED:
         raise unknown("precision", precision, SCORED)
     device = choose_device(str(device))
-    model: Any = _loaded(source, precision)
+    model: Any = _loaded(source, precision, bits, device)
     tell_of_emulation(str(model.dtype).removeprefix("torch."), device)
-    return model.to(device)
+    return model if bits_of(model) else model.to(device)
 
 
-def _loaded(source: str | Path, precision: str | None) -> nn.Module:
-    """The checked causal LM of a source, in the computer's memory."""
+def _loaded(
+    source: str | Path, precision: str | None, bits: int = 0, device: str = "cpu"
+) -> nn.Module:
+    """The checked causal LM of a source, in the computer's memory; with few bits on `device`."""
     with border("model", source, REMEDY):
         folder = _resolve(source)
         check_files(folder)
         with ONE_AT_A_TIME:
             if (folder / ADAPTER).is_file():
+                if bits:
+                    raise UnlearnError(
+                        f"{str(source)!r} is an adapter, which is merged into its base and not "
+                        "quantised: save the merged model, and give that, or leave base_bits out."
+                    )
                 model: Any = _merged(folder, source, precision)
             else:
-                model = _read(folder, source, precision)
+                model = _read(folder, source, precision, bits, device)
         check_finite(model, source)
         head_of(model)
+        check_kind(model, source)
         if commit := hub.commit_of(folder):
             model.name_or_path = model.config.name_or_path = str(source)
             model.config._commit_hash = commit
@@ -146,7 +157,9 @@ def _check_weights(folder: Path, source: str | Path) -> None:
         )
 
 
-def _read(folder: Path, source: str | Path, precision: str | None) -> Any:
+def _read(
+    folder: Path, source: str | Path, precision: str | None, bits: int = 0, device: str = "cpu"
+) -> Any:
     """The model of a folder, complete, and as large as its configuration says."""
     from transformers import AutoModelForCausalLM
 
@@ -156,12 +169,16 @@ def _read(folder: Path, source: str | Path, precision: str | None) -> Any:
     precision = precision or _name_of(own_dtype(config, folder, source), SCORED)
     if hub.commit_of(folder):
         hub.fetch_weights(str(source), folder)
+    few = how_to_load(bits, SCORED[precision], device)
+    if few or getattr(config, "quantization_config", None) is not None:
+        few["device_map"] = {"": device}  # such layers are made where they stay
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=SCORED[precision],
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
+        **few,
     )
     model, report = loaded
     check_report(report, source)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from unlearnlib.devices import choose_device, synchronize
 from unlearnlib.engine import Execution, micro_batches
 from unlearnlib.errors import UnlearnError
 from unlearnlib.loading import blank_model, border
-from unlearnlib.lora import inject, trained_parameters
+from unlearnlib.lora import inject, linear_layers, trained_parameters
 from unlearnlib.methods import LabelTerm, Term, get_method
 from unlearnlib.models import DTYPES, REMEDY, model_config
 from unlearnlib.objectives import chunk_positions
@@ -54,6 +54,7 @@ class Anatomy:
     hidden       width of its hidden states
     vocabulary   rows of the output head
     adapter      parameters of the adapters, which then alone are trained; 0 without
+    linear       elements of the layers that have adapters, which base_bits holds in fewer bits
     """
 
     parameters: int
@@ -64,6 +65,7 @@ class Anatomy:
     hidden: int
     vocabulary: int
     adapter: int = 0
+    linear: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Plan:
     rate        floating-point operations per second to expect of a process
     parameters  of the model, its adapters among them
     trained     those of them that are trained
+    end         held in all when a base in few bits is a plain model again; empty for any other
     """
 
     always: dict[str, int]
@@ -113,11 +116,13 @@ class Plan:
     parameters: int
     trained: int
     processes: int = 1
+    end: dict[str, int] = field(default_factory=dict)
 
     @property
     def peak(self) -> int:
         """Bytes at the worst moment."""
-        return sum(self.always.values()) + max(sum(self.backward.values()), sum(self.step.values()))
+        most = max(sum(self.backward.values()), sum(self.step.values()))
+        return max(sum(self.always.values()) + most, sum(self.end.values()))
 
     @property
     def seconds(self) -> float:
@@ -185,7 +190,9 @@ def anatomy(config: Any, precision: str, rows: int, width: int, lora_rank: int =
     with torch.device("meta"):
         model.train()
         sizes = [p.numel() for p in model.parameters()]
+        linear = 0
         if lora_rank:
+            linear = sum(model.get_submodule(n).weight.numel() for n in linear_layers(model))
             inject(model, lora_rank, 1.0)
     decoder = decoder_of(model)
     with FakeTensorMode():
@@ -218,6 +225,7 @@ def anatomy(config: Any, precision: str, rows: int, width: int, lora_rank: int =
             int(head.weight.shape[1]),
             int(head.weight.shape[0]),
             trained_parameters(model) if lora_rank else 0,
+            linear,
         )
 
 
@@ -306,6 +314,7 @@ def plan_run(
         work.shape.parameters + work.shape.adapter,
         work.trained,
         machine.processes,
+        {"the model, plain again": work.shape.parameters * work.size} if work.bits else {},
     )
 
 
@@ -322,6 +331,7 @@ class _Workload:
     trained_size   bytes of each; below 4 a float32 master copy is stepped
     share          number of processes that hold a part of the model each
     stored_tokens  tokens whose original hidden states are stored before the first update
+    bits           that the linear layers are held in; 0: in `size` bytes
     recomputes     whether the retain term's reference is recomputed in each micro-batch
     """
 
@@ -335,6 +345,15 @@ class _Workload:
     share: int
     stored_tokens: float
     recomputes: bool
+    bits: int = 0
+
+    @property
+    def base_bytes(self) -> int:
+        """Bytes of the model itself; scales take a thirtieth more where it is in few bits."""
+        if not self.bits:
+            return self.shape.parameters * self.size
+        plain = (self.shape.parameters - self.shape.linear) * self.size
+        return plain + self.shape.linear * self.bits * 31 // (8 * 30)
 
     @property
     def lora(self) -> bool:
@@ -402,17 +421,18 @@ def _workload(
         share=processes if execution.shard else 1,
         stored_tokens=stored_tokens,
         recomputes=recomputes,
+        bits=spec.base_bits,
     )
 
 
 def _always(work: _Workload, optimizer: str, oracle: bool, copied: bool) -> dict[str, int]:
     """Bytes held from the first update to the last, by part."""
     shape, size = work.shape, work.size
-    always = {"parameters": shape.parameters * size // work.share}
+    always = {"parameters": work.base_bytes // work.share}
     if work.lora:
         always["adapters"] = work.trained_bytes
     if copied:
-        always["the model before"] = shape.parameters * size
+        always["the model before"] = work.base_bytes
     if oracle:
         always["oracle"] = shape.parameters * size
     if work.has_masters:

@@ -54,6 +54,7 @@ from unlearnlib.loading import check_finite
 from unlearnlib.methods import Method, Term, get_method
 from unlearnlib.models import DTYPES
 from unlearnlib.profiles import YOURS
+from unlearnlib.quantised import bits_of, check_device
 from unlearnlib.sharding import gather, shard
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.provenance import provenance
@@ -108,10 +109,12 @@ def execute(
     _check_evaluation(bench, spec)
     if spec.lora_rank:
         lora.check_peft()
+    _check_bits(bench, spec)
     device = next(bench.model.parameters()).device
     tell_of_emulation(spec.precision, str(device))
     model = bench.model if in_place else copy.deepcopy(bench.model)
-    cast(model, DTYPES[spec.precision])
+    if not spec.base_bits:
+        cast(model, DTYPES[spec.precision])
     vars(model).pop("lora_adapter", None)  # of an earlier run on this model
     attached = None
     if spec.lora_rank:
@@ -143,6 +146,45 @@ def execute(
         peak_memory_bytes=peak_memory_bytes(device),
     )
     return model, _record(bench, spec, trained, adapter_size, metrics, documents, origin)
+
+
+def with_bits(spec: RunSpec, model: Any) -> RunSpec:
+    """The spec of a run on this model, which may have been loaded in 4 bits.
+
+    `UnlearnError` where these cannot be trained, or compute in another precision than the spec's.
+    """
+    bits = bits_of(model)
+    if not bits:
+        return spec
+    check_device(model.device.type)
+    if not spec.lora_rank:
+        raise UnlearnError(
+            f"the model is in {bits} bits, in which it cannot be trained: set lora_rank=16 to "
+            "train adapters beside it, or load it in full."
+        )
+    if model.dtype != DTYPES[spec.precision]:
+        held = str(model.dtype).removeprefix("torch.")
+        raise UnlearnError(
+            f"precision is {spec.precision} and the model in {bits} bits computes in {held}: set "
+            f"precision={held}, or load it in the other."
+        )
+    return spec.replace(base_bits=bits)
+
+
+def _check_bits(bench: Bench, spec: RunSpec) -> None:
+    """`UnlearnError` for a bench whose model is not in the bits that the spec names."""
+    bits = bits_of(bench.model)
+    if bits != spec.base_bits:
+        held = f"in {bits} bits" if bits else "in full"
+        raise UnlearnError(
+            f"base_bits is {spec.base_bits} and the model was loaded {held}: load it in the same, "
+            "as with load_model(..., bits=4)."
+        )
+    if bits and bench.execution.shard:
+        raise UnlearnError(
+            f"base_bits is {bits}, and such a model is not divided among processes: leave out "
+            "--fsdp (shard=True of Execution), or base_bits."
+        )
 
 
 def _check_may_stop(spec: RunSpec) -> None:
@@ -516,7 +558,7 @@ def open_own(
     data = own_data(texts)
     if "precision" not in settings:
         settings = {**settings, "precision": _precision_of(model)}
-    spec = RunSpec().replace(domain=YOURS, **settings)
+    spec = with_bits(RunSpec().replace(domain=YOURS, **settings), model)
     check_gradients()
     check_finite(model)
     check_head(model)

@@ -408,7 +408,8 @@ def _way(
 ) -> Way:
     """The first way to train that fits into the memory: all parameters rather than adapters.
 
-    Held against the dearest run, with vanilla beside the copy that it changes.
+    Held against the dearest run, with vanilla beside the copy that it changes, and on a processor
+    the oracle too.
     """
     plain = Execution()
     thrifty = Execution(micro_tokens=1024, recompute=True)
@@ -435,7 +436,14 @@ def _way(
             lora_rank=way.lora_rank,
         )
         planned = plan_run(
-            source, spec, forget, retain, execution=way.execution, machine=machine, copied=True
+            source,
+            spec,
+            forget,
+            retain,
+            execution=way.execution,
+            machine=machine,
+            copied=True,
+            oracle=device.name == "cpu",  # elsewhere it waits in the computer's memory
         )
         peak = planned.peak
         if device.memory is None or peak <= FILLED * device.memory:
@@ -443,7 +451,7 @@ def _way(
     raise UnlearnError(
         f"{source!r} needs {gigabytes(peak)} by the plan, with adapters alone and activations "
         f"computed again, and {device.title} has {gigabytes(device.memory or 0)}: give a smaller "
-        "model, a smaller length, or a larger device."
+        "model, a smaller length, or a larger device; the profile lab fits anywhere."
     )
 
 

@@ -44,11 +44,20 @@ LARGEST = {
     "probe_every": 10**8,
     "requests": 10**6,
     "lora_rank": 10**6,
+    "base_bits": 8,
     "seed": 2**63 - 1,
 }
 # Fields that came after records were published: at their defaults they are left out of a spec's
 # dictionary, and so of keys, which stay what they were.
-LATER_FIELDS = ("requests", "optimizer", "lora_rank", "lora_alpha", "base", "bos_every_chunk")
+LATER_FIELDS = (
+    "requests",
+    "optimizer",
+    "lora_rank",
+    "lora_alpha",
+    "base",
+    "bos_every_chunk",
+    "base_bits",
+)
 
 
 def _is_choice(kind: Any) -> bool:
@@ -131,6 +140,9 @@ class RunSpec:
                       that vanilla was trained further from (it has no oracle)
     bos_every_chunk   every chunk begins with the tokenizer's <bos>, as models such as Gemma need
                       it; else only the first of a document does, where the tokenizer adds one
+    base_bits         with lora_rank: the model is loaded in so many bits (4, by bitsandbytes), and
+                      is a plain one of `precision` again when the adapter is added; 0: it is
+                      loaded in `precision`
     """
 
     profile: str = "lab"
@@ -156,6 +168,7 @@ class RunSpec:
     lora_alpha: float | None = None
     base: Base = "vanilla"
     bos_every_chunk: bool = False
+    base_bits: int = 0
 
     def __post_init__(self) -> None:
         kinds = typing.get_type_hints(type(self))
@@ -195,6 +208,18 @@ class RunSpec:
                 raise UnlearnError(f"{name} is {value}: give at least {at_least}.")
         if self.length is not None and self.length < 8:
             raise UnlearnError(f"length is {self.length}: give at least 8 tokens per chunk.")
+        if self.base_bits == 8:
+            raise UnlearnError(
+                "base_bits is 8, in which bitsandbytes rounds a token by its neighbours in the "
+                "batch, so that a score would depend on its company: give 4, or 0 for a plain base."
+            )
+        if self.base_bits not in (0, 4):
+            raise UnlearnError(f"base_bits is {self.base_bits}: give 4, or 0 for a plain base.")
+        if self.base_bits and not self.lora_rank:
+            raise UnlearnError(
+                f"base_bits is {self.base_bits} and lora_rank is 0: weights in so few bits cannot "
+                "be trained, but adapters beside them can; give a rank, or leave base_bits out."
+            )
         if self.lora_alpha is not None and not self.lora_rank:
             raise UnlearnError(
                 f"lora_alpha is {self.lora_alpha} and lora_rank is 0: give a rank, or leave "

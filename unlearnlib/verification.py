@@ -247,7 +247,7 @@ def verify_records(
     """Run each record's spec again (of a baseline: score the model again) and compare, in order.
 
     bench_for  loads model and data for a spec, by default the profile's own on the CPU; it is
-               called once per profile, domain, precision and base
+               called once per profile, domain, precision, base and its bits
     tolerance  within which numbers agree, by default `comparison.tolerance_for` each record
     remade     if given, records of a vanilla that another machine trained are compared with runs
                on the vanilla that was trained here by the same recipe, within this tolerance
@@ -259,9 +259,9 @@ def verify_records(
 
     load = bench_for or _profile_bench
     specs = [_bench_spec(record) for record in records]
-    groups: dict[tuple[str, ...], list[int]] = {}
+    groups: dict[tuple[object, ...], list[int]] = {}
     for place, spec in enumerate(specs):
-        group = (spec.profile, spec.domain, spec.precision, spec.base)
+        group = (spec.profile, spec.domain, spec.precision, spec.base, spec.base_bits)
         groups.setdefault(group, []).append(place)
     done: dict[int, Comparison] = {}
     with tqdm(total=len(records), desc="verify", disable=not progress) as bar:
@@ -304,7 +304,7 @@ def _profile_bench(spec: RunSpec) -> Bench:
     return open_bench(
         spec.profile,
         spec.domain,
-        models=Models(base=spec.base, precision=spec.precision),
+        models=Models(base=spec.base, precision=spec.precision, bits=spec.base_bits),
         execution=Execution(progress=False),  # verifying has a bar of its own
     )
 

@@ -4,6 +4,7 @@
   for its screen alone; drawings are written as short as they can be, by scour.
 - MathJax is kept in the one format in use, for the pages with formulas, and of all else that
   extensions copy only what a page, a style sheet or a script names.
+- Of the theme's icons those are kept that a page or a script names.
 - The notebooks that a page offers for download are without outputs, timings and paths.
 """
 
@@ -35,6 +36,13 @@ MATHJAX = re.compile(
     r"mathjax/(tex-chtml\.js|output/chtml/fonts/.*|input/tex/extensions/(?!all-packages).*)"
 )
 FORMULA = re.compile(r'class="math\b')
+# An icon in the theme's script: its name, or others in the list, and its outline.
+ICON = re.compile(
+    r'(?:"(?P<quoted>[\w-]+)"|(?P<plain>[A-Za-z_$][\w$]*)):'
+    r'\[\d+,\d+,\[(?P<others>[^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\[[^\]]*\])\],?'
+)
+ICONS = "_static/scripts/fontawesome.js"
+FEW = 8  # drawings that are shortened sooner than other processes would have started
 TEXTS = {".html", ".css", ".js"}
 CELL_KEYS = ("tags",)  # what of a cell's metadata concerns a reader
 NOTEBOOK_KEYS = ("kernelspec", "language_info")
@@ -113,7 +121,10 @@ def write_images(folder: Path, cache: Path, images: dict[str, bytes]) -> None:
         if name.endswith(".svg")
     }
     due = {path: images[name] for name, path in kept.items() if not path.is_file()}
-    if due:
+    if len(due) <= FEW:
+        for path, raw in due.items():
+            path.write_bytes(shortened(raw))
+    else:
         with ProcessPoolExecutor(max(1, min(4, cpu_count() or 1))) as pool:
             for path, short in zip(due, pool.map(shortened, due.values()), strict=True):
                 path.write_bytes(short)
@@ -155,6 +166,31 @@ def unnamed(folder: Path) -> Iterator[Path]:
             yield path  # every browser that the pages work in takes the other
 
 
+def spared_icons(script: str, named: set[str]) -> str:
+    """The script of the theme's icons with those alone that a page or another script names."""
+
+    def kept(match: re.Match[str]) -> str:
+        names = {match["quoted"] or match["plain"], *re.findall(r'"([\w-]+)"', match["others"])}
+        return match[0] if names & named else ""
+
+    return ICON.sub(kept, script)
+
+
+def spare_icons(folder: Path) -> None:
+    """Rewrite the script of icons, of which the theme brings two thousand, for those in use."""
+    icons = folder / ICONS
+    if not icons.is_file():
+        return
+    texts = (path for path in folder.rglob("*") if path.suffix in {".html", ".js"})
+    named = {
+        name
+        for path in texts
+        if path != icons
+        for name in re.findall(r"\bfa-([a-z0-9-]+)", path.read_text("utf-8", errors="replace"))
+    }
+    icons.write_text(spared_icons(icons.read_text(encoding="utf-8"), named), encoding="utf-8")
+
+
 def lighten(app: Sphinx, exception: Exception | None) -> None:
     """Write the images, clear the notebooks, and take away what nothing names."""
     if exception is not None or app.builder.format != "html":
@@ -167,6 +203,7 @@ def lighten(app: Sphinx, exception: Exception | None) -> None:
         path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", "utf-8")
     for path in [*unnamed(folder), *folder.glob("tippy_*_cache.json")]:
         path.unlink()
+    spare_icons(folder)
     below = sorted((p for p in (folder / "_static").rglob("*") if p.is_dir()), reverse=True)
     for path in below:
         if not any(path.iterdir()):

@@ -51,7 +51,7 @@ def draw_card(path: Path, title: str, author: str) -> None:
     figure = Figure(figsize=SIZE, facecolor=GROUND)
     FigureCanvasAgg(figure)
     figure.add_artist(Rectangle((0, 0), 0.02, 1, color=ACCENT))
-    lines = textwrap.fill(name, 26)
+    lines = textwrap.fill(name, 26, break_on_hyphens=False)
     write: dict[str, Any] = {"color": INK, "ha": "left", "va": "top", "linespacing": 1.25}
     figure.text(0.09, 0.84, lines, fontsize=42, fontweight="bold", **write)
     figure.text(0.09, 0.27, rest[:1].upper() + rest[1:], fontsize=26, **{**write, "color": ACCENT})

@@ -109,6 +109,9 @@ def test_a_larger_model_is_trained_by_adapters_where_it_does_not_fit(
     assert found.way.lora_rank == sitting.LORA_RANK and found.way.peak < 0.5 * need
     assert found.specs("ga")[0].lora_rank == sitting.LORA_RANK
     assert found.specs("ga")[0].learning_rate == 10 * large.specs("ga")[0].learning_rate
+    processor = Device("cpu", "a processor", 10**11, "float32")
+    beside = planned(monkeypatch, model, processor, limits=FEW)
+    assert beside.way.peak > large.way.peak  # the oracle lies in the same memory
     tiny = Device("cuda", "a tiny card", int(0.05 * need), "float32")
     with pytest.raises(UnlearnError, match=r"a tiny card has .*give a smaller model"):
         planned(monkeypatch, model, tiny, limits=FEW)
@@ -144,7 +147,7 @@ def test_parameters_are_checked_and_repeated_without_folders() -> None:
     ("changes", "said"),
     [
         ({"budget_minute": 3}, "unknown parameter 'budget_minute'"),
-        ({"domains": "books,arxiv"}, "a sitting has one"),
+        ({"domains": "books,arxiv"}, "this notebook has one"),
         ({"domains": "novels"}, "unknown domain"),
         ({"compute": "all"}, "unknown compute"),
         ({"budget_minutes": 0}, "budget_minutes is 0"),
@@ -178,7 +181,7 @@ def test_the_notebook_runs_on_the_labs_model_and_goes_on_where_it_was(
     small = {"profile": "lab", "methods": "ga", "limits": FEW, "updates": 1, "length": 64}
     pages = shown("open_in_colab", small, monkeypatch)
     assert sum("<figure" in page for page in pages) == 1
-    assert sum("<table" in page for page in pages) == 2  # and two that end a cell
+    assert sum("<table" in page for page in pages) == 4
     store = Store(kept / "runs" / "sittings")
     (key,) = store.keys()
     record = store.get(key)

@@ -63,6 +63,16 @@ def test_a_row_that_names_no_run_has_no_record() -> None:
     assert origins.cell_records(table, MAIN) == [[()], [()]]
 
 
+def test_a_table_of_baselines_alone_is_of_those_of_the_domain() -> None:
+    index = pd.MultiIndex.from_tuples([("arXiv", "1"), ("Books", "1")])
+    table = pd.DataFrame({"first documents": [0.9, 1.1]}, index=index)
+    ((arxiv,), (books,)) = origins.cell_records(table, BASELINES)
+    both = {r.key for r in BASELINES}
+    assert set(arxiv) == keys(domain="arxiv") & both and len(arxiv) == 2
+    assert set(books) == keys(domain="books") & both
+    assert origins.cell_records(table, RECORDS) == [[()], [()]]
+
+
 def test_what_a_table_carries_comes_out_as_it_went_in() -> None:
     table = main_table(MAIN, BASELINES)
     page, found = origins.unpacked(exhibits.table_html(table, "Main", MADE))

@@ -12,6 +12,7 @@ from unlearnlib.experiment.parameters import (
     chosen_domains,
     chosen_limits,
     chosen_values,
+    one_value,
     positive,
     refuse_unknown,
 )
@@ -55,21 +56,17 @@ def asked(namespace: Mapping[str, Any]) -> dict[str, Any]:
     if given["compute"] not in COMPUTE:
         raise unknown("compute", given["compute"], COMPUTE)
     values = chosen_values({n: given[n] for n in ("methods", "seeds", "updates", "rates")})
-    one = {"domains": domains, "updates": values.updates, "rates": values.rates}
-    for name, several in one.items():
-        if len(several or ()) > 1:
-            raise UnlearnError(f"{name} is {given[name]!r}: a sitting has one, so give one.")
     if not all(count > 0 for count in values.updates or ()):
         raise UnlearnError(f"updates is {given['updates']!r}: give a whole number above 0.")
     return {
         "profile": given["profile"],
-        "domain": domains[0],
+        "domain": one_value("domains", given["domains"], domains, "books"),
         "methods": tuple(values.methods or PAPER_METHODS),
         "seeds": tuple(values.seeds or (0,)),
         "model": given["model"],
         "device": given["device"],
-        "updates": int((values.updates or (6,))[0]),
-        "rate": None if values.rates is None else float(values.rates[0]),
+        "updates": one_value("updates", given["updates"], values.updates, 6),
+        "rate": one_value("rates", given["rates"], values.rates, None),
         "length": positive("length", given["length"], whole=True),
         "limits": chosen_limits(given["limits"]),
         "minutes": positive("budget_minutes", given["budget_minutes"]),

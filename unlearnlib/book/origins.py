@@ -76,7 +76,8 @@ def carried_records(records: Iterable[Record]) -> str:
 def cell_records(table: pd.DataFrame, records: Iterable[Record]) -> list[list[tuple[str, ...]]]:
     """For every row a list with the keys of the records of each of its cells, () where unknown.
 
-    A cell whose labels name neither a method, nor a baseline, nor a seed is of no certain record.
+    A cell whose labels name neither a method, nor a baseline, nor a seed is of no certain record,
+    unless all records are baselines: then it is of those of its domain.
     """
     distinct = list({record.key: record for record in records}.values())
     words = [(record.key, _words(record.spec)) for record in distinct]
@@ -150,7 +151,10 @@ def _named(
             facets.add("model")  # also where none of these records is of that baseline
         if facets:
             meanings.append((name, facets))
-    if not any(facets & {"model", "seed"} for _, facets in meanings):
+    said = set().union(*(facets for _, facets in meanings))
+    # Of a domain there are many runs, but where a table is of baselines alone, it is of both.
+    alone = "domain" in said and not any("seed" in all_words for _, all_words in words)
+    if not alone and not said & {"model", "seed"}:
         return ()
     return tuple(
         key

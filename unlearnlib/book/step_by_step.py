@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.lines import Line2D
@@ -19,10 +20,75 @@ from unlearnlib.book.drawing import (
 )
 from unlearnlib.book.exhibits import exhibit
 from unlearnlib.book.records import FORGET
+from unlearnlib.experiment.parameters import (
+    as_word,
+    chosen_domains,
+    chosen_limits,
+    chosen_values,
+    one_value,
+    positive,
+    refuse_unknown,
+)
 from unlearnlib.figures import DescribedFigure, Layout, add_legend, clamp, figure_function
 from unlearnlib.looks import SPLIT_COLOURS, domain_title, method_title
 from unlearnlib.store.record import Record
 from unlearnlib.text import number, plural
+
+# The notebook's parameters and their defaults.
+DEFAULTS: dict[str, Any] = {
+    "profile": "lab",
+    "domains": "books",
+    "methods": "ga_gd_in_dist",
+    "seeds": 0,
+    "device": "auto",
+    "limits": None,
+    "corpora": None,
+    "rates": None,
+    "updates": None,
+    "prompt_tokens": 24,
+    "new_tokens": 40,
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The run that the notebook is asked for.
+
+    rate, updates  None: as in the main study
+    command        repeats the notebook
+    """
+
+    domain: str
+    method: str
+    seed: int
+    rate: float | None
+    updates: int | None
+    limits: dict[str, int] | None
+    command: str
+
+
+def asked(namespace: Mapping[str, Any]) -> Asked:
+    """The notebook's parameters, checked."""
+    refuse_unknown(namespace, tuple(DEFAULTS))
+    given = {name: namespace.get(name, default) for name, default in DEFAULTS.items()}
+    values = chosen_values({n: given[n] for n in ("methods", "seeds", "rates", "updates")})
+    domains = chosen_domains(given["profile"], given["domains"])
+    for name in ("prompt_tokens", "new_tokens"):
+        positive(name, given[name], whole=True)
+    words = [
+        f"-p {name} {'FOLDER' if name == 'corpora' else as_word(given[name])}"
+        for name, default in DEFAULTS.items()
+        if given[name] is not None and given[name] != default
+    ]
+    return Asked(
+        one_value("domains", given["domains"], domains, "books"),
+        one_value("methods", given["methods"], values.methods, "ga_gd_in_dist"),
+        one_value("seeds", given["seeds"], values.seeds, 0),
+        one_value("rates", given["rates"], values.rates, None),
+        one_value("updates", given["updates"], values.updates, None),
+        chosen_limits(given["limits"]),
+        " ".join(["unlearn notebook step_by_step", *words]),
+    )
 
 
 def beginning_shared(text: str, truth: str) -> str:

@@ -25,6 +25,7 @@ from unlearnlib.corpus.hub_rows import is_hub
 from unlearnlib.devices import choose_device
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.profiles import DOMAINS, YOURS
+from unlearnlib.quantised import check_bitsandbytes, check_device
 from unlearnlib.report.saved import check_out, check_space, is_written
 from unlearnlib.spec import RunSpec
 from unlearnlib.text import file_name, source_name
@@ -78,6 +79,9 @@ def check_inputs(args: argparse.Namespace, spec: RunSpec, needs_out: bool = True
     data = own_documents(args, limits) if args.files else None
     _check_retain(spec, data)
     _check_lora(spec.lora_rank, args.adapter, needs_out and out is None)
+    if spec.base_bits and not getattr(args, "plan", False):
+        check_bitsandbytes(spec.base_bits)
+        check_device(device)
     if data is not None:
         spec = _in_own_precision(spec, args)
     return Inputs(spec, args.model, data, args.corpora, limits, out, device, args.tokenizer)
@@ -121,7 +125,7 @@ def open_inputs(inputs: Inputs, execution: Execution) -> tuple[Bench, RunSpec]:
     """Load model and data: the bench, and the spec with chunks that the model can read."""
     from unlearnlib.bench import Models, Selection, open_bench
     from unlearnlib.lora import check_layers
-    from unlearnlib.run import warn_of_data
+    from unlearnlib.run import warn_of_data, with_bits
 
     spec, own = inputs.spec, inputs.data is not None
     hush_transformers()
@@ -134,12 +138,14 @@ def open_inputs(inputs: Inputs, execution: Execution) -> tuple[Bench, RunSpec]:
             precision=spec.precision,
             device=inputs.device,
             tokenizer=inputs.tokenizer,
+            bits=spec.base_bits,
         ),
         selection=Selection(inputs.corpora, inputs.limits),
         data=inputs.data,
         execution=execution,
     )
     spec = _fit_length(bench, spec, own)
+    spec = with_bits(spec, bench.model)
     if spec.lora_rank:
         check_layers(bench.model)
     bench.forgotten(spec)  # an error if there is nothing to forget

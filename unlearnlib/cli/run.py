@@ -282,6 +282,7 @@ def _plan_report(inputs: Inputs, execution: Execution) -> Report:
         "always": planned.always,
         "backward": planned.backward,
         "step": planned.step,
+        "end": planned.end,
         "peak_bytes": planned.peak,
         "memory_bytes": available,
         "fits": fits,
@@ -340,6 +341,7 @@ def _plan_text(planned: Plan, reading: Reading, device: str, available: int | No
         "always": planned.always,
         "on the way back": planned.backward,
         "in a step": planned.step,
+        "at the end": planned.end,
     }
     rows = [
         (title, name, gigabytes(size))
@@ -364,7 +366,7 @@ def _plan_text(planned: Plan, reading: Reading, device: str, available: int | No
     if available is not None and planned.peak > available:
         lines.append(
             "that does not fit: try --recompute, a smaller --micro-tokens, --set "
-            "precision=bfloat16, --set lora_rank=16, --set optimizer=adamw_8bit, or --fsdp on "
-            "several GPUs"
+            "precision=bfloat16, --set lora_rank=16 (with --set base_bits=4), --set "
+            "optimizer=adamw_8bit, or --fsdp on several GPUs"
         )
     return "\n".join(lines)

@@ -77,6 +77,7 @@ def verify_command(args: argparse.Namespace) -> Report:
                 precision=spec.precision,
                 device=device,
                 tokenizer=args.tokenizer,
+                bits=spec.base_bits,
             ),
             selection=Selection(args.corpora, limits),
             execution=chosen_execution(args, progress=False),

@@ -198,15 +198,25 @@ def _parts(count: int, fewest: int, cutting: Cutting) -> Iterator[tuple[int, int
 def _tokens(document: Document, tokenizer: Any, name: str) -> tuple[np.ndarray, int]:
     """The tokens of a document, and how many of them are given: those of its prompt, at least 1."""
     if not document.prompt:
-        return encode(document.text, tokenizer, name), 1
+        return _one_bos(encode(document.text, tokenizer, name), tokenizer), 1
     chat = not isinstance(document.prompt, str)
     before, text = spelt(document, tokenizer, name)
-    whole = encode(text, tokenizer, name, special=not chat)  # a template has its own
-    prompt = encode(before, tokenizer, name, special=not chat)
+    whole, prompt = (
+        _one_bos(
+            encode(part, tokenizer, name, special=not chat), tokenizer
+        )  # a template has its own
+        for part in (text, before)
+    )
     # Where a token has letters of both, it is one of the answer. An end token is no part of either.
     short = min(len(whole), len(prompt))
     apart = np.flatnonzero(whole[:short] != prompt[:short])
     return whole, max(1, int(apart[0]) if len(apart) else short)
+
+
+def _one_bos(tokens: np.ndarray, tokenizer: Any) -> np.ndarray:
+    """The tokens without the second <bos> where a text begins with one and gets another."""
+    twice = len(tokens) > 1 and tokens[0] == tokens[1] == getattr(tokenizer, "bos_token_id", None)
+    return tokens[1:] if twice else tokens
 
 
 def _fit_prompt(

@@ -101,6 +101,13 @@ def _schedules(value: Any) -> tuple[tuple[str, float], ...]:
     return tuple(found)
 
 
+def one_value(name: str, given: Any, values: Sequence[Any] | None, usual: Any) -> Any:
+    """The one value of a parameter of which a notebook has one; `usual` where none is given."""
+    if len(values or ()) > 1:
+        raise UnlearnError(f"{name} is {given!r}: this notebook has one, so give one.")
+    return values[0] if values else usual
+
+
 def chosen_limits(value: Any) -> dict[str, int] | None:
     """The parameter limits as split -> count, of a dictionary or a text "forget=8, retain=16"."""
     if value is None:
