@@ -288,6 +288,34 @@ def test_a_model_whose_packed_chunks_see_each_other_is_refused(kind: str) -> Non
     assert not torch.equal(flat(model), before)
 
 
+def test_a_model_of_a_fixed_width_is_refused_where_rows_are_wider() -> None:
+    """GPT-Neo keeps a mask of as many positions as it has: no row of documents is longer."""
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+    chunks = chunks_of("forget")
+    longest = max(len(chunk.tokens) for chunk in chunks)
+    config = GPTNeoConfig(
+        vocab_size=HEAD_ROWS, hidden_size=16, num_layers=2, num_heads=2,
+        attention_types=[[["global"], 2]], max_position_embeddings=longest,
+    )  # fmt: skip
+    model = disable_dropout(GPTNeoForCausalLM(config))
+    before = flat(model)
+
+    def run(packed: bool, micro_tokens: int = 4096) -> None:
+        optimise(
+            model,
+            [Part("all", chunks, Descent())],
+            Training(updates=1, batch_size=4, rate=lambda _: 1e-3),
+            execution=Execution(progress=False, packed=packed, micro_tokens=micro_tokens),
+        )
+
+    with pytest.raises(UnlearnError, match=f"reads at most {longest} tokens in a row"):
+        run(packed=True)
+    assert torch.equal(flat(model), before)
+    run(packed=True, micro_tokens=longest)
+    run(packed=False)
+
+
 def test_a_model_with_dropout_left_on_is_refused() -> None:
     model = tiny_llama()
     for layer in model.model.layers:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from unlearnlib.cli import main
 from unlearnlib.comparison import compare
 from unlearnlib.errors import UnlearnError
 from unlearnlib.experiment import experiment as module
+from unlearnlib.experiment import work
 from unlearnlib.experiment.effort import effort_of, seconds_recorded
 from unlearnlib.experiment.experiment import Experiment, agreement_in_words, open_experiment
 from unlearnlib.experiment.parameters import known_parameters
@@ -137,6 +141,43 @@ def test_papermill_runs_an_experiment_and_another_value_is_another_run(
     assert sorted(r.spec["updates"] for r in records(store).values()) == [1, 2]
 
 
+def test_a_command_goes_on_as_it_was_given_and_loses_no_result(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it left is replaced by the same command, and by nothing else without --force."""
+    import papermill
+
+    ends: list[BaseException | None] = []
+
+    def execute(source: str, out: str, parameters: dict[str, Any], **how: Any) -> None:
+        assert Path(out).suffix == ".ipynb"  # papermill warns of any other
+        notebook = nbformat.read(source, as_version=4)
+        notebook.metadata["papermill"] = {"input_path": source, "parameters": parameters}
+        nbformat.write(notebook, out)
+        if (end := ends.pop(0)) is not None:
+            raise end
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    out, other = tmp_path / "out.ipynb", tmp_path / "out-unfinished.ipynb"
+    words = ["notebook", "cost", "--out", str(out), "-p", "domains", "books", "-p", "workers", "2"]
+    ends[:] = [KeyboardInterrupt(), None, None]
+    assert main(words) == 130 and out.exists()
+    assert main(words) == 0 and main(words) == 0
+    assert main([*words, "-p", "seeds", "1"]) == 2  # another command
+    whole = out.read_bytes()
+    ends[:] = [KeyboardInterrupt(), KeyboardInterrupt()]
+    assert main([*words, "-p", "seeds", "1", "--force"]) == 130 and main(words) == 130
+    assert out.read_bytes() == whole and other.exists()
+    assert sorted(p.name for p in tmp_path.glob("*.ipynb")) == [other.name, out.name]
+    out.write_bytes(whole.replace(b"# Cost", b"# My cost"))
+    assert main(words) == 2 and b"My cost" in out.read_bytes()
+    assert main([*words[:3], str(tmp_path), "--force"]) == 2  # a folder
+    monkeypatch.setattr("unlearnlib.cli.notebook.notebooks_folder", lambda: tmp_path)
+    out.rename(tmp_path / "cost.ipynb")
+    assert main(["notebook", "cost", "--out", str(tmp_path / "cost.ipynb"), "--force"]) == 2
+    assert b"My cost" in (tmp_path / "cost.ipynb").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
@@ -153,7 +194,12 @@ def test_papermill_runs_an_experiment_and_another_value_is_another_run(
         ("workers", 0, "workers is 0: give a whole number above 0."),
         ("workers", 1.5, "workers is 1.5: give a whole number above 0."),
         ("budget_minutes", "soon", "budget_minutes is 'soon': give a number above 0."),
-        ("limits", "forget", "limits is {'forget': ''}: give numbers of documents by split"),
+        ("limits", "forget", "limits is 'forget': give numbers of documents by split"),
+        ("limits", "forget=3,forget=4", "limits is 'forget=3,forget=4': give each split once."),
+        ("limits", {"forget": True}, "limits is {'forget': True}: give numbers of documents"),
+        ("rates", "[1e-4", "rates is '[1e-4', which begins as a list or dictionary of Python"),
+        ("corpora", "/nowhere", "corpora is '/nowhere': give a folder that is there, or None."),
+        ("corpora", 3, "corpora is 3: give a folder that is there, or None."),
         ("limits", {"forgot": 3}, "forgot"),
         ("profile", "lap", "unknown profile 'lap': choose one of lab"),
         ("device", "gpu", "unknown device 'gpu'"),
@@ -162,11 +208,42 @@ def test_papermill_runs_an_experiment_and_another_value_is_another_run(
 def test_a_wrong_parameter_is_refused_in_one_sentence(
     name: str, value: Any, said: str, store: Path
 ) -> None:
-    given = {"compute": "missing", "limits": LIMITS, "domains": "books", name: value}
+    for compute in ("published", "missing"):
+        given = {"compute": compute, "limits": LIMITS, "domains": "books", name: value}
+        with pytest.raises(UnlearnError) as error:
+            open_experiment("learning_rates", given, "rates")
+        assert str(error.value).startswith(said) or said in str(error.value)
+        assert "\n" not in str(error.value) and not store.exists()
+
+
+def test_a_list_is_read_as_it_is_shown(store: Path) -> None:
+    """`--show` writes lists and dictionaries as Python has them: -p takes them so."""
+    asked = {"domains": "['books']", "rates": "[1e-4, 7e-4]", "limits": '{"forget": 8}'}
+    experiment, _ = opened(**asked)
+    assert experiment.domains == ("books",) and experiment.limits == {"forget": 8}
+    assert experiment.asked.rates == (1e-4, 7e-4)
+    assert experiment.asked == opened(rates="1e-4,7e-4")[0].asked
+    assert opened(limits={})[0].counts_published  # no limits are no limits
+
+
+@pytest.mark.parametrize("value", [0.25, "linear a", "linear 0.5 3", [["linear"], 3], [None]])
+def test_a_schedule_that_is_none_is_one_sentence(value: Any, store: Path) -> None:
     with pytest.raises(UnlearnError) as error:
-        open_experiment("learning_rates", given, "rates")
-    assert str(error.value).startswith(said) or said in str(error.value)
-    assert "\n" not in str(error.value) and not store.exists()
+        open_experiment("sensitivity", {"domains": "books", "schedules": value}, "schedules")
+    assert "\n" not in str(error.value)
+
+
+def test_no_more_workers_start_than_there_are_cores_and_runs(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "cores", lambda: 2)
+    experiment, told = opened(workers=50, compute="missing", limits=LIMITS, rates=1e-4)
+    assert experiment.workers == 2 and "this machine has 2 cores: 2 compute" in told[-1]
+    made: list[Work] = []
+    monkeypatch.setattr(work, "compute", lambda one: made.append(one))
+    monkeypatch.setattr(work.subprocess, "Popen", None)  # with one run, no other process starts
+    experiment.study("rates")
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("study", sorted(STUDIES))
@@ -332,3 +409,16 @@ def test_an_executed_notebook_replaces_no_file_unasked(
     assert main(["notebook", "cost", "--out", str(out)]) == 2
     assert "exists: give another name, or --force" in capsys.readouterr().err
     assert out.read_text() == "mine"
+
+
+def test_a_worker_ends_with_the_process_that_started_it(store: Path) -> None:
+    """However that ends: the pipe between them is closed."""
+    told = Work("rates", "lab", ("books",), Asked(methods=("ga",)), str(store), device="cpu")
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "unlearnlib.experiment.work"], stdin=subprocess.PIPE, text=True
+    )
+    assert worker.stdin is not None
+    worker.stdin.write(json.dumps(dataclasses.asdict(told)) + "\n")
+    worker.stdin.close()
+    assert worker.wait(60) == -signal.SIGTERM
+    assert not records(store)

@@ -94,6 +94,7 @@ def test_an_answer_has_its_question_as_prompt(
         path, **columns | {"prompt_column": "asked"}
     )
     assert "--prompt-column" in refused(path, column="answer", prompt_column="kind")
+    assert "both in 'answer'" in refused(path, column="answer", prompt_column="answer")
     assert "--prompt-column" in refused(path, column="answer", chat=True)
     forget = user_domain(path, **columns).forget
     assert user_domain(path, column="answer").hash() != user_domain(path, **columns).hash()

@@ -369,7 +369,7 @@ def open_bench(
     data = data or load_domain(profile, domain, selection.folder, selection.limits)
     source, oracle = sources(profile, domain, models, own)
     model = load_model(source, precision, models.device, models.bits)
-    tokenizer = load_tokenizer(models.tokenizer or source)
+    tokenizer = load_tokenizer(source if models.tokenizer is None else models.tokenizer)
     if not own:
         data = clipped(profile, data, tokenizer)
     return Bench(

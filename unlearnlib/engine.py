@@ -17,6 +17,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -350,6 +351,35 @@ def _check_chunks(model: nn.Module, parts: Sequence[Part], execution: Execution)
         raise UnlearnError("there are no documents to train on: give at least one.")
     sample = [part.chunks[0] for part in parts] + list(parts[0].chunks[1:2])
     check_computation(model, sample, execution)
+    if execution.packed:
+        _check_row(model, sample, execution)
+
+
+@torch.no_grad()
+def _check_row(model: Any, chunks: Sequence[Chunk], execution: Execution) -> None:
+    """`UnlearnError` for a model that cannot read a row of chunks longer than its positions.
+
+    Positions begin at 0 in each chunk of a row, so most models can; one that keeps a mask of a
+    fixed width (GPT-Neo) cannot. Only a row shows it, no longer than those that training makes.
+    """
+    most = getattr(model.config, "max_position_embeddings", None) or math.inf
+    row, tokens = [], 0
+    for chunk in itertools.cycle(chunks):
+        if tokens > most or tokens + len(chunk.tokens) > execution.micro_tokens:
+            break
+        row.append(replace(chunk, context=1))
+        tokens += len(chunk.tokens)
+    if tokens <= most:
+        return
+    try:
+        hidden_states(model, collate_packed(row, next(model.parameters()).device))
+    except (RuntimeError, IndexError) as error:
+        if "memory" in str(error):  # that is told where memory is
+            raise
+        raise UnlearnError(
+            f"{type(model).__name__} reads at most {most} tokens in a row, also where documents "
+            f"are packed: leave out --packed, or give --micro-tokens {most} or less."
+        ) from None
 
 
 def _trainable_parameters(model: nn.Module) -> list[nn.Parameter]:

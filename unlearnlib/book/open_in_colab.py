@@ -9,7 +9,9 @@ from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.experiment.parameters import (
     COMPUTE,
     as_word,
+    chosen_device,
     chosen_domains,
+    chosen_folder,
     chosen_limits,
     chosen_values,
     one_value,
@@ -64,13 +66,13 @@ def asked(namespace: Mapping[str, Any]) -> dict[str, Any]:
         "methods": tuple(values.methods or PAPER_METHODS),
         "seeds": tuple(values.seeds or (0,)),
         "model": given["model"],
-        "device": given["device"],
+        "device": chosen_device(given["device"]),
         "updates": one_value("updates", given["updates"], values.updates, 6),
         "rate": one_value("rates", given["rates"], values.rates, None),
         "length": positive("length", given["length"], whole=True),
         "limits": chosen_limits(given["limits"]),
         "minutes": positive("budget_minutes", given["budget_minutes"]),
-        "corpora": given["corpora"],
+        "corpora": chosen_folder("corpora", given["corpora"]),
         "command": command(given),
     }
 

@@ -22,7 +22,9 @@ from unlearnlib.book.exhibits import exhibit
 from unlearnlib.book.records import FORGET
 from unlearnlib.experiment.parameters import (
     as_word,
+    chosen_device,
     chosen_domains,
+    chosen_folder,
     chosen_limits,
     chosen_values,
     one_value,
@@ -73,6 +75,8 @@ def asked(namespace: Mapping[str, Any]) -> Asked:
     given = {name: namespace.get(name, default) for name, default in DEFAULTS.items()}
     values = chosen_values({n: given[n] for n in ("methods", "seeds", "rates", "updates")})
     domains = chosen_domains(given["profile"], given["domains"])
+    chosen_device(given["device"])
+    chosen_folder("corpora", given["corpora"])
     for name in ("prompt_tokens", "new_tokens"):
         positive(name, given[name], whole=True)
     words = [

@@ -48,7 +48,7 @@ def data_command(args: argparse.Namespace) -> Report:
         if own
         else [load_domain(args.profile, domain, folder, limits) for domain in domains]
     )
-    tokenizer = _tokenizer(args.tokenizer or args.model, profile.model)
+    tokenizer = _tokenizer(args.model if args.tokenizer is None else args.tokenizer, profile.model)
     statistics = [row for data in sets for row in _statistics(data, tokenizer)]
     values: dict[str, Any] = {"profile": args.profile, "statistics": statistics}
     header = ("domain", "split", "documents", "characters", "tokens", "facts")

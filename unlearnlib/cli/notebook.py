@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import io
+import json
 import os
 import sys
 import time
@@ -20,6 +22,7 @@ from unlearnlib.folders import notebooks_folder
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+MARK = "unlearn"  # in a notebook's metadata: which command made it, and its digest
 PARTS = "papermill", "ipykernel", "nbformat"
 
 
@@ -41,10 +44,9 @@ def notebook_command(args: argparse.Namespace) -> Report:
     refuse_unknown(given, list(known))
     if args.show:
         return _show(known)
-    out = file_to_write(args.out or f"{args.name}.ipynb", "--out", args.force)
-    assert out is not None
+    out = _out(args.out or f"{args.name}.ipynb", template, given, args.force)
     started = time.monotonic()
-    _run(template, given, out, args.force, quiet=args.quiet)
+    _run(template, given, out, args.force or out.exists(), quiet=args.quiet)
     seconds = time.monotonic() - started
     values = {"notebook": args.name, "parameters": given, "out": out, "seconds": round(seconds, 1)}
     return Report(values, f"{args.name} ran in {seconds:.0f} s: {out}")
@@ -84,10 +86,47 @@ def _value(text: str) -> Any:
     return text
 
 
-def _run(template: Path, given: dict[str, Any], out: Path, force: bool, *, quiet: bool) -> None:
-    """Execute a template with parameters; the result is written whole, also where a cell fails."""
+def _out(name: str, template: Path, given: dict[str, Any], force: bool) -> Path:
+    """The file to write. What the same command made before is replaced unless somebody changed it.
+
+    So a command that was interrupted, or whose budget was spent, goes on as it was given.
+    """
+    path = Path(name)
+    if path.is_dir():
+        raise UnlearnError(f"--out {name!r} is a folder: give the name of a file.")
+    if path.exists() and path.resolve().parent == template.resolve().parent:
+        raise UnlearnError(f"--out {name!r} is among the notebooks that are run: give another.")
+    mark = _mark_of(path)
+    same = mark is not None and (mark["notebook"], mark["parameters"]) == (template.stem, given)
+    out = file_to_write(name, "--out", force or same)
+    assert out is not None
+    return out
+
+
+def _mark_of(path: Path) -> dict[str, Any] | None:
+    """What `_keep` wrote into a notebook about itself; None where it is not as it was written."""
+    if not path.is_file():  # reading a pipe would wait
+        return None
     try:
-        import nbformat
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        mark = notebook["metadata"].pop(MARK)
+        return mark if mark["sha256"] == _digest(notebook) and mark["notebook"] else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _digest(notebook: Mapping[str, Any]) -> str:
+    """SHA-256 of a notebook's content."""
+    return hashlib.sha256(json.dumps(notebook, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def _run(template: Path, given: dict[str, Any], out: Path, replace: bool, *, quiet: bool) -> None:
+    """Execute a template with parameters; the result is written whole, also where a cell fails.
+
+    What fails or is interrupted does not take the place of an earlier result, see `_keep`.
+    """
+    try:
+        import nbformat  # noqa: F401
         import papermill
         from papermill.exceptions import PapermillExecutionError
     except ImportError as error:
@@ -99,7 +138,7 @@ def _run(template: Path, given: dict[str, Any], out: Path, force: bool, *, quiet
     package = str(Path(__file__).resolve().parents[2])
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    partial = out.with_name(f".{out.name}.part")
+    partial = out.with_name(f".{out.stem}.part.ipynb")
     try:
         papermill.execute_notebook(
             str(template),
@@ -110,21 +149,36 @@ def _run(template: Path, given: dict[str, Any], out: Path, force: bool, *, quiet
             stdout_file=io.StringIO(),
             stderr_file=io.StringIO() if quiet else sys.stderr,  # the bars of what it computes
             log_output=False,
+            # What it logs of its connection, and of its end, is no concern of a reader.
+            extra_arguments=["--log-level=CRITICAL"],
         )
+        _keep(partial, out, template, given, replace)
     except PapermillExecutionError as error:
         failed = f"cell {error.exec_count} of {template.stem} failed ({error.ename}: "
-        kept = _keep(partial, out, force, nbformat)
+        kept = _keep(partial, _unfinished(out), template, given, True)
         raise UnlearnError(f"{failed}{str(error.evalue).rstrip('.')}): see {kept}.") from None
     finally:
         if partial.exists():
-            _keep(partial, out, force, nbformat)
+            _keep(partial, _unfinished(out), template, given, True)
 
 
-def _keep(partial: Path, out: Path, force: bool, nbformat: Any) -> Path:
-    """Move what papermill wrote into place, without the paths of this machine."""
+def _unfinished(out: Path) -> Path:
+    """Where a notebook goes that did not come to its end: not over an earlier result."""
+    paths = (out, *(out.with_name(f"{out.stem}-unfinished{n or ''}.ipynb") for n in range(100)))
+    return next((p for p in paths if not p.exists() or (p != out and _mark_of(p))), paths[-1])
+
+
+def _keep(partial: Path, out: Path, template: Path, given: dict[str, Any], replace: bool) -> Path:
+    """Move what papermill wrote into place, without the paths of this machine, and marked."""
+    import nbformat
+
     notebook = nbformat.read(partial, as_version=4)
     for name in ("input_path", "output_path"):
         notebook.metadata.get("papermill", {}).pop(name, None)
-    write_output(out, nbformat.writes(notebook).encode("utf-8"), "--out", force)
+    notebook = json.loads(nbformat.writes(notebook))
+    mark = {"notebook": template.stem, "parameters": given, "sha256": _digest(notebook)}
+    notebook["metadata"][MARK] = mark
+    text = json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+    write_output(out, text.encode("utf-8"), "--out", replace)
     partial.unlink()
     return out

@@ -308,7 +308,7 @@ def _plan_run(inputs: Inputs, execution: Execution) -> tuple[Plan, Reading]:
     data = inputs.data or load_domain(spec.profile, spec.domain, inputs.corpora, inputs.limits)
     models = Models(inputs.model, base=spec.base)
     source, oracle = sources(spec.profile, spec.domain, models, own)
-    tokenizer = load_tokenizer(inputs.tokenizer or source)
+    tokenizer = load_tokenizer(source if inputs.tokenizer is None else inputs.tokenizer)
     config = model_config(source)
     length = chunk_length(config, spec.length, None if own else scale.length)
     if not own:

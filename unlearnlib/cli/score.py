@@ -51,7 +51,7 @@ def score_command(args: argparse.Namespace) -> Report:
     tasks = chosen_tasks(args.tasks, args.task_limit, args.confirm_unsafe_code)
     device = choose_device(args.device)
     hush_transformers()
-    tokenizer = load_tokenizer(args.tokenizer or args.model)
+    tokenizer = load_tokenizer(args.model if args.tokenizer is None else args.tokenizer)
     length = chunk_length(model_config(args.model), args.length, None)
     counts: Counter[str] = Counter()
     chunks = {

@@ -162,6 +162,11 @@ def choose(where: str, found: Sequence[str], named: Named) -> Columns:
                 "what is given before the texts with prompt_column=... (--prompt-column)."
             )
         _check_once(where, found, prompt)
+        if prompt == text:
+            raise UnlearnError(
+                f"{where} has its texts and what is given before them both in {prompt!r}: name "
+                "another with column=... (--column) or prompt_column=... (--prompt-column)."
+            )
     return Columns(where, tuple(found), text, ids, prompt, bool(named.get("chat")))
 
 

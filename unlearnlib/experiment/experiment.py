@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from unlearnlib.comparison import Comparison, compare
+from unlearnlib.devices import cores
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.experiment.effort import effort_of
 from unlearnlib.experiment.parameters import (
@@ -24,7 +25,9 @@ from unlearnlib.experiment.parameters import (
     DEFAULTS,
     as_word,
     chosen_deadline,
+    chosen_device,
     chosen_domains,
+    chosen_folder,
     chosen_limits,
     chosen_values,
     known_parameters,
@@ -297,18 +300,21 @@ class Experiment:
         return [s for s in part.specs() if spec_text(s.as_dict()) not in there], result
 
     def _found(self, part: Part) -> Found:
-        if self.compute != "published":
-            self._compute(part)
+        failed = self.compute != "published" and not self._compute(part)
         try:
             missing, result = self.missing(part)
         except UnlearnError as error:  # its settings have not been chosen
             self._tell_once(f"*The study `{part.study}` is left out: {error}*")
             return Found(StudyResult([], [], 0), self.source())
-        self._tell_once(self._state(part, missing, result))
+        if not failed:  # why, and what to do, is told
+            self._tell_once(self._state(part, missing, result))
         return Found(result, self.source((*result.records, *result.baselines)))
 
-    def _compute(self, part: Part) -> None:
-        """Compute what the store lacks, until the deadline; tells why where that cannot be."""
+    def _compute(self, part: Part) -> bool:
+        """Compute what the store lacks, until the deadline; tells why where that cannot be.
+
+        Returns whether it can be.
+        """
         from unlearnlib.experiment.work import compute_side_by_side
 
         try:
@@ -316,6 +322,8 @@ class Experiment:
             compute_side_by_side(self._work(part), self.workers, count)
         except UnlearnError as error:  # its model has not been made, its texts are not here, ...
             self._tell_once(f"*The study `{part.study}` cannot be computed: {error}*")
+            return False
+        return True
 
     def _work(self, part: Part) -> Work:
         """What a process is told to compute."""
@@ -420,21 +428,22 @@ def open_experiment(
     known = known_parameters(studies, more)
     refuse_unknown(namespace, known)
     given = {name: namespace.get(name) for name in known}
-    profile = str(given["profile"] or "lab")
-    compute = str(given["compute"] or "published")
+    profile = "lab" if given["profile"] is None else str(given["profile"])
+    compute = "published" if given["compute"] is None else str(given["compute"])
     if compute not in COMPUTE:
         raise unknown("value of compute", compute, COMPUTE)
     limits = chosen_limits(given["limits"])
+    workers = positive("workers", 1 if given["workers"] is None else given["workers"], whole=True)
     experiment = Experiment(
         chapter,
         profile,
         chosen_domains(profile, given["domains"]),
         chosen_values(given),
-        str(given["device"] or "auto"),
+        chosen_device(given["device"]),
         compute,
-        positive("workers", 1 if given["workers"] is None else given["workers"], whole=True),
+        min(workers, cores()),
         limits,
-        given["corpora"],
+        chosen_folder("corpora", given["corpora"]),
         chosen_deadline(given["budget_minutes"]),
         {n: v for n, v in given.items() if v is not None and v != DEFAULTS.get(n)},
         tell,
@@ -453,6 +462,11 @@ def open_experiment(
                 raise
     if compute != "published":
         tell(_opening(experiment, list(missing)))
+        if workers > experiment.workers:
+            tell(
+                f"{workers} workers were asked for and this machine has {experiment.workers} "
+                f"{plural('core', experiment.workers)}: {experiment.workers} compute."
+            )
     return experiment
 
 

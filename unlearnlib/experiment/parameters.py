@@ -1,12 +1,14 @@
 """The parameters of a notebook: which there are, and from what was given to checked values.
 
 papermill hands over numbers and texts, a reader who edits the cell lists and dictionaries: either
-will do ("ga,adversarial" or ["ga", "adversarial"]).
+will do ("ga,adversarial" or ["ga", "adversarial"]), also a list as a text that Python reads.
 """
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from unlearnlib.corpus.files import checked_limits
+from unlearnlib.devices import DEVICES
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.profiles import get_profile
 from unlearnlib.study.grids import AXES, Asked, get_study
@@ -58,8 +61,22 @@ DEFAULTS = {"profile": "lab", "device": "auto", "compute": "published", "workers
 _OF_IPYTHON = {"In", "Out", "exit", "quit", "get_ipython", "open"}
 
 
+def as_written(name: str, value: Any) -> Any:
+    """A list or dictionary for a text that has one as Python writes it; else the value itself."""
+    if not isinstance(value, str) or not value.strip().startswith(("[", "(", "{")):
+        return value
+    try:
+        return ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise UnlearnError(
+            f"{name} is {value!r}, which begins as a list or dictionary of Python and is none: "
+            "write it whole, its words in quotes, or plain values with commas."
+        ) from None
+
+
 def items(name: str, value: Any) -> list[Any]:
     """A parameter's values: of a list, of a text with commas, or the one that it is."""
+    value = as_written(name, value)
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",")]
     found = list(value) if isinstance(value, list | tuple) else [value]
@@ -87,11 +104,13 @@ def _numbers(name: str, value: Any) -> tuple[Any, ...]:
 def _schedules(value: Any) -> tuple[tuple[str, float], ...]:
     """Schedules as ("linear", 0.25), of texts such as "linear 0.25" or of such pairs."""
     found = []
+    value = as_written("schedules", value)
     if isinstance(value, list | tuple) and len(value) == 2 and not isinstance(value[1], str | list):
         value = [value]  # one pair
     for item in items("schedules", value):
-        shape, warmup = (*item,) if isinstance(item, list | tuple) else (*item.split(), 0.0)[:2]
+        words = list(item) if isinstance(item, list | tuple) else str(item).split()
         try:
+            shape, warmup = words if len(words) == 2 else (*words, 0.0)
             found.append((str(shape), float(warmup)))
         except (TypeError, ValueError):
             raise UnlearnError(
@@ -110,19 +129,48 @@ def one_value(name: str, given: Any, values: Sequence[Any] | None, usual: Any) -
 
 def chosen_limits(value: Any) -> dict[str, int] | None:
     """The parameter limits as split -> count, of a dictionary or a text "forget=8, retain=16"."""
-    if value is None:
+    read = as_written("limits", value)
+    if read is None or read == {}:
         return None
-    if isinstance(value, str):
-        pairs = [item.partition("=") for item in items("limits", value)]
-        value = {name.strip(): count.strip() for name, _, count in pairs}
+    if isinstance(read, str):
+        parts = [item.partition("=") for item in items("limits", read)]
+        read = [(name.strip(), count.strip()) for name, _, count in parts]
     try:
-        counts = {str(name): int(count) for name, count in dict(value).items()}
-    except (TypeError, ValueError):
+        pairs = list(read.items() if isinstance(read, Mapping) else read)
+        counts = {str(name): _whole(count) for name, count in pairs}
+    except (TypeError, ValueError, OverflowError):
         raise UnlearnError(
             f'limits is {value!r}: give numbers of documents by split, as {{"forget": 8}} or '
             '"forget=8".'
         ) from None
+    if len(counts) < len(pairs):
+        raise UnlearnError(f"limits is {value!r}: give each split once.")
     return checked_limits(counts)
+
+
+def _whole(value: Any) -> int:
+    """A whole number, of a text or a number; `ValueError` for any other value."""
+    number = int(value)
+    if isinstance(value, bool) or (not isinstance(value, str) and number != value):
+        raise ValueError
+    return number
+
+
+def chosen_device(value: Any) -> str:
+    """The device as it is named; whether this machine has it is asked when it computes."""
+    name = "auto" if value is None else str(value)
+    if not re.fullmatch(rf"(?:{'|'.join(DEVICES)})(?::\d+)?", name, re.ASCII):
+        raise unknown("device", name, DEVICES)
+    return name
+
+
+def chosen_folder(name: str, value: Any) -> str | None:
+    """A folder's name as a text; `UnlearnError` where there is no such folder."""
+    if value is None:
+        return None
+    if isinstance(value, str | Path) and "\0" not in str(value) and Path(value).is_dir():
+        return str(value)
+    raise UnlearnError(f"{name} is {value!r}: give a folder that is there, or None.")
 
 
 def known_parameters(studies: Iterable[str], more: Iterable[str] = ()) -> tuple[str, ...]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -79,13 +82,16 @@ def compute(work: Work, progress: bool = True) -> StudyResult:
 def compute_side_by_side(work: Work, workers: int = 1, count: int | None = None) -> StudyResult:
     """`compute` by several processes on one store, each taking the runs that no other has begun.
 
-    Every process gets its share of the cores. `count` is how many runs are missing. What goes wrong
-    in one of them is told by the last call here, which gathers what all have made and computes what
-    they have left.
+    Every process gets its share of the cores. `count` is how many runs are missing: no more
+    processes start. What goes wrong in one of them is told by the last call here, which gathers
+    what all have made and computes what they have left. Each ends when this process ends: the pipe
+    that told it its work stays open until then.
     """
-    if workers == 1:
+    if count is not None:
+        workers = min(workers, count)
+    if workers <= 1:
         return compute(work)
-    text = json.dumps(asdict(work))
+    text = json.dumps(asdict(work)) + "\n"
     threads = str(max(1, cores() // workers))
     begun, running = time.time(), []
     try:
@@ -100,8 +106,9 @@ def compute_side_by_side(work: Work, workers: int = 1, count: int | None = None)
             )
             running.append(process)
             assert process.stdin is not None
-            process.stdin.write(text)
-            process.stdin.close()
+            with contextlib.suppress(OSError):  # it has ended already
+                process.stdin.write(text)
+                process.stdin.flush()
         with tqdm(desc=f"{work.study}, {workers} processes", total=count, unit="run") as bar:
             while any(process.poll() is None for process in running):
                 time.sleep(0.5)
@@ -111,6 +118,8 @@ def compute_side_by_side(work: Work, workers: int = 1, count: int | None = None)
         for process in running:
             if process.poll() is None:
                 process.terminate()
+            with contextlib.suppress(OSError):
+                process.communicate()
     return compute(work)
 
 
@@ -133,5 +142,13 @@ def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it has gone, however it went."""
+    os.read(sys.stdin.fileno(), 1)  # and not sys.stdin.read, whose lock the end would wait for
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 if __name__ == "__main__":
-    compute(parse(sys.stdin.read()), progress=False)
+    told = parse(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    compute(told, progress=False)
