@@ -175,3 +175,48 @@ def test_the_steps_of_a_search_get_the_keys_of_their_runs(
     done = tool.rekey(None, [beside, file], [], [])
     assert done.left == []
     assert [step["key"] for step in json.loads(file.read_text())["steps"]] == today
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("key", None),
+        ("kind", None),
+        ("model_hash", [1]),
+        ("data_hash", None),
+        ("metrics", None),
+        ("spec", None),
+        ("spec", {"domain": "books", "profile": "lap"}),
+        ("spec", {"domain": "books", "profile": []}),
+        ("spec", {"domain": None, "profile": "lab"}),
+    ],
+)
+def test_a_body_that_is_no_record_is_one_sentence(
+    tool: Any, published: list[Record], tmp_path: Path, field: str, value: object
+) -> None:
+    """Its digest may be right all the same; nothing is written."""
+    whole, damaged = (of_format_1(record) for record in published[:2])
+    put(tmp_path, whole)
+    path = put(tmp_path, damaged)
+    path.write_text(text_of({**damaged, field: value}))
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.json")}
+    with pytest.raises(UnlearnError, match=r"is no record of this project .*: restore it first"):
+        tool.rekey(tmp_path, [], [], [])
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*.json")} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("lab-main.parquet", b"abc"), ("lab-tuning.jsonl", b'{"a"'), ("lab-tuning.jsonl", b"[]\n")],
+)
+def test_a_damaged_published_file_is_one_sentence(
+    tool: Any, tmp_path: Path, name: str, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool, "gather", lambda *_: tool.Known())
+    path = tmp_path / name
+    with pytest.raises((UnlearnError, OSError)):
+        tool.rekey(None, [path], [], [])  # it is not there
+    path.write_bytes(content)
+    with pytest.raises(UnlearnError, match="restore it first"):
+        tool.rekey(None, [path], [], [])
+    assert path.read_bytes() == content

@@ -185,18 +185,43 @@ def renewed(body: Mapping[str, Any], known: Known) -> Record:
 
 def bodies_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Format and body of each record in a published file, or in a store's folder."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if path.is_dir():
         texts = [(str(p), p.read_bytes()) for p in sorted(path.glob("records/??/*.json"))]
+    elif not path.is_file():
+        raise UnlearnError(f"there is no file or folder {str(path)!r}: give one that is there.")
     else:
-        rows = pq.read_table(path).column("record").to_pylist()
-        texts = [(f"{path}, row {n},", row.encode("utf-8")) for n, row in enumerate(rows)]
+        try:
+            rows = pq.read_table(path).column("record").to_pylist()
+            texts = [(f"{path}, row {n},", row.encode("utf-8")) for n, row in enumerate(rows)]
+        except (pa.ArrowException, KeyError, AttributeError):
+            raise UnlearnError(
+                f"{path} is not a Parquet file of records: restore it first."
+            ) from None
     for where, raw in texts:
         try:
-            yield open_envelope(raw, where)
+            version, body = open_envelope(raw, where)
         except Damaged as error:
             raise UnlearnError(f"{where} is damaged ({error}): restore it first.") from None
+        check_body(body, where)
+        yield version, body
+
+
+def check_body(body: Any, where: str) -> None:
+    """`UnlearnError` for a record that lacks what its key is made of, or has it in another type."""
+    types = dict.fromkeys(("key", "kind", "data_hash", "model_hash"), str)
+    types |= dict.fromkeys(("spec", "extra", "metrics"), dict)
+    wrong = [name for name, kind in types.items() if not isinstance(body.get(name), kind)]
+    if not wrong and body["kind"] != "throughput":
+        profile, domain = (body["spec"].get(name) for name in ("profile", "domain"))
+        known = isinstance(profile, str) and profile in PROFILES
+        wrong = [*([] if known else ["profile"]), *([] if isinstance(domain, str) else ["domain"])]
+    if wrong:
+        raise UnlearnError(
+            f"{where} is no record of this project ({', '.join(wrong)}): restore it first."
+        )
 
 
 @dataclass
@@ -224,12 +249,24 @@ def records_of(path: Path, known: Known, done: Done) -> list[Record]:
     return found
 
 
+def search_of(text: str, where: str) -> dict[str, Any]:
+    """A published search, of its line; `UnlearnError` for a line that is none."""
+    try:
+        line: dict[str, Any] = json.loads(text)
+        _ = line["domain"], line["method"], line["seed"], line["situation"]["updates"]
+        for step in line["steps"]:
+            _ = step["key"], step["updates"], step["learning_rate"], step["retain_weight"]
+    except (ValueError, KeyError, TypeError):
+        raise UnlearnError(f"{where} is no published search: restore it first.") from None
+    return line
+
+
 def rekey_searches(path: Path, bases: Iterable[Basis], done: Done) -> None:
     """The steps of published searches; `bases` are those that runs of the profile may rest on."""
     profile = path.name.removesuffix("-tuning.jsonl")
     bases, lines = list(bases), []
     for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        line = json.loads(text)
+        line = search_of(text, f"{path}, line {number},")
         for step in line["steps"]:
             spec = RunSpec(
                 profile, line["domain"], line["method"], step["learning_rate"],
