@@ -53,6 +53,7 @@ from unlearnlib.store import FORMAT, Store, read_parquet, write_parquet
 from unlearnlib.store.claims import _boot, _born, _namespace, reserved, scratch_name
 from unlearnlib.study import Portion, Shard, Study, StudyResult, run_study
 from unlearnlib.study.grids import Asked
+from unlearnlib.trained import lab_checkpoint
 
 PROJECT = Path(__file__).resolve().parent.parent
 KILL = PROJECT / "benchmarks" / "kill.py"
@@ -783,7 +784,8 @@ def test_a_second_run_on_one_folder_learns_it_before_it_starts(tmp_path: Path) -
 def test_the_command_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = tmp_path / "forget.txt"
     texts.write_text("some text to forget")
-    words = ["--model", "nowhere", "--forget", str(texts), "--out", str(tmp_path / "out")]
+    model = str(lab_checkpoint("vanilla"))
+    words = ["--model", model, "--forget", str(texts), "--out", str(tmp_path / "out")]
     with reserved(tmp_path / "out", "a model"):
         for command in ("run", "tune"):
             assert main([command, *words, "--method", "ga"]) == 2
