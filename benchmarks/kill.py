@@ -48,6 +48,7 @@ from unlearnlib.engine import Execution
 from unlearnlib.spec import RunSpec
 from unlearnlib.store import Basis, Record, Store, provenance, run_key
 from unlearnlib.study import compute
+from unlearnlib.study.grids import Asked
 
 RESULTS = ROOT / "benchmarks" / "results" / "kill.json"
 KILLS = 20
@@ -92,12 +93,12 @@ def small_bench() -> Bench:
     return Bench(models[0], tokenizer, data, 64, 8, models[1], quiet)
 
 
-def grid(profile: str, domain: str) -> list[RunSpec]:
+def grid(profile: str, domain: str, asked: Asked) -> list[RunSpec]:
     """The runs of the study `kill`: short ones, so that a kill is cheap."""
     return [
         RunSpec(profile, domain, method, 1e-3, updates=3, batch_size=DOCUMENTS, seed=seed)
-        for method in METHODS
-        for seed in SEEDS
+        for method in asked.methods or METHODS
+        for seed in asked.seeds or SEEDS
     ]
 
 

@@ -107,7 +107,10 @@ def test_a_notebook_computes_what_it_shows(
     wanted = len(set((tmp_path / "figures").glob("*.svg")))
     assert (figures and wanted >= figures) or sum("<table" in page for page in pages)
     assert any("Computed on " in page for page in pages)
-    assert not any("cannot be computed" in page for page in pages)
+    # The lab's model is published by nobody else: its chapter says that this study cannot be run.
+    left_out = ["`published`"] if name == "real_model" else []
+    told = [page for page in pages if "cannot be computed" in page]
+    assert len(told) == len(left_out) and all(x in t for x, t in zip(left_out, told, strict=True))
     if runs:  # a part of the documents is not what is published
         assert any("there is nothing to compare with" in page for page in pages)
 

@@ -52,6 +52,8 @@ from unlearnlib.spec import RunSpec
 from unlearnlib.store import FORMAT, Store, read_parquet, write_parquet
 from unlearnlib.store.claims import _boot, _born, _namespace, reserved, scratch_name
 from unlearnlib.study import Portion, Shard, Study, StudyResult, run_study
+from unlearnlib.study.grids import Asked
+from unlearnlib.trained import lab_checkpoint
 
 PROJECT = Path(__file__).resolve().parent.parent
 KILL = PROJECT / "benchmarks" / "kill.py"
@@ -266,11 +268,11 @@ def test_a_disk_that_fills_leaves_the_old_file_of_a_command(
 def small(monkeypatch: pytest.MonkeyPatch) -> Callable[..., StudyResult]:
     """Runs a study of six runs and a baseline per domain, on models of a few thousand weights."""
 
-    def grid(profile: str, domain: str) -> list[RunSpec]:
+    def grid(profile: str, domain: str, asked: Asked) -> list[RunSpec]:
         return [
             RunSpec(profile, domain, method, 1e-3, updates=1, batch_size=2, seed=seed)
-            for method in METHODS
-            for seed in range(2)
+            for method in asked.methods or METHODS
+            for seed in asked.seeds or range(2)
         ]
 
     monkeypatch.setitem(study.STUDIES, "small", Study("small", "a few runs", grid))
@@ -782,7 +784,8 @@ def test_a_second_run_on_one_folder_learns_it_before_it_starts(tmp_path: Path) -
 def test_the_command_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = tmp_path / "forget.txt"
     texts.write_text("some text to forget")
-    words = ["--model", "nowhere", "--forget", str(texts), "--out", str(tmp_path / "out")]
+    model = str(lab_checkpoint("vanilla"))
+    words = ["--model", model, "--forget", str(texts), "--out", str(tmp_path / "out")]
     with reserved(tmp_path / "out", "a model"):
         for command in ("run", "tune"):
             assert main([command, *words, "--method", "ga"]) == 2

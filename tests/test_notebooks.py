@@ -25,7 +25,13 @@ from unlearnlib.study.grids import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "unlearnlib" / "book"
-SHARED = {"drawing", "exhibits", "origins", "records"}  # modules of the book that are no chapter
+SHARED = {
+    "drawing",
+    "exhibits",
+    "origins",
+    "peers",
+    "records",
+}  # modules of the book that are no chapter
 OF_ALL = {"no_torch"}  # tests of all modules of the book together
 # Chapters whose studies may be missing at a profile, and which then say so.
 PATIENT = ("forget_size", "robust_region", "sensitivity", "target_check", "what_holds")
