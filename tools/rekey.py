@@ -211,7 +211,7 @@ def bodies_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def check_body(body: Any, where: str) -> None:
     """`UnlearnError` for a record that lacks what its key is made of, or has it in another type."""
-    types = dict.fromkeys(("key", "kind", "data_hash", "model_hash"), str)
+    types: dict[str, type] = dict.fromkeys(("key", "kind", "data_hash", "model_hash"), str)
     types |= dict.fromkeys(("spec", "extra", "metrics"), dict)
     wrong = [name for name, kind in types.items() if not isinstance(body.get(name), kind)]
     if not wrong and body["kind"] != "throughput":
