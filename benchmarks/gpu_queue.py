@@ -610,18 +610,15 @@ def tune_job(domain: str, method: str, seed: int = 200) -> Job:
     """`unlearn tune`, from start to end."""
 
     def run(desk: Desk) -> dict[str, Any]:
-        from tuning import line_of
-
-        from unlearnlib.study import BATCH
+        from unlearnlib.experiment.searches import Wanted, line_of
         from unlearnlib.tuning import search
 
-        scale = get_profile(desk.profile)
-        spec = RunSpec(
-            desk.profile, domain, method, updates=scale.updates, batch_size=BATCH, seed=seed,
-            precision=scale.precision,
-        )  # fmt: skip
-        found = search(desk.bench(domain), spec, start=scale.rates[0])
-        line = json.loads(json.dumps(line_of(found, domain, seed, method, design=False)))
+        wanted, start = (
+            Wanted(desk.profile, domain, seed, method),
+            get_profile(desk.profile).rates[0],
+        )
+        found = search(desk.bench(domain), wanted.spec, start=start)
+        line = json.loads(json.dumps(line_of(found, wanted)))
         desk.state.setdefault("tuning", []).append(line)
         return {"ending": found.ending, "steps": len(found.steps)}
 
