@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 
 import numpy
 import pytest
@@ -72,3 +73,20 @@ def repeatable() -> None:
     numpy.random.seed(SEED)
     torch.manual_seed(SEED)
     torch.set_num_threads(THREADS)
+
+
+@pytest.fixture
+def unlearn(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command: (exit code, stdout, stderr)."""
+    from unlearnlib.cli import main
+
+    def run(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as end:  # argparse
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

@@ -24,6 +24,20 @@ from unlearnlib.pretrain import train_tokenizer
 
 VOCABULARY = 280  # of the tokenizer
 HEAD_ROWS = 288  # of the models: padded, as the heads of real models are
+# Of tiny models of any kind: what `AutoConfig.for_model` takes.
+SHAPE = {
+    "vocab_size": HEAD_ROWS,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 LENGTH = 48
 QUIET = Execution(progress=False)
 

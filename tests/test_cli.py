@@ -28,7 +28,7 @@ from unlearnlib import pretrain, study
 from unlearnlib.bench import Bench, Selection, open_bench
 from unlearnlib.cli.inputs import repeat_command
 from unlearnlib.cli.main import COMMANDS as FUNCTIONS
-from unlearnlib.cli.main import _function_of, main
+from unlearnlib.cli.main import _function_of
 from unlearnlib.cli.parser import build_parser
 from unlearnlib.cli.run import _profile_spec
 from unlearnlib.comparison import Comparison, NumericalTolerance, compare, numbers
@@ -110,22 +110,6 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 Unlearn = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def unlearn(capsys: pytest.CaptureFixture[str]) -> Unlearn:
-    """Runs a command: (exit code, stdout, stderr)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as end:  # argparse
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 def values(result: tuple[int, str, str]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import torch
 from helpers import documents, tiny_llama, tiny_tokenizer
 
 from unlearnlib import Document, score
-from unlearnlib.cli.main import main
 from unlearnlib.models import load_model, save_model
 
 SETS = (("forget", 5), ("retain", 6), ("approximate", 5), ("general", 6))
@@ -62,18 +61,6 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 Unlearn = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def unlearn(capsys: pytest.CaptureFixture[str]) -> Unlearn:
-    """Runs a command: (exit code, stdout, stderr)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def values(result: tuple[int, str, str]) -> dict[str, Any]:

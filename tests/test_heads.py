@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import (
-    HEAD_ROWS,
     QUIET,
+    SHAPE,
     TABLE,
     flat,
     logits_of,
@@ -29,20 +29,6 @@ from unlearnlib.run import execute
 from unlearnlib.scoring import Reference, score_chunks
 from unlearnlib.spec import RunSpec
 
-SHAPE = {
-    "vocab_size": HEAD_ROWS,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 4,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.3,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 KINDS: dict[str, dict[str, Any]] = {
     # Caps at which the logits of a small random model are bent.
     "gemma2": {
@@ -61,7 +47,7 @@ def of_kind(kind: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Any
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = AutoConfig.for_model(kind, **SHAPE, **KINDS[kind])
+        config = AutoConfig.for_model(kind, **SHAPE, head_dim=4, **KINDS[kind])
         model: Any = disable_dropout(AutoModelForCausalLM.from_config(config))
     return check_head(cast(model, dtype).eval())
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import HEAD_ROWS, documents, flat, tiny_bench, tiny_data, tiny_tokenizer
+from helpers import HEAD_ROWS, SHAPE, documents, flat, tiny_bench, tiny_data, tiny_tokenizer
 
 from unlearnlib.bench import evaluate
 from unlearnlib.corpus.chunks import cut
@@ -20,19 +20,6 @@ from unlearnlib.run import execute
 from unlearnlib.scoring import score_chunks
 from unlearnlib.spec import RunSpec
 
-SHAPE = {
-    "vocab_size": HEAD_ROWS,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.3,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 5e5,

@@ -249,30 +249,31 @@ def plan(
                default 1024), precision, lora_rank, ...
     """
     spec = RunSpec().replace(**{"domain": YOURS, "length": 1024, **settings})
-    data, method = own_data(texts), get_method(spec.method)
-    retain = {"in_distribution": data.retain, "general": data.general_retain}
-    length = spec.length or 1024
     return plan_run(
         model.config if isinstance(model, nn.Module) else model,
         spec,
-        cut(
-            data.forget[: spec.forget_size],
-            tokenizer,
-            length,
-            name="forget",
-            bos_every_chunk=spec.bos_every_chunk,
-        ),
-        cut(
-            retain.get(method.data or "", ()),
-            tokenizer,
-            length,
-            name="retain",
-            bos_every_chunk=spec.bos_every_chunk,
-        ),
+        *trained_chunks(spec, own_data(texts), tokenizer, spec.length or 1024),
         execution=execution,
         machine=machine,
         oracle=oracle,
     )
+
+
+def trained_chunks(
+    spec: RunSpec, data: DomainData, tokenizer: Any, length: int
+) -> tuple[list[Chunk], list[Chunk]]:
+    """(those to forget, those of the retain term) of a run, in chunks of `length` tokens."""
+    retain = {"in_distribution": data.retain, "general": data.general_retain}
+    method, bos = get_method(spec.method), spec.bos_every_chunk
+    parts = {
+        "forget": data.forget[: spec.forget_size],
+        "retain": retain.get(method.data or "", ()),
+    }
+    forget, retained = (
+        cut(documents, tokenizer, length, name=name, bos_every_chunk=bos)
+        for name, documents in parts.items()
+    )
+    return forget, retained
 
 
 def plan_run(
@@ -302,8 +303,7 @@ def plan_run(
     tokens = _tokens(forget, spec) + _tokens(retain, spec)
     rate = machine.rate
     if rate is None:
-        rate = product_rate(spec.precision, machine.device)
-        rate *= GPU_SHARE if machine.on_gpu else CPU_SHARE
+        rate = expected_rate(spec.precision, machine.device)
     return Plan(
         _always(work, spec.optimizer, oracle, copied),
         _backward(work, execution, machine.on_gpu),
@@ -517,6 +517,11 @@ def _tokens(chunks: Sequence[Chunk], spec: RunSpec) -> int:
 
 def _once(*parts: Sequence[Chunk]) -> int:
     return sum(len(chunk.tokens) for part in parts for chunk in part)
+
+
+def expected_rate(precision: str, device: str) -> float:
+    """Floating-point operations per second that training can be expected to reach here."""
+    return product_rate(precision, device) * (CPU_SHARE if device == "cpu" else GPU_SHARE)
 
 
 def product_rate(precision: str, device: str = "cpu", size: int = 2048, repeats: int = 4) -> float:

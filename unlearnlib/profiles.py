@@ -7,7 +7,7 @@ a row in `PROFILES`. `load_domain` gives the five splits of one of its domains.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -183,6 +183,16 @@ def get_profile(name: str) -> Profile:
     if name not in PROFILES:
         raise unknown("profile", name, PROFILES)
     return PROFILES[name]
+
+
+def check_domains(profile: str, domains: Iterable[str]) -> tuple[str, ...]:
+    """Some domains of a profile, each once; `UnlearnError` for one that it has not."""
+    valid = get_profile(profile).domains
+    found = tuple(dict.fromkeys(domains))
+    for domain in found:
+        if domain not in valid:
+            raise unknown("domain", domain, valid)
+    return found
 
 
 @dataclass(frozen=True)

@@ -54,13 +54,11 @@ from unlearnlib.models import (
     weights_of,
 )
 from unlearnlib.planning import (
-    CPU_SHARE,
-    GPU_SHARE,
     Anatomy,
     Machine,
     anatomy,
+    expected_rate,
     plan_run,
-    product_rate,
 )
 from unlearnlib.profiles import PAPER_METHODS, Precision, get_profile, limited, load_domain
 from unlearnlib.run import execute
@@ -349,8 +347,7 @@ def open_sitting(wish: Wish, fresh: bool = False, rate: float | None = None) -> 
     whole = _texts(wish, tokenizer, length)
     way = _way(source, wish, device, whole, tokenizer, length)
     if rate is None:
-        share = CPU_SHARE if device.name == "cpu" else GPU_SHARE
-        rate = share * product_rate(way.precision, device.name)
+        rate = expected_rate(way.precision, device.name)
     shape = anatomy(config, way.precision, 1, 8, way.lora_rank)
     lengths = {
         split: [len(ids) for ids in tokenizer([d.text for d in whole.split(split)])["input_ids"]]

@@ -12,7 +12,7 @@ import torch
 from helpers import documents, tiny_llama, tiny_tokenizer
 from templates import NOTEBOOKS, code, read, shown
 
-from unlearnlib import sitting
+from unlearnlib import planning, sitting
 from unlearnlib.book import open_in_colab
 from unlearnlib.book.open_in_colab import DEFAULTS, asked, command, steps_table
 from unlearnlib.corpus.documents import SPLITS, Document, DomainData
@@ -25,7 +25,7 @@ from unlearnlib.store.folder import Store
 # A T4 multiplies float32 at 8.1e12 operations a second by its data sheet, and at half of that
 # under its limit of 70 W; training reaches the share of it that the plan takes of any GPU.
 T4 = Device("cuda", "Tesla T4", 15_835_660_288, "float32", "an old card")
-T4_RATE = 0.5 * 8.1e12 * sitting.GPU_SHARE
+T4_RATE = 0.5 * 8.1e12 * planning.GPU_SHARE
 FEW = {split: 4 for split in SPLITS}
 
 

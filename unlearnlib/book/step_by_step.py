@@ -21,12 +21,12 @@ from unlearnlib.book.drawing import (
 from unlearnlib.book.exhibits import exhibit
 from unlearnlib.book.records import FORGET
 from unlearnlib.experiment.parameters import (
-    as_word,
     chosen_device,
     chosen_domains,
     chosen_folder,
     chosen_limits,
     chosen_values,
+    command_of,
     one_value,
     positive,
     refuse_unknown,
@@ -79,11 +79,9 @@ def asked(namespace: Mapping[str, Any]) -> Asked:
     chosen_folder("corpora", given["corpora"])
     for name in ("prompt_tokens", "new_tokens"):
         positive(name, given[name], whole=True)
-    words = [
-        f"-p {name} {'FOLDER' if name == 'corpora' else as_word(given[name])}"
-        for name, default in DEFAULTS.items()
-        if given[name] is not None and given[name] != default
-    ]
+    changed = {name: given[name] for name, usual in DEFAULTS.items() if given[name] != usual}
+    if changed.get("corpora") is not None:  # no folder of this machine is in a command
+        changed["corpora"] = "FOLDER"
     return Asked(
         one_value("domains", given["domains"], domains, "books"),
         one_value("methods", given["methods"], values.methods, "ga_gd_in_dist"),
@@ -91,7 +89,7 @@ def asked(namespace: Mapping[str, Any]) -> Asked:
         one_value("rates", given["rates"], values.rates, None),
         one_value("updates", given["updates"], values.updates, None),
         chosen_limits(given["limits"]),
-        " ".join(["unlearn notebook step_by_step", *words]),
+        command_of("step_by_step", changed),
     )
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.profiles import get_profile
+from unlearnlib.errors import UnlearnError
+from unlearnlib.profiles import check_domains, get_profile
 
 if TYPE_CHECKING:
     from unlearnlib.corpus.columns import Named
@@ -160,10 +160,7 @@ def chosen_domains(profile: str, given: Sequence[str] | None) -> tuple[str, ...]
     """The domains given, each once; by default all that the profile has."""
     scale = get_profile(profile)
     if given:
-        for domain in given:
-            if domain not in scale.domains:
-                raise unknown("domain", domain, scale.domains)
-        return tuple(dict.fromkeys(given))
+        return check_domains(profile, given)
     if scale.corpus == "hub":
         from unlearnlib.corpus.hub import HUB_DOMAINS
 

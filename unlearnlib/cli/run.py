@@ -33,14 +33,12 @@ from unlearnlib.cli.inputs import (
     repeat_command,
 )
 from unlearnlib.cli.output import Report, columns
-from unlearnlib.corpus.chunks import cut
 from unlearnlib.decoder import check_tokens
 from unlearnlib.devices import memory
 from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import published_files
-from unlearnlib.methods import get_method
 from unlearnlib.models import load_tokenizer, model_config
-from unlearnlib.planning import Machine, plan_reading, plan_run
+from unlearnlib.planning import Machine, plan_reading, plan_run, trained_chunks
 from unlearnlib.profiles import clipped, get_profile, load_domain
 from unlearnlib.report.card import score_rows
 from unlearnlib.report.saved import ELSEWHERE, card_facts, save_unlearned
@@ -304,7 +302,7 @@ def _plan_run(inputs: Inputs, execution: Execution) -> tuple[Plan, Reading]:
     """Memory and time of the run that the inputs describe, and of its documents."""
     hush_transformers()
     spec, own = inputs.spec, inputs.data is not None
-    scale, method = get_profile(spec.profile), get_method(spec.method)
+    scale = get_profile(spec.profile)
     data = inputs.data or load_domain(spec.profile, spec.domain, inputs.corpora, inputs.limits)
     models = Models(inputs.model, base=spec.base)
     source, oracle = sources(spec.profile, spec.domain, models, own)
@@ -313,14 +311,7 @@ def _plan_run(inputs: Inputs, execution: Execution) -> tuple[Plan, Reading]:
     length = chunk_length(config, spec.length, None if own else scale.length)
     if not own:
         data = clipped(spec.profile, data, tokenizer)
-    retain = {"in_distribution": data.retain, "general": data.general_retain}
-    bos = spec.bos_every_chunk
-    forgotten = cut(
-        data.forget[: spec.forget_size], tokenizer, length, name="forget", bos_every_chunk=bos
-    )
-    retained = cut(
-        retain.get(method.data or "", ()), tokenizer, length, name="retain", bos_every_chunk=bos
-    )
+    forgotten, retained = trained_chunks(spec, data, tokenizer, length)
     rows = config.get_text_config().vocab_size
     check_tokens(rows, [chunk.tokens for chunk in (*forgotten, *retained)])
     planned = plan_run(

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TYPE_CHECKING
 
 from unlearnlib.cost import FLOPS_FORWARD
 from unlearnlib.errors import UnlearnError
@@ -15,6 +16,9 @@ from unlearnlib.spec import RunSpec
 from unlearnlib.store.published import read_parquet
 from unlearnlib.store.record import Record
 from unlearnlib.text import duration
+
+if TYPE_CHECKING:
+    from unlearnlib.planning import Machine
 
 
 @dataclass(frozen=True)
@@ -137,34 +141,28 @@ def _planned(specs: Sequence[RunSpec], device: str, limits: Mapping[str, int] | 
 @functools.cache
 def _rate(precision: str, device: str) -> float:
     """Operations per second to expect here."""
-    from unlearnlib.planning import CPU_SHARE, GPU_SHARE, product_rate
+    from unlearnlib.planning import expected_rate
 
-    return product_rate(precision, device) * (GPU_SHARE if device != "cpu" else CPU_SHARE)
+    return expected_rate(precision, device)
 
 
 def _seconds_of(
-    spec: RunSpec, machine: object, limits: Mapping[str, int] | None
+    spec: RunSpec, machine: Machine, limits: Mapping[str, int] | None
 ) -> tuple[float, float]:
     """(seconds of an update, seconds of an evaluation) of a run."""
     from unlearnlib.bench import EVALUATED, Models, sources
     from unlearnlib.corpus.chunks import cut
-    from unlearnlib.methods import get_method
     from unlearnlib.models import load_tokenizer
-    from unlearnlib.planning import Machine, plan_run
+    from unlearnlib.planning import plan_run, trained_chunks
     from unlearnlib.profiles import clipped, load_domain
 
-    assert isinstance(machine, Machine)
     scale = get_profile(spec.profile)
     source, oracle = sources(spec.profile, spec.domain, Models(base=spec.base))
     tokenizer = load_tokenizer(source)
     data = clipped(spec.profile, load_domain(spec.profile, spec.domain, limits=limits), tokenizer)
     length = spec.length or scale.length
-    retain = {"in_distribution": data.retain, "general": data.general_retain}
-    forgotten = cut(data.forget[: spec.forget_size], tokenizer, length, name="forget")
-    retained = cut(
-        retain.get(get_method(spec.method).data or "", ()), tokenizer, length, name="retain"
-    )
-    plan = plan_run(source, spec, forgotten, retained, machine=machine, oracle=oracle is not None)
+    chunks = trained_chunks(spec, data, tokenizer, length)
+    plan = plan_run(source, spec, *chunks, machine=machine, oracle=oracle is not None)
     splits = [data.split("general_evaluation" if s == "general" else s) for s in EVALUATED]
     most = len(data.forget)  # of retain no more chunks are evaluated than of forget
     tokens = sum(

@@ -6,6 +6,7 @@ computes what is not; with "fresh" it computes all of it anew, in a store of its
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import time
@@ -23,13 +24,13 @@ from unlearnlib.experiment.effort import effort_of
 from unlearnlib.experiment.parameters import (
     COMPUTE,
     DEFAULTS,
-    as_word,
     chosen_deadline,
     chosen_device,
     chosen_domains,
     chosen_folder,
     chosen_limits,
     chosen_values,
+    command_of,
     known_parameters,
     positive,
     refuse_unknown,
@@ -49,6 +50,7 @@ from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
 from unlearnlib.store.published import Library
 from unlearnlib.store.record import Record
+from unlearnlib.study.chosen import NotChosen
 from unlearnlib.study.grids import OWN, Asked, get_study, specs_of
 from unlearnlib.study.records import StudyResult, at_hand, default_store, spec_text
 from unlearnlib.study.searches import Search, load_searches
@@ -214,11 +216,7 @@ class Experiment:
             return Source(command)
         usual = load_searches(self.profile) if self.limits is None else []
         pairs = [
-            (search, other)
-            for search in searches
-            for other in usual
-            if (search.domain, search.seed, search.method, search.situation.updates)
-            == (other.domain, other.seed, other.method, other.situation.updates)
+            (search, other) for search in searches for other in usual if search.name == other.name
         ]
         if not pairs:
             said = "None of them is published, so there is nothing to compare with."
@@ -280,11 +278,7 @@ class Experiment:
 
     def command(self, **changes: Any) -> str:
         """The command that makes this notebook again, with some parameters changed."""
-        given = {**self.given, **changes}
-        words = [
-            f"-p {name} {as_word(value)}" for name, value in given.items() if value is not None
-        ]
-        return " ".join(["unlearn notebook", self.chapter, *words])
+        return command_of(self.chapter, {**self.given, **changes})
 
     def missing(self, part: Part) -> tuple[list[RunSpec], StudyResult]:
         """The runs of a part that have no record, and the records that there are."""
@@ -455,11 +449,11 @@ def open_experiment(
     ]
     missing: dict[RunSpec, None] = {}
     for part in parts:  # a wrong value is told before anything is loaded
-        try:
-            missing.update(dict.fromkeys(experiment.missing(part)[0]))
-        except UnlearnError as error:
-            if "no settings are chosen" not in str(error):
-                raise
+        with contextlib.suppress(NotChosen):
+            if compute == "published":  # the records are read where they are shown
+                part.specs()
+            else:
+                missing.update(dict.fromkeys(experiment.missing(part)[0]))
     if compute != "published":
         tell(_opening(experiment, list(missing)))
         if workers > experiment.workers:

@@ -19,7 +19,7 @@ from typing import Any
 from unlearnlib.corpus.files import checked_limits
 from unlearnlib.devices import DEVICES
 from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.profiles import get_profile
+from unlearnlib.profiles import check_domains, get_profile
 from unlearnlib.study.grids import AXES, Asked, get_study
 
 COMPUTE = ("published", "missing", "fresh")
@@ -229,14 +229,16 @@ def chosen_deadline(minutes: Any) -> float | None:
 
 def chosen_domains(profile: str, given: Any) -> tuple[str, ...]:
     """The domains given, each once; by default all that the profile has."""
-    scale = get_profile(profile)
+    scale = get_profile(profile)  # one that there is not is told before its domains
     if given in (None, "all"):
         return scale.domains
-    domains = tuple(dict.fromkeys(map(str, items("domains", given))))
-    for domain in domains:
-        if domain not in scale.domains:
-            raise unknown("domain", domain, scale.domains)
-    return domains
+    return check_domains(profile, map(str, items("domains", given)))
+
+
+def command_of(notebook: str, given: Mapping[str, Any]) -> str:
+    """The command that makes a notebook with parameters; what is None is left to the notebook."""
+    words = [f"-p {name} {as_word(value)}" for name, value in given.items() if value is not None]
+    return " ".join(["unlearn notebook", notebook, *words])
 
 
 def as_word(value: Any, quoted: bool = True) -> str:

@@ -61,12 +61,7 @@ class Wanted:
 
     def fits(self, search: Search) -> bool:
         """Whether a recorded search is this one."""
-        return (
-            search.domain == self.domain
-            and search.seed == self.seed
-            and search.method == self.method
-            and search.situation.updates == self.spec.updates
-        )
+        return search.name == (self.domain, self.seed, self.method, self.spec.updates)
 
 
 def usual_searches(

@@ -16,6 +16,11 @@ from unlearnlib.store.files import write_file
 from unlearnlib.store.record import Record
 from unlearnlib.tuning_rule import shortfall
 
+
+class NotChosen(UnlearnError):
+    """No settings have been chosen for a method on a domain yet."""
+
+
 UPDATES, BATCH = get_profile("lab").updates, 16  # three passes over the lab's 64 documents
 
 
@@ -26,7 +31,7 @@ def settings(profile: str, domain: str, method: str) -> dict[str, Any]:
         table = json.loads(settings_path().read_text())
         return dict(table[profile][domain][method])
     except (OSError, ValueError, KeyError) as error:
-        raise UnlearnError(
+        raise NotChosen(
             f"no settings are chosen for {method!r} on {domain!r} at profile {profile!r}: run "
             f"`unlearn study rates --profile {profile} --domain {domain} --choose` first."
         ) from error

@@ -52,6 +52,11 @@ class Search:
     after: Mapping[str, float]
 
     @property
+    def name(self) -> tuple[str, int, str, int]:
+        """What tells a search from others of its profile: domain, seed, method, updates per run."""
+        return self.domain, self.seed, self.method, self.situation.updates
+
+    @property
     def shortfall(self) -> float:
         """The shortfall of the chosen run; of vanilla if no run was made."""
         if self.best is None:
