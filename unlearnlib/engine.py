@@ -167,10 +167,13 @@ class Checkpoint:
     The file is safetensors: parameters, the optimizer's moments, and as metadata the run's key,
     the number of updates made and the outcome so far. The order of documents needs no state: it
     is a function of the update's number.
+
+    `on_load(u)` is called when the state after u updates has been read and the run goes on from it.
     """
 
     path: Path
     key: str
+    on_load: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -306,6 +309,8 @@ def optimise(
     done = 0
     if checkpoint is not None:
         done = _load_checkpoint(checkpoint, model, masters, optimizer, outcome)
+        if done and checkpoint.on_load is not None:
+            checkpoint.on_load(done)
     _begin_training(model, execution)
     quiet = not (execution.progress and world.is_main_process)
     bar = tqdm(range(training.updates), desc=description, disable=quiet)

@@ -82,6 +82,10 @@ class Profile:
     region      the grid of the study `robust_region`
     settings_of (profile, domain) whose chosen settings the studies take, so that nothing is chosen
                 from the runs that are reported; None: each domain's own, which `rates` chooses
+    bases       the vanillas that the study `equal_forgetting` unlearns (see `RunSpec.base`)
+    exposures   of the documents to forget, for the study `exposure`
+    more_baselines  models that are scored beside vanilla and the oracle: "vanilla-sN" and
+                "oracle-sN" of another seed, which measure how far two such models are apart
     """
 
     name: str
@@ -101,6 +105,9 @@ class Profile:
     tuning_seed: int = 100  # the settings are chosen on a seed that the main study does not use
     region: Region = Region()
     settings_of: tuple[str, str] | None = None
+    bases: tuple[str, ...] = ("vanilla",)
+    exposures: tuple[int, ...] = (1, 2, 4, 8, 16)
+    more_baselines: tuple[str, ...] = ()
 
 
 _OPEN_CPU = Profile(

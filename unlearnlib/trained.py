@@ -72,6 +72,17 @@ def is_whole(folder: Path) -> bool:
     return (folder / "config.json").exists() and any(path.exists() for path in weights)
 
 
-def lab_checkpoint(name: str = "vanilla") -> Path:
+def lab_checkpoint(name: str = "vanilla", profile: str = "lab") -> Path:
     """The folder of a lab model: "vanilla" or "oracle-DOMAIN"."""
-    return data_folder() / "lab" / name
+    return data_folder() / profile / name
+
+
+def made_checkpoint(name: str, profile: str) -> Path:
+    """`lab_checkpoint` of a model that is on this machine; `UnlearnError` if it is not."""
+    folder = lab_checkpoint(name, profile)
+    if not is_whole(folder):
+        raise UnlearnError(
+            f"the {name} model of profile {profile!r} is not on this machine: make it with "
+            f"`unlearn pretrain --profile {profile} --only {name}`."
+        )
+    return folder

@@ -53,12 +53,15 @@ class Document:
     the text alone. A string is put before the text, with a space between the two unless there is
     white space already; turns of a conversation are spelt by the tokenizer's chat template, and the
     text is the assistant's next one.
+
+    `exposure` is how often the model read the document while it was trained; 0 where nobody knows.
     """
 
     id: str
     text: str
     facts: tuple[Fact, ...] = ()
     prompt: str | tuple[Turn, ...] = ""
+    exposure: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str):
@@ -97,6 +100,8 @@ def hash_documents(documents: Iterable[Document]) -> str:
                 raw = part.encode("utf-8")
                 digest.update(len(raw).to_bytes(8, "big"))
                 digest.update(raw)
+        if document.exposure:
+            digest.update(b"\xfc" * 8 + document.exposure.to_bytes(8, "big"))
         digest.update(b"\xff" * 8)
     return digest.hexdigest()
 
