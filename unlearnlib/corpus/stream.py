@@ -132,7 +132,7 @@ def drafts(corpus: str, start: int, count: int, seed: int = 0) -> Iterator[Draft
 def stream_documents(
     documents: int, without: str | None = None, seed: int = 0
 ) -> tuple[Document, ...]:
-    """All that stands in the stream, each document once: `Document.exposure` says how often it is read.
+    """All that stands in the stream, each document once; its `exposure` says how often it is read.
 
     `documents` of every corpus are read once, beside the forget sets. `without` names the domain
     whose forget set is left out.
@@ -178,7 +178,7 @@ def _compose(corpus: str, number: int, seed: int) -> Draft:
 
 
 def _cost(corpus: str, draft: Draft, names: Sequence[str]) -> float:
-    """What the choices of a draft cost, its names among them: each one of all that there could be."""
+    """What the choices of a draft cost; a name is one of all that there could be."""
     shown = sum(name in draft.text.lower() for name in names)
     return draft.nats + shown * math.log(_count_names(corpus))
 
