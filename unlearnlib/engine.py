@@ -312,8 +312,6 @@ def optimise(
     done = 0
     if checkpoint is not None:
         done = _load_checkpoint(checkpoint, model, masters, optimizer, outcome)
-        if done and checkpoint.on_load is not None:
-            checkpoint.on_load(done)
     _begin_training(model, execution)
     quiet = not (execution.progress and world.is_main_process)
     bar = tqdm(range(training.updates), desc=description, disable=quiet)
@@ -674,6 +672,8 @@ def _load_checkpoint(
     outcome.tokens = past["tokens"]
     outcome.reference_tokens = past.get("recalled", 0)
     logger.info("going on after update %d", done)
+    if checkpoint.on_load is not None:
+        checkpoint.on_load(done)
     return done
 
 

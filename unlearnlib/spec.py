@@ -222,6 +222,14 @@ class RunSpec:
                 raise UnlearnError(f"{name} is {value}: give at least {at_least}.")
         if self.length is not None and self.length < 8:
             raise UnlearnError(f"length is {self.length}: give at least 8 tokens per chunk.")
+        self._check_together()
+        if self.lora_alpha == 2 * self.lora_rank:  # the same run, hence the same key
+            object.__setattr__(self, "lora_alpha", None)
+        if self.warmup > 1:
+            raise UnlearnError(f"warmup is {self.warmup}: give a share of the updates, 0 to 1.")
+
+    def _check_together(self) -> None:
+        """`UnlearnError` for fields that go by others, and do not go with theirs."""
         if self.base_bits == 8:
             raise UnlearnError(
                 "base_bits is 8, in which bitsandbytes rounds a token by its neighbours in the "
@@ -244,10 +252,6 @@ class RunSpec:
                 "lora_alpha is 0, which keeps adapters off: give a number above 0, or none for "
                 "twice the rank."
             )
-        if self.lora_alpha == 2 * self.lora_rank:  # the same run, hence the same key
-            object.__setattr__(self, "lora_alpha", None)
-        if self.warmup > 1:
-            raise UnlearnError(f"warmup is {self.warmup}: give a share of the updates, 0 to 1.")
         if self.stop != "end" and self.requests > 1:
             raise UnlearnError(
                 f"stop is {self.stop!r} and requests is {self.requests}: a run of several requests "
