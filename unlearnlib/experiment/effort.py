@@ -143,7 +143,10 @@ def _planned(specs: Sequence[RunSpec], device: str, limits: Mapping[str, int] | 
         group = spec.profile, spec.method
         if group not in planned:
             machine = machine or Machine(chosen, rate=_rate(spec.precision, chosen))
-            planned[group] = _seconds_of(spec, machine, limits)
+            # What the plan does not ask for: so that it is made once for many studies.
+            typical = spec.replace(seed=0, learning_rate=0.0, probe_every=0, stop="end")
+            cuts = tuple(sorted((limits or {}).items()))
+            planned[group] = _seconds_of(typical, machine, cuts)
         update, look = planned[group]
         looks = _looks(spec.as_dict(), spec.updates)
         total += update * spec.updates * spec.requests + look * looks
@@ -158,8 +161,9 @@ def _rate(precision: str, device: str) -> float:
     return expected_rate(precision, device)
 
 
+@functools.lru_cache(maxsize=256)
 def _seconds_of(
-    spec: RunSpec, machine: Machine, limits: Mapping[str, int] | None
+    spec: RunSpec, machine: Machine, limits: tuple[tuple[str, int], ...]
 ) -> tuple[float, float]:
     """(seconds of an update, seconds of an evaluation) of a run."""
     from unlearnlib.bench import EVALUATED, Models, sources
@@ -171,7 +175,8 @@ def _seconds_of(
     scale = get_profile(spec.profile)
     source, oracle = sources(spec.profile, spec.domain, Models(base=spec.base))
     tokenizer = load_tokenizer(source)
-    data = clipped(spec.profile, load_domain(spec.profile, spec.domain, limits=limits), tokenizer)
+    data = load_domain(spec.profile, spec.domain, limits=dict(limits))
+    data = clipped(spec.profile, data, tokenizer)
     length = spec.length or scale.length
     chunks = trained_chunks(spec, data, tokenizer, length)
     plan = plan_run(source, spec, *chunks, machine=machine, oracle=oracle is not None)
