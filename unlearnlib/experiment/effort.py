@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unlearnlib.cost import FLOPS_FORWARD
 from unlearnlib.errors import UnlearnError
@@ -74,24 +74,35 @@ def seconds_recorded(spec: RunSpec) -> float | None:
     """The median duration of the published runs that are most like a spec; None without any.
 
     Like: of the same profile and method, measured along the way or not. Time is taken to grow with
-    the measurements of a run, one at the end and one every `probe_every` updates.
+    the measurements of a run, one at the end and one every `probe_every` updates. A run that may
+    stop is taken to make all of its updates; of a recorded one those count that it made.
     """
+    wanted = spec.as_dict()
     runs = _published_runs(spec.profile)
-    probed = [r for r in runs if bool(r.spec["probe_every"]) == bool(spec.probe_every)]
+    along = _looks(wanted, spec.updates) > 1
+    probed = [r for r in runs if (_looks(r.spec, int(r.spec["updates"])) > 1) == along]
     same = [r for r in probed if r.spec["method"] == spec.method] or probed
     if not same:
         return None
-    each = median(
-        float(r.provenance["seconds"])
-        / _measurements(int(r.spec["updates"]), int(r.spec["probe_every"]))
-        for r in same
-    )
-    return each * _measurements(spec.updates, spec.probe_every)
+    each = median(float(r.provenance["seconds"]) / _looks(r.spec, _updates_made(r)) for r in same)
+    return each * _looks(wanted, spec.updates)
 
 
-def _measurements(updates: int, every: int) -> int:
-    """How often a run is evaluated."""
+def _looks(spec: Mapping[str, Any], updates: int) -> int:
+    """How often a run of so many updates is evaluated; one that may stop is after each of them."""
+    every = 1 if _may_stop(spec) else int(spec["probe_every"])
     return 1 + (updates // every if every else 0)
+
+
+def _may_stop(spec: Mapping[str, Any]) -> bool:
+    return bool(spec.get("stop", "end") != "end")
+
+
+def _updates_made(record: Record) -> int:
+    """Updates of a recorded run: those of its spec, or as many as it made before it stopped."""
+    if _may_stop(record.spec) and record.trajectory:
+        return int(record.trajectory[-1]["update"])
+    return int(record.spec["updates"])
 
 
 def _published_runs(profile: str) -> tuple[Record, ...]:
@@ -118,7 +129,8 @@ def _processors(profile: str) -> set[str]:
 def _planned(specs: Sequence[RunSpec], device: str, limits: Mapping[str, int] | None) -> Effort:
     """Updates by the plan of one run per profile and method; evaluation by its tokens.
 
-    The documents are those of the first domain: others are about as long.
+    A run that may stop is planned up to its most updates. The documents are those of the first
+    domain: others are about as long.
     """
     from unlearnlib.devices import choose_device
     from unlearnlib.planning import Machine
@@ -133,7 +145,7 @@ def _planned(specs: Sequence[RunSpec], device: str, limits: Mapping[str, int] | 
             machine = machine or Machine(chosen, rate=_rate(spec.precision, chosen))
             planned[group] = _seconds_of(spec, machine, limits)
         update, look = planned[group]
-        looks = _measurements(spec.updates, spec.probe_every)
+        looks = _looks(spec.as_dict(), spec.updates)
         total += update * spec.updates * spec.requests + look * looks
     return Effort(total, f"the plan, on {chosen}")
 
