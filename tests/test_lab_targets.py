@@ -7,6 +7,7 @@ what it read sixteen times; what it never read it predicts as well as a retraine
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from unlearnlib.corpus.stream import DOMAINS, EXPOSURES, PER_EXPOSURE
 from unlearnlib.metrics.membership import auc
 from unlearnlib.store.record import Record
-from unlearnlib.study import load_study
+from unlearnlib.study import at_hand
 
 PROFILE = "stream"
 NOISE = 0.06  # the standard error of an AUC with 24 members is 0.03 to 0.06
@@ -23,7 +24,7 @@ NOISE = 0.06  # the standard error of an AUC with 24 members is 0.03 to 0.06
 
 def scores_of(name: str, domain: str) -> Record:
     """The scores of a model on a domain's documents."""
-    found = load_study("main", PROFILE, (domain,)).baselines
+    found = at_hand("rates", PROFILE, (domain,)).baselines
     for record in found:
         if record.spec.get("baseline") == name and record.spec["domain"] == domain:
             return record
@@ -45,7 +46,7 @@ def test_the_loss_attack_sees_more_of_what_was_read_more_often(domain: str) -> N
     assert all(len(values) >= PER_EXPOSURE == 24 for values in members.values())
     assert found[0] <= 0.65
     assert found[-1] >= 0.85
-    for less, more in zip(found, found[1:], strict=False):
+    for less, more in itertools.pairwise(found):
         assert more >= less - NOISE, found
     assert np.corrcoef(np.log(EXPOSURES), found)[0, 1] > 0.8
 
