@@ -26,6 +26,7 @@ from unlearnlib.study.grids import STUDIES
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "unlearnlib" / "book"
 SHARED = {
+    "at_equal",
     "drawing",
     "exhibits",
     "origins",
