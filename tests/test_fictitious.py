@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer
 
-from unlearnlib.corpus import fictitious
+from unlearnlib.corpus import fictitious, writing
 from unlearnlib.corpus.documents import SPLITS, Document, DomainData
 from unlearnlib.corpus.fictitious import COUNTS, DOMAINS, generate
 from unlearnlib.errors import UnlearnError
@@ -84,7 +84,7 @@ def test_no_id_and_no_text_occurs_twice() -> None:
 def test_a_document_does_not_depend_on_the_others(index: int, domain: str) -> None:
     names = fictitious._names(domain, 640 * fictitious._NAMES_PER_DOCUMENT, 0)
     own = names[index * fictitious._NAMES_PER_DOCUMENT :][: fictitious._NAMES_PER_DOCUMENT]
-    alone = fictitious._compose(domain, own, fictitious._Draw(0, domain, index))
+    alone = fictitious._compose(domain, own, writing.Draw(0, domain, index))
     assert alone.text in {document.text for document in own_documents(domain)}
 
 

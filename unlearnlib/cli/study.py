@@ -82,11 +82,11 @@ def study_command(args: argparse.Namespace) -> Report:
     device = choose_device(args.device)
     hush_transformers()
 
-    def bench_for(profile: str, domain: str) -> Bench:
+    def bench_for(profile: str, domain: str, base: str) -> Bench:
         return open_bench(
             profile,
             domain,
-            models=Models(args.model, base=study.base, device=device, tokenizer=args.tokenizer),
+            models=Models(args.model, base=base, device=device, tokenizer=args.tokenizer),
             selection=Selection(args.corpora, limits),
             execution=chosen_execution(args, progress=False),  # the study has a bar of its own
         )

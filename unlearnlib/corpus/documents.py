@@ -20,12 +20,14 @@ class Fact:
 
     `prompt + answer` is a substring of the document that carries the fact (so the prompt ends
     with the space, if there is one, that precedes the answer). `distractors` are answers of the
-    same kind that are wrong here; with three of them chance level is 25 %.
+    same kind that are wrong here; with three of them chance level is 25 %. `paraphrases` are other
+    beginnings that the answer completes, in words that the document does not use.
     """
 
     prompt: str
     answer: str
     distractors: tuple[str, ...]
+    paraphrases: tuple[str, ...] = ()
 
 
 Turn = tuple[str, str]  # who says it ("system", "user", "assistant"), and what
@@ -53,12 +55,15 @@ class Document:
     the text alone. A string is put before the text, with a space between the two unless there is
     white space already; turns of a conversation are spelt by the tokenizer's chat template, and the
     text is the assistant's next one.
+
+    `exposure` is how often the model read the document in training; 0: nobody knows.
     """
 
     id: str
     text: str
     facts: tuple[Fact, ...] = ()
     prompt: str | tuple[Turn, ...] = ""
+    exposure: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str):
@@ -80,12 +85,15 @@ class Document:
 
 
 def hash_documents(documents: Iterable[Document]) -> str:
-    """SHA-256 (hex) over the ids, texts, facts and prompts, in order: the identity of a split."""
+    """SHA-256 (hex) over the ids, texts, facts, prompts and exposures, in order.
+
+    It is the identity of a split. What a document does not have adds nothing to it.
+    """
     digest = hashlib.sha256()
     for document in documents:
         parts = [document.id, document.text]
         for fact in document.facts:
-            parts += [fact.prompt, fact.answer, *fact.distractors]
+            parts += [fact.prompt, fact.answer, *fact.distractors, *fact.paraphrases]
         for part in parts:
             raw = part.encode("utf-8")
             # Lengths first, so that moving a character over a boundary changes the hash.
@@ -97,6 +105,8 @@ def hash_documents(documents: Iterable[Document]) -> str:
                 raw = part.encode("utf-8")
                 digest.update(len(raw).to_bytes(8, "big"))
                 digest.update(raw)
+        if document.exposure:
+            digest.update(b"\xfc" * 8 + document.exposure.to_bytes(8, "big"))
         digest.update(b"\xff" * 8)
     return digest.hexdigest()
 
