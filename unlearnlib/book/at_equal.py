@@ -58,19 +58,23 @@ def base_of(record: Record) -> str:
 
 
 def scores_for(baselines: Iterable[Record], run: Record, names: Mapping[str, str]) -> Record | None:
-    """The scores, on a run's texts, of the model that `names` has for the run's base; else None."""
-    wanted = names.get(base_of(run), "")
-    found = [
-        r
-        for r in select(baselines, run.spec["domain"])
-        if r.spec.get("baseline") == wanted and r.data_hash == run.data_hash
-    ]
-    return next(iter(sorted(found, key=lambda r: r.basis != run.basis)), None)
+    """The scores, on a run's texts, of `RETRAINED` or `BEFORE` of its base; None if there are none.
+
+    Those that were made for runs of that base come first; else those of the model of that name.
+    """
+    base = base_of(run)
+    found = [r for r in select(baselines, run.spec["domain"]) if r.data_hash == run.data_hash]
+    for wanted, of in ((names["vanilla"], base), (names.get(base), "vanilla")):
+        known = [r for r in found if r.spec.get("baseline") == wanted and base_of(r) == of]
+        if known:
+            return min(known, key=lambda r: r.basis != run.basis)
+    return None
 
 
 def named_scores(baselines: Iterable[Record], domain: str, name: str) -> Record | None:
     """The scores of the baseline of a name on a domain; None if there are none."""
-    return next((r for r in select(baselines, domain) if r.spec.get("baseline") == name), None)
+    found = (r for r in select(baselines, domain) if base_of(r) == "vanilla")
+    return next((r for r in found if r.spec.get("baseline") == name), None)
 
 
 # ---- documents ------------------------------------------------------------------------------
@@ -412,6 +416,18 @@ class Estimate:
         """(low, high); NaN where there are no resamples."""
         return interval(self.draws)
 
+    def minus(self, other: Estimate) -> Estimate:
+        """The difference to another one; what both drew alike is not in its interval."""
+        return Estimate(self.value - other.value, self.draws - other.draws)
+
+    def percent(self) -> Estimate:
+        """By how many percent two perplexities differ whose logarithms differ by this."""
+        return Estimate(100 * math.expm1(self.value), 100 * np.expm1(self.draws))
+
+    def times(self, factor: float) -> Estimate:
+        """In another unit."""
+        return Estimate(factor * self.value, factor * self.draws)
+
 
 @dataclass(frozen=True)
 class AtEqual:
@@ -419,11 +435,13 @@ class AtEqual:
 
     points   every run, those that never got there among them
     drawn    key of a run -> what each resample of the documents gives (see `point_draws`)
+    known    estimates that were asked for already
     """
 
     points: tuple[Point, ...]
     drawn: dict[str, dict[str, np.ndarray]]
     draws: Draws
+    known: dict[tuple[Any, ...], Estimate] = field(default_factory=dict)
 
     @property
     def domains(self) -> list[str]:
@@ -439,6 +457,11 @@ class AtEqual:
     def bases(self) -> list[str]:
         """The models before unlearning."""
         return [base for base in BASES if any(point.base == base for point in self.points)]
+
+    @property
+    def any_reached(self) -> bool:
+        """Whether a run has forgotten as much as the retrained model."""
+        return any(point.crossing for point in self.points)
 
     def of(
         self, domain: str, method: str, base: str | None = None, exposure: int | None = None
@@ -462,6 +485,12 @@ class AtEqual:
 
         The interval is over documents and, where there are several, over the runs of each base.
         """
+        place = measure, domain, method, *sorted(which.items())
+        if place not in self.known:
+            self.known[place] = self._estimate(measure, domain, method, **which)
+        return self.known[place]
+
+    def _estimate(self, measure: str, domain: str, method: str, **which: Any) -> Estimate:
         points = [p for p in self.of(domain, method, **which) if p.crossing is not None]
         parts = []
         for base in dict.fromkeys(p.base for p in points):
@@ -492,6 +521,18 @@ class AtEqual:
         values = {m: self.estimate(measure, domain, m, **which).value for m in self.methods}
         known = [m for m in self.methods if math.isfinite(values[m])]
         return sorted(known, key=lambda method: values[method])
+
+    def difference(self, measure: str, one: str, other: str) -> Estimate:
+        """How much more of a measure `one` has than `other`, mean over the domains of both.
+
+        Their documents are drawn together, so what the two share is not in the interval.
+        """
+        pairs = [[self.estimate(measure, d, m) for m in (one, other)] for d in self.domains]
+        known = [pair for pair in pairs if all(math.isfinite(e.value) for e in pair)]
+        if not known:
+            return Estimate(math.nan, np.zeros(0))
+        drawn = np.mean([a.draws - b.draws for a, b in known], axis=0)
+        return Estimate(fmean(a.value - b.value for a, b in known), drawn)
 
     def agreement(
         self, measure: str, one: tuple[str, str | None], other: tuple[str, str | None]
