@@ -29,6 +29,7 @@ SHARED = {
     "at_equal",
     "drawing",
     "exhibits",
+    "lab",
     "origins",
     "peers",
     "records",
