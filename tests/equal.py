@@ -8,15 +8,19 @@ known. They never belong in `data/`.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from unlearnlib.spec import DOMAINS, PAPER_METHODS
-from unlearnlib.store import Record
+from unlearnlib.spec import DOMAINS, PAPER_METHODS, RunSpec
+from unlearnlib.store import Record, write_parquet
+from unlearnlib.study import STUDIES
 
 EXPOSURES = (1, 2, 4, 8, 16)
 SPLITS = ("forget", "retain", "approximate", "general")
@@ -165,12 +169,16 @@ class Lab:
         stop: bool = True,
         updates: int = 60,
         ways: dict[str, Way] = WAYS,
+        asked: RunSpec | None = None,
     ) -> Record:
         """A run, probed after every update, to its first update at or above the retrained model.
 
         `rate` moves as many nats per update as it is times 1e-4; each seed is 5 % faster than the
-        one before.
+        one before. A spec that is `asked` for says all of it.
         """
+        if asked is not None:
+            method, seed, base, exposure = asked.method, asked.seed, asked.base, asked.exposure
+            rate, stop, updates = asked.learning_rate, asked.stop == "retrained", asked.updates
         strength = rate / 1e-4 * (1 + 0.05 * seed)
         own, picked = ways[method], self.chosen(exposure)
         before, theirs = ("vanilla", "oracle") if base == "vanilla" else ("vanilla-s1", "oracle-s1")
@@ -211,6 +219,7 @@ class Lab:
         spec |= {"base": base} if base != "vanilla" else {}
         spec |= {"exposure": exposure} if exposure else {}
         spec |= {"stop": "retrained"} if stop else {}
+        spec = spec if asked is None else asked.as_dict()
         return Record(
             key=key("run", self.seed, spec),
             kind="run",
@@ -294,3 +303,19 @@ def exposure_study(
     """As the study `exposure` leaves them."""
     labs = {domain: Lab(domain) for domain in domains}
     return [labs[d].run(m, exposure=e) for d in domains for m in methods for e in EXPOSURES]
+
+
+def write_results(folder: Path, domains: Sequence[str], *studies: str) -> Path:
+    """A data folder with settings and published records of some studies, at the profile lab."""
+    (folder / "results").mkdir(parents=True)
+    chosen = {d: {m: {"learning_rate": 2e-4} for m in PAPER_METHODS} for d in DOMAINS}
+    (folder / "settings.json").write_text(json.dumps({"lab": chosen}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNLEARN_DATA", str(folder))
+        for name in studies:
+            records = [
+                Lab(d).run(s.method, asked=s) for d in domains for s in STUDIES[name].runs("lab", d)
+            ]
+            write_parquet(records, folder / "results" / f"lab-{name}.parquet")
+    write_parquet(baselines(domains), folder / "results" / "lab-baselines.parquet")
+    return folder

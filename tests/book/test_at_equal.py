@@ -241,6 +241,16 @@ def study(**which: Any) -> list[Record]:
     return equal.equal_study(**which)
 
 
+def test_of_several_rates_the_finest_that_got_there_counts() -> None:
+    runs = [LAB.run("ga", exposure=e, rate=r, updates=20) for e in (1, 16) for r in (1e-4, 2.5e-5)]
+    found = at_equal(runs, LAB.baselines(), resamples=10)
+    assert found.reached("books", "ga") == (3, 4)  # sixteen times read, slowly: too far
+    finest = {p.exposure: p.run.spec["learning_rate"] for p in found.finest().points}
+    assert finest == {1: 2.5e-5, 16: 1e-4}
+    lost = at_equal(runs[3:], LAB.baselines(), resamples=10).finest()
+    assert lost.reached("books", "ga") == (0, 1)
+
+
 def test_the_order_of_methods_is_the_one_that_was_put_in() -> None:
     domains = ("arxiv", "books")
     found = at_equal(study(domains=domains, seeds=(0,)), equal.baselines(domains), resamples=50)

@@ -157,5 +157,5 @@ def test_every_line_that_ends_in_a_number_is_named() -> None:
     (ax,) = figure.axes
     ax.set_ylim(0, 2)
     label_ends(ax, [(1.0, "one", "red"), (math.nan, "none", "red"), (1.01, "two", "blue")])
-    placed = {text.get_text(): text.xyann[1] for text in ax.texts}
+    placed = {text.get_text(): text.get_position()[1] for text in ax.texts}
     assert list(placed) == ["one", "two"] and placed["two"] - placed["one"] > 0.05

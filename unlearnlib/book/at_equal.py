@@ -463,6 +463,22 @@ class AtEqual:
         """Whether a run has forgotten as much as the retrained model."""
         return any(point.crossing for point in self.points)
 
+    def finest(self) -> AtEqual:
+        """Of runs that differ in their learning rate alone the one with the lowest that got there.
+
+        A lower rate has more probes on the way, so less is interpolated. Where none got there, it
+        is the one with the lowest rate.
+        """
+        groups: dict[tuple[Any, ...], list[Point]] = {}
+        for p in self.points:
+            place = p.domain, p.method, p.base, p.exposure, p.run.spec.get("seed")
+            groups.setdefault(place, []).append(p)
+        kept = (
+            min(several, key=lambda p: (p.crossing is None, p.run.spec["learning_rate"]))
+            for several in groups.values()
+        )
+        return AtEqual(tuple(kept), self.drawn, self.draws)
+
     def of(
         self, domain: str, method: str, base: str | None = None, exposure: int | None = None
     ) -> list[Point]:

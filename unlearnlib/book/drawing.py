@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from unlearnlib.book.records import baseline_value, methods_of, select, value
 from unlearnlib.figures import (
@@ -152,18 +153,10 @@ def label_ends(
     for (y, name, colour), text_y in zip(
         places, apart([y for y, _, _ in places], gap), strict=True
     ):
-        ax.annotate(
-            name,
-            xy=(1, min(max(y, 0.0), 1.0)),
-            xytext=(1.06, text_y),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            color=colour,
-            fontsize=size,
-            va="center",
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "relpos": (0, 0.5)},
-        )
+        here: dict[str, Any] = {"transform": ax.transAxes, "color": colour, "clip_on": False}
+        ends_at = min(max(y, 0.0), 1.0)
+        ax.add_artist(Line2D([1.01, 1.05], [ends_at, text_y], linewidth=0.6, **here))
+        ax.text(1.06, text_y, name, fontsize=size, va="center", **here)
 
 
 def apart(places: Sequence[float], gap: float) -> list[float]:
