@@ -251,7 +251,7 @@ def test_no_more_workers_start_than_there_are_cores_and_runs(
     experiment, told = opened(workers=50, compute="missing", limits=LIMITS, rates=1e-4)
     assert experiment.workers == 2 and "this machine has 2 cores: 2 compute" in told[-1]
     made: list[Work] = []
-    monkeypatch.setattr(work, "compute", lambda one: made.append(one))
+    monkeypatch.setattr(work, "compute", lambda one, *_, **__: made.append(one))
     monkeypatch.setattr(work.subprocess, "Popen", None)  # with one run, no other process starts
     experiment.study("rates")
     assert len(made) == 1

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unlearnlib.cost import FLOPS_FORWARD
 from unlearnlib.errors import UnlearnError
@@ -18,6 +18,7 @@ from unlearnlib.store.record import Record
 from unlearnlib.text import duration
 
 if TYPE_CHECKING:
+    from unlearnlib.corpus.documents import DomainData
     from unlearnlib.planning import Machine
 
 
@@ -39,12 +40,15 @@ class Effort:
 
 
 def effort_of(
-    specs: Sequence[RunSpec], device: str = "cpu", limits: Mapping[str, int] | None = None
+    specs: Sequence[RunSpec],
+    device: str = "cpu",
+    limits: Mapping[str, int] | None = None,
+    corpora: str | None = None,
 ) -> Effort:
     """How long some runs take: by the recorded seconds of runs like them, else by the plan.
 
     Recorded seconds count on a processor and for all documents; a GPU, and a part of the documents,
-    are planned.
+    are planned, with the documents of `corpora`.
     """
     profiles = {spec.profile for spec in specs}
     if device in ("auto", "cpu") and not limits and not _has_gpu(device):
@@ -56,7 +60,7 @@ def effort_of(
                 f"what such runs took when they were recorded ({', '.join(processors)})",
             )
     try:
-        return _planned(specs, device, limits)
+        return _planned(specs, device, limits, corpora)
     except UnlearnError as error:
         return Effort(None, str(error).rstrip("."))
 
@@ -115,7 +119,12 @@ def _processors(profile: str) -> set[str]:
     return {str(r.provenance.get("processor", "")) for r in _published_runs(profile)} - {""}
 
 
-def _planned(specs: Sequence[RunSpec], device: str, limits: Mapping[str, int] | None) -> Effort:
+def _planned(
+    specs: Sequence[RunSpec],
+    device: str,
+    limits: Mapping[str, int] | None,
+    corpora: str | None,
+) -> Effort:
     """Updates by the plan of one run per profile and method; evaluation by its tokens.
 
     The documents are those of the first domain: others are about as long.
@@ -125,13 +134,17 @@ def _planned(specs: Sequence[RunSpec], device: str, limits: Mapping[str, int] | 
 
     chosen = choose_device(device)
     machine: Machine | None = None
+    documents: dict[tuple[str, str], tuple[Any, DomainData]] = {}  # with the tokenizer
     planned: dict[tuple[str, str], tuple[float, float]] = {}  # seconds per update, per look
     total = 0.0
     for spec in specs:
         group = spec.profile, spec.method
         if group not in planned:
             machine = machine or Machine(chosen, rate=_rate(spec.precision, chosen))
-            planned[group] = _seconds_of(spec, machine, limits)
+            start = spec.profile, spec.base
+            if start not in documents:
+                documents[start] = _documents(spec, limits, corpora)
+            planned[group] = _seconds_of(spec, machine, *documents[start])
         update, look = planned[group]
         looks = _measurements(spec.updates, spec.probe_every)
         total += update * spec.updates * spec.requests + look * looks
@@ -146,21 +159,29 @@ def _rate(precision: str, device: str) -> float:
     return expected_rate(precision, device)
 
 
+def _documents(
+    spec: RunSpec, limits: Mapping[str, int] | None, corpora: str | None
+) -> tuple[Any, DomainData]:
+    """The tokenizer and the documents of a run."""
+    from unlearnlib.bench import Models, sources
+    from unlearnlib.models import load_tokenizer
+    from unlearnlib.profiles import clipped, load_domain
+
+    tokenizer = load_tokenizer(sources(spec.profile, spec.domain, Models(base=spec.base))[0])
+    data = load_domain(spec.profile, spec.domain, corpora, limits)
+    return tokenizer, clipped(spec.profile, data, tokenizer)
+
+
 def _seconds_of(
-    spec: RunSpec, machine: Machine, limits: Mapping[str, int] | None
+    spec: RunSpec, machine: Machine, tokenizer: Any, data: DomainData
 ) -> tuple[float, float]:
     """(seconds of an update, seconds of an evaluation) of a run."""
     from unlearnlib.bench import EVALUATED, Models, sources
     from unlearnlib.corpus.chunks import cut
-    from unlearnlib.models import load_tokenizer
     from unlearnlib.planning import plan_run, trained_chunks
-    from unlearnlib.profiles import clipped, load_domain
 
-    scale = get_profile(spec.profile)
     source, oracle = sources(spec.profile, spec.domain, Models(base=spec.base))
-    tokenizer = load_tokenizer(source)
-    data = clipped(spec.profile, load_domain(spec.profile, spec.domain, limits=limits), tokenizer)
-    length = spec.length or scale.length
+    length = spec.length or get_profile(spec.profile).length
     chunks = trained_chunks(spec, data, tokenizer, length)
     plan = plan_run(source, spec, *chunks, machine=machine, oracle=oracle is not None)
     splits = [data.split("general_evaluation" if s == "general" else s) for s in EVALUATED]
