@@ -18,6 +18,7 @@ import nbformat
 import pytest
 from templates import NOTEBOOKS, TEMPLATES, code, shown
 
+from unlearnlib.book import exhibits
 from unlearnlib.cli import main
 from unlearnlib.comparison import compare
 from unlearnlib.errors import UnlearnError
@@ -187,6 +188,46 @@ def test_a_command_goes_on_as_it_was_given_and_loses_no_result(
     out.rename(tmp_path / "cost.ipynb")
     assert main(["notebook", "cost", "--out", str(tmp_path / "cost.ipynb"), "--force"]) == 2
     assert b"My cost" in (tmp_path / "cost.ipynb").read_bytes()
+
+
+def test_what_cannot_be_computed_is_an_error_of_the_command(
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The notebook comes to its end and shows the rest; the command says what it lacks."""
+    import papermill
+    from IPython import display
+
+    seen: list[Any] = []
+
+    def execute(source: str, out: str, parameters: dict[str, Any], **how: Any) -> None:
+        """What a kernel does of it: ask for a study whose texts are not on this machine."""
+
+        def shows(thing: Any, metadata: Any = None) -> None:
+            data = {"text/markdown": thing.data}
+            seen.append(nbformat.v4.new_output("display_data", data=data, metadata=metadata or {}))
+
+        monkeypatch.setattr(display, "display", shows)
+        exhibits.experiment("cost", {**parameters, "device": "cpu"}, "main").study("main")
+        notebook = nbformat.read(source, as_version=4)
+        notebook.cells[-1] = nbformat.v4.new_code_cell("", outputs=list(seen))
+        nbformat.write(notebook, out)
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    monkeypatch.delenv("UNLEARN_CORPORA", raising=False)
+    out = tmp_path / "out.ipynb"
+    words = ["notebook", "cost", "--out", str(out), "--quiet"]
+    words += ["-p", "profile", "open_cpu", "-p", "methods", "ga", "-p", "updates", "2"]
+    assert main([*words, "-p", "compute", "missing"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "The study `main` cannot be computed: no folder of public texts is given" in said
+    assert said.endswith(f"what could be shown is in {out}.") and "\n" not in said
+    assert len(nbformat.read(out, as_version=4).cells[-1].outputs) == len(seen) == 2
+    seen.clear()  # what is named and not asked to be computed is no error
+    words[words.index(str(out))] = str(tmp_path / "other.ipynb")
+    assert main([*words, "-p", "compute", "published"]) == 0 and len(seen) == 1
 
 
 @pytest.mark.parametrize(

@@ -259,9 +259,7 @@ def _flowing(writer: Writer, sentences: list[str], low: int, high: int) -> str:
     return "\n\n".join(paragraphs)
 
 
-def _mixed(
-    writer: Writer, facts: Sequence[str], fill: Callable[[], str], target: int
-) -> list[str]:
+def _mixed(writer: Writer, facts: Sequence[str], fill: Callable[[], str], target: int) -> list[str]:
     """The facts' sentences among others, in random order, `target` characters or a little more."""
     sentences = list(facts)
     while sum(map(len, sentences)) < target:

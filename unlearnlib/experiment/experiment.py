@@ -287,7 +287,8 @@ class Experiment:
         try:
             return self.kept.open(work, self.profile, domain)
         except UnlearnError as error:
-            self._tell_once(f"*The model or the texts of {domain} cannot be loaded: {error}*")
+            said = f"*The model or the texts of {domain} cannot be loaded: {error}*"
+            self._tell_once(said, failed=self.compute != "published")
             return None
 
     def source(self, records: Iterable[Record] = ()) -> Source:

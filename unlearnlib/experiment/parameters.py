@@ -55,6 +55,8 @@ _NUMBERS: dict[str, Callable[[Any], Any]] = {
     "sizes": int,
     "requests": int,
 }
+# In the metadata of what an executed notebook shows: that it says what could not be computed.
+FAILED = "unlearn_failed"
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 # Where a parameter has another default than None.
 DEFAULTS = {"profile": "lab", "device": "auto", "compute": "published", "workers": 1}
@@ -261,6 +263,13 @@ def cell_of(template: Path) -> dict[str, tuple[str, str]]:
                 value, _, note = rest.partition("  # ")
                 found[name.strip()] = value.strip(), note.strip()
     return found
+
+
+def failures_in(notebook: Mapping[str, Any]) -> list[str]:
+    """What an executed notebook says that it could not compute, in the order of its cells."""
+    outputs = [output for cell in notebook.get("cells", ()) for output in cell.get("outputs", ())]
+    marked = [output for output in outputs if output.get("metadata", {}).get(FAILED)]
+    return ["".join(output["data"]["text/markdown"]).strip("*") for output in marked]
 
 
 def title_of(template: Path) -> str:
