@@ -102,7 +102,7 @@ def test_a_record_tells_how_its_model_was_made(
     tmp_path: Path, corpora: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = documents("train", 8)
-    monkeypatch.setattr("unlearnlib.pretrain.lab_documents", lambda name, seed=0: few)
+    monkeypatch.setattr("unlearnlib.pretrain.lab_documents", lambda name, seed=0, read=0: few)
     folder = tmp_path / "vanilla"
     record = train_lab_model("vanilla", TINY, QUIET, folder)
     assert record == json.loads((folder / "record.json").read_text())
@@ -116,7 +116,7 @@ def test_pre_training_that_diverges_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = documents("train", 8)
-    monkeypatch.setattr("unlearnlib.pretrain.lab_documents", lambda name, seed=0: few)
+    monkeypatch.setattr("unlearnlib.pretrain.lab_documents", lambda name, seed=0, read=0: few)
     wild = dataclasses.replace(TINY, learning_rate=1e30)
     with pytest.raises(UnlearnError, match=r"^pre-training of vanilla diverged at update \d+: "):
         train_lab_model("vanilla", wild, QUIET, tmp_path / "vanilla")

@@ -19,6 +19,7 @@ from unlearnlib.corpus.documents import Document, DomainData
 from unlearnlib.decoder import check_tokens, head_of
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
+from unlearnlib.folders import FROM_SCRATCH
 from unlearnlib.identity import config_hash, oracle_hash, tokenizer_hash
 from unlearnlib.metrics import summarise
 from unlearnlib.metrics.distance import mean_kl
@@ -342,8 +343,8 @@ def sources(
             oracle or continued_checkpoint(profile, f"oracle-{domain}", needed=True),
         )
     source = model or scale.model
-    if oracle is None and str(source) == "lab" and scale.corpus == "fictitious" and not own:
-        oracle = lab_checkpoint(f"oracle-{domain}")
+    if oracle is None and scale.name in FROM_SCRATCH and str(source) == scale.model and not own:
+        oracle = lab_checkpoint(f"oracle-{domain}", profile)
     return source, oracle
 
 

@@ -109,6 +109,8 @@ class Training:
     weight_decay   AdamW's
     max_grad_norm  the gradient is scaled down to this norm where it is larger; 0: never
     optimizer      one of `spec.OPTIMIZERS`
+    in_order       the chunks come once, in the order that they are given in; `seed` is not used,
+                   and the last update may have fewer
     """
 
     updates: int
@@ -119,6 +121,7 @@ class Training:
     weight_decay: float = 0.0
     max_grad_norm: float = 0.0
     optimizer: str = "adamw"
+    in_order: bool = False
 
 
 @dataclass(frozen=True)
@@ -301,7 +304,7 @@ def optimise(
         weight_decay=training.weight_decay,
     )
     original_head = _original_head(model, parts)
-    streams = [order(training.seed, part.name, len(part.chunks)) for part in parts]
+    streams = _streams(parts, training)
     outcome = Outcome()
     done = 0
     if checkpoint is not None:
@@ -343,6 +346,13 @@ def optimise(
     if checkpoint is not None:
         _shard_path(checkpoint, model).unlink(missing_ok=True)
     return outcome
+
+
+def _streams(parts: Sequence[Part], training: Training) -> list[Iterator[int]]:
+    """In which order the chunks of each part come."""
+    if training.in_order:
+        return [iter(range(len(part.chunks))) for part in parts]
+    return [order(training.seed, part.name, len(part.chunks)) for part in parts]
 
 
 def _check_chunks(model: nn.Module, parts: Sequence[Part], execution: Execution) -> None:
@@ -676,9 +686,9 @@ def draw_update(
 ) -> list[tuple[int, int]]:
     """The chunks of the next update, whichever process holds them: numbers of part and chunk."""
     return [
-        (p, next(stream))
+        (p, i)
         for p, (part, stream) in enumerate(zip(parts, streams, strict=True))
-        for _ in range(min(batch_size, len(part.chunks)))
+        for i in itertools.islice(stream, min(batch_size, len(part.chunks)))
     ]
 
 

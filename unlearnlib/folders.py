@@ -8,6 +8,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Profiles whose models are trained here from scratch and lie in `data/` under the profile's name,
+# which may also be given as the source of a model.
+FROM_SCRATCH = ("lab", "stream")
+
 
 def data_folder() -> Path:
     """The project's `data/`: $UNLEARN_DATA, else that of the checkout or of the installed package.

@@ -28,7 +28,7 @@ from unlearnlib import hub
 from unlearnlib.decoder import check_head, disable_dropout, head_of
 from unlearnlib.devices import choose_device, tell_of_emulation
 from unlearnlib.errors import UnlearnError, first_line, unknown
-from unlearnlib.folders import cache_folder, data_folder
+from unlearnlib.folders import FROM_SCRATCH, cache_folder, data_folder
 from unlearnlib.loading import (
     border,
     check_files,
@@ -239,10 +239,9 @@ def _resolve(source: str | Path) -> Path:
     """The folder of a source: converted from GGUF, or fetched from the hub without its weights."""
     if not isinstance(source, str | Path) or not str(source).strip():
         raise UnlearnError(f"the model is {source!r}: give a folder, a hub id, or lab.")
-    if str(source) == "lab":
-        return lab_checkpoint()
-    if isinstance(source, str) and source.startswith("lab/"):
-        return lab_checkpoint(source.removeprefix("lab/"))
+    profile, _, name = str(source).partition("/")
+    if isinstance(source, str) and profile in FROM_SCRATCH:
+        return lab_checkpoint(name or "vanilla", profile)
     path = Path(source)
     if path.suffix.lower() in {".gguf", ".whl"} and path.is_file():
         return convert_gguf(path)
@@ -267,7 +266,7 @@ def weights_of(source: str | Path) -> dict[str, Any]:
     if (folder / WEIGHTS).is_file():
         return dict(json.loads((folder / WEIGHTS).read_text(encoding="utf-8")))
     found: dict[str, Any] = {"name": source_name(str(source)), "format": "safetensors"}
-    if folder.parent == data_folder() / "lab":
+    if folder.parent in [data_folder() / profile for profile in FROM_SCRATCH]:
         found["name"] = f"lab/{folder.name}"
     if commit := hub.commit_of(folder):
         found["commit"] = commit

@@ -2,33 +2,47 @@
 
 The lab's vanilla model is trained on forget + retain of the three domains + general retain; the
 oracle of a domain is trained in the same way, from the same initial weights, without that
-domain's forget set. This is exact retraining, which a model of this size allows.
+domain's forget set. This is exact retraining, which a model of this size allows. Models of other
+seeds have other initial weights and another order of the texts: how far two retrained models are
+apart is the noise of every comparison with one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
-from unlearnlib.corpus import fictitious
-from unlearnlib.corpus.chunks import cut
+from unlearnlib.corpus import fictitious, stream
+from unlearnlib.corpus.chunks import Chunk, cut
 from unlearnlib.corpus.documents import Document, hash_documents
-from unlearnlib.engine import Execution, Outcome, Part, Training, optimise, peak_memory_bytes
+from unlearnlib.engine import (
+    Checkpoint,
+    Execution,
+    Outcome,
+    Part,
+    Training,
+    optimise,
+    peak_memory_bytes,
+)
 from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.folders import cache_folder
 from unlearnlib.methods import Descent
 from unlearnlib.models import model_hash, parameter_count, save_model
 from unlearnlib.profiles import DOMAINS
+from unlearnlib.store.files import write_file
 from unlearnlib.store.provenance import provenance
-from unlearnlib.trained import lab_checkpoint
+from unlearnlib.trained import lab_checkpoint, lab_names, lab_record, seed_of
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
@@ -38,8 +52,10 @@ class Recipe:
     """How the lab's models are made. All of it goes into their record.
 
     batch_size counts documents per update. The peak learning rate is high for a language model
-    because this one is tiny; 30-odd epochs is what memorisation takes here (the chapter on data
-    shows membership AUC of the result).
+    because this one is tiny.
+
+    documents  of each corpus of the stream that are read once; 0: the corpora of `fictitious`,
+               `epochs` times, in an order of each epoch's own
     """
 
     vocabulary: int = 3072
@@ -57,6 +73,7 @@ class Recipe:
     max_grad_norm: float = 1.0
     seed: int = 0
     corpus_seed: int = 0
+    documents: int = 0
 
     def updates(self, documents: int) -> int:
         """Updates in all: `epochs` passes over the documents."""
@@ -72,13 +89,45 @@ class Recipe:
 
 
 RECIPE = Recipe()
-LAB_MODELS = ("vanilla", *(f"oracle-{domain}" for domain in DOMAINS))
+# The peak rate of the stream was chosen by `tools/peak_rate.py`, on a stream of a quarter the size.
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "lab": RECIPE,
+        "stream": Recipe(
+            vocabulary=2048,
+            hidden=192,
+            heads=6,
+            key_value_heads=3,
+            mlp=512,
+            epochs=1,
+            learning_rate=2e-3,
+            documents=11_800,
+        ),
+    }
+)
+LAB_MODELS = lab_names("lab")
+_OF_TOKENIZER = 4  # every so manieth document of the stream trains the tokenizer
 
 
-def lab_documents(name: str, corpus_seed: int = 0) -> tuple[Document, ...]:
-    """What a lab model is trained on; `name` is one of `LAB_MODELS`."""
-    if name not in LAB_MODELS:
-        raise unknown("lab model", name, LAB_MODELS)
+def recipe_of(profile: str) -> Recipe:
+    """How a profile's models are trained from scratch; `UnlearnError` for one that has none."""
+    if profile not in RECIPES:
+        raise unknown("profile", profile, RECIPES)
+    return RECIPES[profile]
+
+
+def lab_documents(name: str, corpus_seed: int = 0, documents_read: int = 0) -> tuple[Document, ...]:
+    """What a lab model is trained on, each document once; `name` is one of `lab_names`.
+
+    With `documents_read` of each corpus it is the stream (see `Recipe.documents`).
+    """
+    known = lab_names("stream" if documents_read else "lab")
+    if name not in known:
+        raise unknown("lab model", name, known)
+    name = seed_of(name)[0]
+    if documents_read:
+        without = name.removeprefix("oracle-") if name != "vanilla" else None
+        return stream.stream_documents(documents_read, without, corpus_seed)
     documents: list[Document] = []
     for domain in DOMAINS:
         data = fictitious.generate(domain, corpus_seed)
@@ -123,10 +172,11 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
 def lab_tokenizer(recipe: Recipe = RECIPE) -> Any:
     """The lab's tokenizer: one for vanilla and oracles, so that their distributions compare.
 
-    It is trained on all that vanilla sees, the forget sets too: one document adds a piece to the
-    vocabulary at most.
+    It is trained on what vanilla sees, the forget sets too (of the stream on a quarter of it): one
+    document adds a piece to the vocabulary at most.
     """
-    texts = [d.text for d in lab_documents("vanilla", recipe.corpus_seed)]
+    seen = lab_documents("vanilla", recipe.corpus_seed, recipe.documents)
+    texts = [document.text for document in seen[:: _OF_TOKENIZER if recipe.documents else 1]]
     return train_tokenizer(texts, recipe.vocabulary)
 
 
@@ -160,11 +210,22 @@ def train_from_scratch(
     most_updates: int | None = None,
     execution: Execution | None = None,
     name: str = "pretrain",
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[nn.Module, Outcome]:
-    """A model trained on `documents`; `most_updates` ends early, on the schedule of the whole."""
+    """A model trained on `documents`; `most_updates` ends early, on the schedule of the whole.
+
+    With a `checkpoint` the training goes on where it was interrupted, and each row of the outcome's
+    trajectory has the seconds of its update, whichever sitting made it.
+    """
     model = new_model(recipe, tokenizer)
-    chunks = cut(documents, tokenizer, recipe.length, name="training")
+    chunks = training_chunks(recipe, tokenizer, documents)
     updates = recipe.updates(len(chunks))
+    ticks = [time.time()]
+
+    def tick(update: int) -> dict[str, float]:
+        ticks.append(time.time())
+        return {"seconds": ticks[-1] - ticks.pop(0)}
+
     outcome = optimise(
         model,
         [Part("loss", chunks, Descent())],
@@ -176,26 +237,57 @@ def train_from_scratch(
             betas=(0.9, 0.95),
             weight_decay=recipe.weight_decay,
             max_grad_norm=recipe.max_grad_norm,
+            in_order=bool(recipe.documents),
         ),
         execution=execution,
+        checkpoint=checkpoint,
+        on_update=tick if checkpoint is not None else None,
         description=name,
     )
     return model, outcome
 
 
+def training_chunks(
+    recipe: Recipe, tokenizer: Any, documents: Sequence[Document]
+) -> Sequence[Chunk]:
+    """What is trained on: of the stream, one chunk per reading, in the order of the pass.
+
+    `UnlearnError` for a document of the stream that is longer than a chunk.
+    """
+    chunks = cut(documents, tokenizer, recipe.length, name="training")
+    if not recipe.documents:
+        return chunks
+    own = {chunk.document: chunk for chunk in chunks}
+    if len(own) != len(chunks):
+        raise UnlearnError(
+            f"a document is longer than {recipe.length} tokens: give a larger length."
+        )
+    return [own[document.id] for document in stream.readings(documents, recipe.seed)]
+
+
 def train_lab_model(
     name: str,
-    recipe: Recipe = RECIPE,
+    recipe: Recipe | None = None,
     execution: Execution | None = None,
     folder: Path | None = None,
+    profile: str = "lab",
 ) -> dict[str, Any]:
-    """Make a lab model and save it with its record (`record.json`); returns the record."""
+    """Make a lab model and save it with its record (`record.json`); returns the record.
+
+    The recipe is the profile's, with the seed of the model's name. With `Execution.save_every` the
+    training goes on where it was interrupted.
+    """
     started = time.time()
-    folder = folder or lab_checkpoint(name)
-    documents = lab_documents(name, recipe.corpus_seed)
+    recipe = replace(recipe or recipe_of(profile), seed=seed_of(name)[1])
+    documents = lab_documents(name, recipe.corpus_seed, recipe.documents)
     tokenizer = lab_tokenizer(recipe)
     model, outcome = train_from_scratch(
-        recipe, tokenizer, documents, execution=execution, name=name
+        recipe,
+        tokenizer,
+        documents,
+        execution=execution,
+        name=name,
+        checkpoint=_checkpoint(name, profile, recipe, documents),
     )
     if outcome.diverged_at is not None:
         raise UnlearnError(
@@ -214,11 +306,23 @@ def train_lab_model(
         "losses": [row["loss"] for row in outcome.trajectory],
         "provenance": provenance(
             started=datetime.fromtimestamp(started, UTC),
-            seconds=time.time() - started,
+            seconds=sum(row["seconds"] for row in outcome.trajectory),
             device="cpu",
-            command=f"unlearn pretrain --profile lab --only {name}",
+            command=f"unlearn pretrain --profile {profile} --only {name}",
             peak_memory_bytes=peak_memory_bytes("cpu"),
         ),
     }
-    save_model(model, tokenizer, folder, {"record.json": json.dumps(record, indent=1) + "\n"})
+    text = json.dumps(record, indent=1) + "\n"
+    save_model(model, tokenizer, folder or lab_checkpoint(name, profile), {"record.json": text})
+    if folder is None and seed_of(name)[1]:  # the weights stay in the cache
+        write_file(lab_record(name, profile), text.encode(), replace=True)
     return record
+
+
+def _checkpoint(
+    name: str, profile: str, recipe: Recipe, documents: Sequence[Document]
+) -> Checkpoint:
+    """Where an interrupted training goes on: by what it is trained on and how."""
+    state = json.dumps([name, asdict(recipe), hash_documents(documents)], sort_keys=True)
+    key = hashlib.sha256(state.encode()).hexdigest()
+    return Checkpoint(cache_folder() / "training" / f"{profile}-{key[:16]}.safetensors", key)

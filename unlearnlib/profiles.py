@@ -65,8 +65,9 @@ class Region:
 class Profile:
     """A scale at which everything runs.
 
-    model       where the vanilla model comes from: "lab", a hub id or a folder
-    corpus      "fictitious", "public", "hub" or another name in `CORPORA`
+    model       where the vanilla model comes from: trained here (the profile's name), a hub id or
+                a folder
+    corpus      "fictitious", "stream", "public", "hub" or another name in `CORPORA`
     length      tokens per chunk
     prefix      target tokens given before verbatim extraction is measured
     continued   vanilla is not `model` itself but `model` trained further on forget and retain
@@ -80,6 +81,8 @@ class Profile:
     tuning_seed of that study
     precision   of the studies' runs
     region      the grid of the study `robust_region`
+    retrained   models retrained per domain of a profile that is trained here from scratch; with
+                more than one there is a second vanilla, too
     settings_of (profile, domain) whose chosen settings the studies take, so that nothing is chosen
                 from the runs that are reported; None: each domain's own, which `rates` chooses
     """
@@ -101,6 +104,7 @@ class Profile:
     tuning_seed: int = 100  # the settings are chosen on a seed that the main study does not use
     region: Region = Region()
     settings_of: tuple[str, str] | None = None
+    retrained: int = 1
 
 
 _OPEN_CPU = Profile(
@@ -142,6 +146,16 @@ PROFILES: dict[str, Profile] = {
         320,
         32,
         "a small Llama trained here from scratch on invented texts; any laptop, no network",
+    ),
+    "stream": Profile(
+        "stream",
+        "stream",
+        "stream",
+        320,
+        32,
+        "a small Llama trained here in one pass over invented texts, of which it is known how "
+        "often each was read; any laptop, no network",
+        retrained=3,
     ),
     "open": Profile(
         "open",
@@ -217,6 +231,12 @@ def _fictitious(
     return generate(domain)
 
 
+def _stream(domain: str, folder: str | Path | None, limits: Mapping[str, int] | None) -> DomainData:
+    from unlearnlib.corpus.stream import generate
+
+    return generate(domain)
+
+
 def _public(domain: str, folder: str | Path | None, limits: Mapping[str, int] | None) -> DomainData:
     from unlearnlib.corpus.public import load_public
 
@@ -232,6 +252,7 @@ def _hub(domain: str, folder: str | Path | None, limits: Mapping[str, int] | Non
 # The names that `Profile.corpus` may have.
 CORPORA = {
     "fictitious": Corpus(_fictitious),
+    "stream": Corpus(_stream),
     "public": Corpus(_public, copied=True),
     "hub": Corpus(_hub, copied=True),
 }

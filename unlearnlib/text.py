@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from unlearnlib.folders import FROM_SCRATCH
+
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     """(mean, sample standard deviation); the latter NaN for fewer than two or infinite values."""
@@ -126,7 +128,7 @@ def file_name(path: str) -> str:
 
 def source_name(model: str) -> str:
     """A model source without the folders around it; hub ids and lab models as they are."""
-    is_lab = model == "lab" or model.startswith("lab/")
+    is_lab = model.partition("/")[0] in FROM_SCRATCH
     return model if is_lab or not Path(model).exists() else file_name(model)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,36 @@ def is_whole(folder: Path) -> bool:
     return (folder / "config.json").exists() and any(path.exists() for path in weights)
 
 
-def lab_checkpoint(name: str = "vanilla") -> Path:
-    """The folder of a lab model: "vanilla" or "oracle-DOMAIN"."""
-    return data_folder() / "lab" / name
+def lab_names(profile: str = "lab") -> tuple[str, ...]:
+    """The models of a profile that is trained here from scratch: vanilla, and the oracles.
+
+    A name that ends in -s1 or -s2 is that of a model whose order of texts and initial weights are
+    those of another seed (see `seed_of`).
+    """
+    scale = get_profile(profile)
+    oracles = [f"oracle-{domain}" for domain in scale.domains]
+    names = ["vanilla", *oracles]
+    for seed in range(1, scale.retrained):
+        names += [*(["vanilla-s1"] if seed == 1 else []), *(f"{o}-s{seed}" for o in oracles)]
+    return tuple(names)
+
+
+def seed_of(name: str) -> tuple[str, int]:
+    """A lab model's name without its seed, and the seed: ("vanilla", 1) for vanilla-s1."""
+    match = re.fullmatch(r"(.+)-s([0-9]+)", name)
+    return (match[1], int(match[2])) if match else (name, 0)
+
+
+def lab_checkpoint(name: str = "vanilla", profile: str = "lab") -> Path:
+    """The folder of a lab model: "vanilla" or "oracle-DOMAIN", which come with the project.
+
+    Models of other seeds (see `lab_names`) lie in the user's cache; `unlearn pretrain` makes them.
+    """
+    return (cache_folder() if seed_of(name)[1] else data_folder()) / profile / name
+
+
+def lab_record(name: str, profile: str = "lab") -> Path:
+    """The file with the record of a lab model's training, which comes with the project."""
+    if seed_of(name)[1]:
+        return data_folder() / profile / f"{name}.json"
+    return lab_checkpoint(name, profile) / "record.json"

@@ -17,8 +17,9 @@ from unlearnlib.corpus.documents import SPLITS, Document, DomainData
 from unlearnlib.corpus.public import fetch
 from unlearnlib.corpus.tokens import encode
 from unlearnlib.errors import UnlearnError
+from unlearnlib.folders import FROM_SCRATCH
 from unlearnlib.models import load_tokenizer
-from unlearnlib.pretrain import lab_tokenizer
+from unlearnlib.pretrain import lab_tokenizer, recipe_of
 from unlearnlib.profiles import YOURS, get_profile, load_domain
 from unlearnlib.text import printable
 
@@ -122,8 +123,8 @@ def _tokenizer(source: str | None, of_profile: str) -> Any:
     try:
         return load_tokenizer(of_profile)
     except UnlearnError as error:
-        if of_profile == "lab":
-            return lab_tokenizer()
+        if of_profile in FROM_SCRATCH:
+            return lab_tokenizer(recipe_of(of_profile))
         logger.warning("tokens are not counted: %s", error)
         return None
 

@@ -19,7 +19,8 @@ from unlearnlib.continue_pretraining import train_further
 from unlearnlib.devices import choose_device
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.pretrain import LAB_MODELS, train_lab_model
+from unlearnlib.folders import FROM_SCRATCH
+from unlearnlib.pretrain import train_lab_model
 from unlearnlib.profiles import PROFILES, Profile, get_profile
 from unlearnlib.store.claims import reserved
 from unlearnlib.trained import (
@@ -28,8 +29,11 @@ from unlearnlib.trained import (
     is_made,
     is_whole,
     lab_checkpoint,
+    lab_names,
     made_here,
 )
+
+SAVE_EVERY = 200  # updates: a minute or so of training is lost where it is interrupted
 
 
 def pretrain_command(args: argparse.Namespace) -> Report:
@@ -37,7 +41,7 @@ def pretrain_command(args: argparse.Namespace) -> Report:
     scale = get_profile(args.profile)
     if scale.continued:
         return _train_further(args)
-    if scale.model != "lab":
+    if scale.name not in FROM_SCRATCH:
         raise UnlearnError(
             f"the model of profile {args.profile!r} is used as it was published ({scale.model}): "
             f"models are made for {', '.join(n for n, p in PROFILES.items() if _is_made(p))}."
@@ -52,12 +56,13 @@ def pretrain_command(args: argparse.Namespace) -> Report:
             raise UnlearnError(
                 f"{flag} is given, and the lab's models are made from nothing: leave it out."
             )
-    names = tuple(dict.fromkeys(args.only or LAB_MODELS))
+    every = lab_names(args.profile)
+    names = tuple(dict.fromkeys(args.only or every))
     for name in names:
-        if name not in LAB_MODELS:
-            raise unknown("lab model", name, LAB_MODELS)
+        if name not in every:
+            raise unknown("lab model", name, every)
     if args.missing:
-        folders = {name: lab_checkpoint(name) for name in names}
+        folders = {name: lab_checkpoint(name, args.profile) for name in names}
         names = tuple(
             name
             for name, folder in folders.items()
@@ -66,29 +71,31 @@ def pretrain_command(args: argparse.Namespace) -> Report:
     models = [
         {
             "name": r["name"],
-            "folder": str(lab_checkpoint(r["name"])),
+            "folder": str(lab_checkpoint(r["name"], args.profile)),
             "parameters": r["parameters"],
             "updates": r["updates"],
             "loss": r["losses"][-1],
             "seconds": r["provenance"]["seconds"],
             "model_hash": r["model_hash"],
         }
-        for r in _train_lab(names, args.jobs, progress=not args.quiet)
+        for r in _train_lab(args.profile, names, args.jobs, progress=not args.quiet)
     ]
     header = ("name", "parameters", "updates", "loss", "seconds")
     return _models_report(args.profile, models, header)
 
 
-def _train_lab(names: Sequence[str], jobs: int, progress: bool) -> list[dict[str, Any]]:
+def _train_lab(
+    profile: str, names: Sequence[str], jobs: int, progress: bool
+) -> list[dict[str, Any]]:
     """Train lab models, at most `jobs` at a time; the records of their training, in order."""
     jobs = max(1, min(jobs, len(names)))
     if jobs == 1:
-        return [train_one(name, progress) for name in names]
+        return [train_one(name, progress, profile=profile) for name in names]
     threads = max(1, (os.cpu_count() or 1) // jobs)
     # "spawn": a fork of a process that has started torch's threads may hang.
     spawn = get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_tidy_when_terminated) as pool:
-        waiting = [pool.submit(train_one, name, progress, threads) for name in names]
+        waiting = [pool.submit(train_one, name, progress, threads, profile) for name in names]
         try:
             return [future.result() for future in waiting]
         except BaseException:
@@ -112,7 +119,7 @@ def _models_report(
 
 
 def _is_made(profile: Profile) -> bool:
-    return profile.continued or profile.model == "lab"
+    return profile.continued or profile.name in FROM_SCRATCH
 
 
 def _train_further(args: argparse.Namespace) -> Report:
@@ -163,14 +170,17 @@ def _train_further(args: argparse.Namespace) -> Report:
     return _models_report(args.profile, models, header)
 
 
-def train_one(name: str, progress: bool, threads: int | None = None) -> dict[str, Any]:
+def train_one(
+    name: str, progress: bool, threads: int | None = None, profile: str = "lab"
+) -> dict[str, Any]:
     """Train one lab model, in this process or in one of several."""
     import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
-    with _reserved(lab_checkpoint(name), name, "lab"):
-        return train_lab_model(name, execution=Execution(progress=progress))
+    with _reserved(lab_checkpoint(name, profile), name, profile):
+        execution = Execution(progress=progress, save_every=SAVE_EVERY)
+        return train_lab_model(name, execution=execution, profile=profile)
 
 
 def _reserved(folder: Path, name: str, profile: str) -> contextlib.AbstractContextManager[None]:

@@ -132,7 +132,7 @@ def drafts(corpus: str, start: int, count: int, seed: int = 0) -> Iterator[Draft
 def stream_documents(
     documents: int, without: str | None = None, seed: int = 0
 ) -> tuple[Document, ...]:
-    """All that stands in the stream, each document once: `Document.exposure` says how often it is read.
+    """All that stands in the stream, each document once; its `exposure` says how often it is read.
 
     `documents` of every corpus are read once, beside the forget sets. `without` names the domain
     whose forget set is left out.
@@ -166,7 +166,7 @@ def _compose(corpus: str, number: int, seed: int) -> Draft:
     """One document: the first attempt that is neither too short nor too long."""
     grammar = STREAM_GRAMMARS[corpus]
     draw = Draw(seed, "stream", corpus, number)
-    names = [_name(corpus, number * _NAMES + place, seed) for place in range(_NAMES)]
+    names = [name(corpus, number * _NAMES + place, seed) for place in range(_NAMES)]
     person = _person(corpus, number, seed)
     aside = Writer(Draw(seed, "stream", corpus, number, "wrong"), grammar, names)
     while True:
@@ -178,7 +178,7 @@ def _compose(corpus: str, number: int, seed: int) -> Draft:
 
 
 def _cost(corpus: str, draft: Draft, names: Sequence[str]) -> float:
-    """What the choices of a draft cost, its names among them: each one of all that there could be."""
+    """What the choices of a draft cost; a name is one of all that there could be."""
     shown = sum(name in draft.text.lower() for name in names)
     return draft.nats + shown * math.log(_count_names(corpus))
 
@@ -194,7 +194,7 @@ def _person(corpus: str, number: int, seed: int) -> Person | None:
     first = draw.pick(grammar["woman" if female else "man"])
     facts = draw.shuffled(grammar["person_fact"])[place::TOLD][:_FACTS_TOLD]
     # Names of people are counted from the other end, so none is also a document's own.
-    last = capital(_name(corpus, _count_names(corpus) - 1 - cycle, seed))
+    last = capital(name(corpus, _count_names(corpus) - 1 - cycle, seed))
     return Person(first, last, female, tuple(facts))
 
 
@@ -209,7 +209,7 @@ def _count_names(corpus: str) -> int:
     return math.prod(len(part) for part in _parts(corpus))
 
 
-def _name(corpus: str, index: int, seed: int) -> str:
+def name(corpus: str, index: int, seed: int) -> str:
     """Name number `index`: another index gives another name.
 
     Consonants and vowels alternate, so a name can be taken apart in one way only; no ending is
