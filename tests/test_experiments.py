@@ -19,7 +19,7 @@ import pytest
 from templates import NOTEBOOKS, TEMPLATES, code, shown
 
 from unlearnlib.book import exhibits
-from unlearnlib.cli import main
+from unlearnlib.cli import arguments, main
 from unlearnlib.comparison import compare
 from unlearnlib.errors import UnlearnError
 from unlearnlib.experiment import experiment as module
@@ -29,6 +29,7 @@ from unlearnlib.experiment.experiment import Experiment, agreement_in_words, ope
 from unlearnlib.experiment.parameters import known_parameters
 from unlearnlib.experiment.searches import same_search, usual_searches
 from unlearnlib.experiment.work import Work, parse
+from unlearnlib.profiles import PROFILES, default_domains, left_out
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
 from unlearnlib.store.record import Record
@@ -276,6 +277,23 @@ def test_a_list_is_read_as_it_is_shown(store: Path) -> None:
     assert experiment.asked.rates == (1e-4, 7e-4)
     assert experiment.asked == opened(rates="1e-4,7e-4")[0].asked
     assert opened(limits={})[0].counts_published  # no limits are no limits
+
+
+def test_the_default_domains_are_those_of_the_command_line_and_the_rest_is_told(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+    experiment = open_experiment("cost", {"profile": "paper"}, "main", tell=told.append)
+    with caplog.at_level("INFO"):
+        assert experiment.domains == arguments.chosen_domains("paper", None) == ("arxiv", "github")
+    (said,) = told
+    assert "books is left out at the profile 'paper'" in said and "--domain books" in said
+    assert said.strip("*") in caplog.text
+    given = {"profile": "paper", "domains": "books"}
+    assert open_experiment("cost", given, "main", tell=told.append).domains == ("books",)
+    assert len(told) == 1
+    for profile in sorted(set(PROFILES) - {"paper"}):
+        assert default_domains(profile) == PROFILES[profile].domains and not left_out(profile)
 
 
 @pytest.mark.parametrize("value", [0.25, "linear a", "linear 0.5 3", [["linear"], 3], [None]])

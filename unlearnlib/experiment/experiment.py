@@ -45,7 +45,7 @@ from unlearnlib.experiment.searches import (
     usual_searches,
 )
 from unlearnlib.folders import published_files
-from unlearnlib.profiles import get_profile, load_domain
+from unlearnlib.profiles import get_profile, left_out, load_domain
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
 from unlearnlib.store.published import Library
@@ -475,6 +475,8 @@ def open_experiment(
         fail or tell,
         _store(compute, limits),
     )
+    if given["domains"] in (None, "all") and (said := left_out(profile)):
+        tell(f"*{said}*")
     parts = [
         Part(name, profile, experiment.domains, experiment.asked.only(get_study(name).axes))
         for name in studies

@@ -19,7 +19,7 @@ from typing import Any
 from unlearnlib.corpus.files import checked_limits
 from unlearnlib.devices import DEVICES
 from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.profiles import check_domains, get_profile
+from unlearnlib.profiles import check_domains, default_domains, get_profile
 from unlearnlib.study.grids import AXES, Asked, get_study
 
 COMPUTE = ("published", "missing", "fresh")
@@ -230,10 +230,10 @@ def chosen_deadline(minutes: Any) -> float | None:
 
 
 def chosen_domains(profile: str, given: Any) -> tuple[str, ...]:
-    """The domains given, each once; by default all that the profile has."""
-    scale = get_profile(profile)  # one that there is not is told before its domains
+    """The domains given, each once; by default all that can be had (see `profiles.left_out`)."""
+    get_profile(profile)  # one that there is not is told before its domains
     if given in (None, "all"):
-        return scale.domains
+        return default_domains(profile)
     return check_domains(profile, map(str, items("domains", given)))
 
 
