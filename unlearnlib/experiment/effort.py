@@ -18,6 +18,7 @@ from unlearnlib.store.record import Record
 from unlearnlib.text import duration
 
 if TYPE_CHECKING:
+    from unlearnlib.corpus.documents import DomainData
     from unlearnlib.planning import Machine
 
 
@@ -39,12 +40,15 @@ class Effort:
 
 
 def effort_of(
-    specs: Sequence[RunSpec], device: str = "cpu", limits: Mapping[str, int] | None = None
+    specs: Sequence[RunSpec],
+    device: str = "cpu",
+    limits: Mapping[str, int] | None = None,
+    corpora: str | None = None,
 ) -> Effort:
     """How long some runs take: by the recorded seconds of runs like them, else by the plan.
 
     Recorded seconds count on a processor and for all documents; a GPU, and a part of the documents,
-    are planned.
+    are planned, with the documents of `corpora`.
     """
     profiles = {spec.profile for spec in specs}
     if device in ("auto", "cpu") and not limits and not _has_gpu(device):
@@ -56,7 +60,7 @@ def effort_of(
                 f"what such runs took when they were recorded ({', '.join(processors)})",
             )
     try:
-        return _planned(specs, device, limits)
+        return _planned(specs, device, limits, corpora)
     except UnlearnError as error:
         return Effort(None, str(error).rstrip("."))
 
@@ -126,7 +130,12 @@ def _processors(profile: str) -> set[str]:
     return {str(r.provenance.get("processor", "")) for r in _published_runs(profile)} - {""}
 
 
-def _planned(specs: Sequence[RunSpec], device: str, limits: Mapping[str, int] | None) -> Effort:
+def _planned(
+    specs: Sequence[RunSpec],
+    device: str,
+    limits: Mapping[str, int] | None,
+    corpora: str | None,
+) -> Effort:
     """Updates by the plan of one run per profile and method; evaluation by its tokens.
 
     A run that may stop is planned up to its most updates. The documents are those of the first
@@ -146,7 +155,7 @@ def _planned(specs: Sequence[RunSpec], device: str, limits: Mapping[str, int] | 
             # What the plan does not ask for: so that it is made once for many studies.
             typical = spec.replace(seed=0, learning_rate=0.0, probe_every=0, stop="end")
             cuts = tuple(sorted((limits or {}).items()))
-            planned[group] = _seconds_of(typical, machine, cuts)
+            planned[group] = _seconds_of(typical, machine, cuts, corpora)
         update, look = planned[group]
         looks = _looks(spec.as_dict(), spec.updates)
         total += update * spec.updates * spec.requests + look * looks
@@ -161,23 +170,32 @@ def _rate(precision: str, device: str) -> float:
     return expected_rate(precision, device)
 
 
+@functools.lru_cache(maxsize=16)
+def _documents(
+    profile: str, domain: str, base: str, limits: tuple[tuple[str, int], ...], corpora: str | None
+) -> tuple[Any, DomainData]:
+    """The tokenizer and the documents of a run."""
+    from unlearnlib.bench import Models, sources
+    from unlearnlib.models import load_tokenizer
+    from unlearnlib.profiles import clipped, load_domain
+
+    tokenizer = load_tokenizer(sources(profile, domain, Models(base=base))[0])
+    data = load_domain(profile, domain, corpora, dict(limits))
+    return tokenizer, clipped(profile, data, tokenizer)
+
+
 @functools.lru_cache(maxsize=256)
 def _seconds_of(
-    spec: RunSpec, machine: Machine, limits: tuple[tuple[str, int], ...]
+    spec: RunSpec, machine: Machine, limits: tuple[tuple[str, int], ...], corpora: str | None
 ) -> tuple[float, float]:
     """(seconds of an update, seconds of an evaluation) of a run."""
     from unlearnlib.bench import EVALUATED, Models, sources
     from unlearnlib.corpus.chunks import cut
-    from unlearnlib.models import load_tokenizer
     from unlearnlib.planning import plan_run, trained_chunks
-    from unlearnlib.profiles import clipped, load_domain
 
-    scale = get_profile(spec.profile)
     source, oracle = sources(spec.profile, spec.domain, Models(base=spec.base))
-    tokenizer = load_tokenizer(source)
-    data = load_domain(spec.profile, spec.domain, limits=dict(limits))
-    data = clipped(spec.profile, data, tokenizer)
-    length = spec.length or scale.length
+    tokenizer, data = _documents(spec.profile, spec.domain, spec.base, limits, corpora)
+    length = spec.length or get_profile(spec.profile).length
     chunks = trained_chunks(spec, data, tokenizer, length)
     plan = plan_run(source, spec, *chunks, machine=machine, oracle=oracle is not None)
     splits = [data.split("general_evaluation" if s == "general" else s) for s in EVALUATED]
