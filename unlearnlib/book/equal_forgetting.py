@@ -386,7 +386,7 @@ def _draw_ideal(ax: Axes, x: float, text: str) -> None:
     style = BASELINE_STYLES["oracle"]
     ax.axvline(x, zorder=1.5, **style)
     ax.set_ylim(ax.get_ylim()[0], -1.1)
-    ax.text(x, -1.05, f" {text}", color=style["color"], fontsize=8.5, va="top", ha="left")
+    ax.text(x, -1.05, f" {text}", color=style["color"], fontsize=9, va="top", ha="left")
 
 
 def _draw_estimate(ax: Axes, estimate: Estimate, y: float, method: str, filled: bool) -> None:
