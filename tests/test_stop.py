@@ -166,6 +166,10 @@ def test_a_record_has_distance_and_verbatim_share_of_every_chunk() -> None:
         shares = verbatim_share(scores, bench.prefix)
         assert documents[split]["verbatim"] == pytest.approx(shares, rel=1e-5, nan_ok=True)
     assert not {"kl", "verbatim"} & set(documents["retain"])
+    read = {document.id: document.exposure for document in bench.data.forget}
+    names = [name.split("#")[0] for name in documents["forget"]["id"]]
+    assert documents["forget"]["exposure"] == [read[name] for name in names]
+    assert "exposure" not in documents["approximate"]
     _, alone, _ = evaluate(bench_of(oracle=None), bench.model)
     assert "kl" not in alone["forget"] and "verbatim" in alone["forget"]
 

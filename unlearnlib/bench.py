@@ -229,6 +229,10 @@ def evaluate(
         if broken & (words | ({"forget", "approximate"} if "membership" in words else set())):
             metrics[name] = float("nan")
     documents = {s: _columns(s, values, bench.prefix, s in broken) for s, values in scores.items()}
+    read = {document.id: document.exposure for document in bench.data.forget}
+    if any(read.values()):
+        chunks = bench.evaluated(spec)["forget"]
+        documents["forget"]["exposure"] = [read[chunk.document] for chunk in chunks]
     return metrics, documents, scores
 
 

@@ -83,6 +83,7 @@ class Profile:
     region      the grid of the study `robust_region`
     retrained   models retrained per domain of a profile that is trained here from scratch; with
                 more than one there is a second vanilla, too
+    yours       those of the domains whose texts nobody published: a user gives them (`left_out`)
     settings_of (profile, domain) whose chosen settings the studies take, so that nothing is chosen
                 from the runs that are reported; None: each domain's own, which `rates` chooses
     exposures   of the documents to forget, which the study `exposure` compares
@@ -110,6 +111,7 @@ class Profile:
     tuning_seed: int = 100  # the settings are chosen on a seed that the main study does not use
     region: Region = Region()
     settings_of: tuple[str, str] | None = None
+    yours: tuple[str, ...] = ()
     retrained: int = 1
     exposures: tuple[int, ...] = (1, 2, 4, 8, 16)
     stop_updates: int = 32
@@ -216,6 +218,7 @@ PROFILES: dict[str, Profile] = {
         4096,
         64,
         "Yi-6B on the authors' published data; one 141 GB GPU or several",
+        yours=("books",),
     ),
 }
 
@@ -235,6 +238,26 @@ def check_domains(profile: str, domains: Iterable[str]) -> tuple[str, ...]:
         if domain not in valid:
             raise unknown("domain", domain, valid)
     return found
+
+
+def default_domains(profile: str) -> tuple[str, ...]:
+    """The domains of a profile that can be had without texts of the user's own."""
+    scale = get_profile(profile)
+    return tuple(domain for domain in scale.domains if domain not in scale.yours)
+
+
+def left_out(profile: str) -> str:
+    """Which domains a profile leaves out by default, and how they are given; empty for none."""
+    if not (yours := get_profile(profile).yours):
+        return ""
+    names = " and ".join(yours)
+    return (
+        f"{names} is left out at the profile {profile!r}, since nobody published its texts: put "
+        f"your own into FOLDER/{yours[0]} as forget.parquet, retain.parquet and "
+        "approximate.parquet (column text), beside a copy of the published data, and give that "
+        f"folder and the domain (--corpora FOLDER --domain {yours[0]}; in a notebook corpora and "
+        "domains)."
+    )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 from unlearnlib.corpus.files import checked_limits
 from unlearnlib.devices import DEVICES
 from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.profiles import check_domains, get_profile
+from unlearnlib.profiles import check_domains, default_domains, get_profile
 from unlearnlib.study.grids import AXES, Asked, get_study
 
 COMPUTE = ("published", "missing", "fresh")
@@ -58,6 +58,8 @@ _NUMBERS: dict[str, Callable[[Any], Any]] = {
     "requests": int,
     "exposures": int,
 }
+# In the metadata of what an executed notebook shows: that it says what could not be computed.
+FAILED = "unlearn_failed"
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 # Where a parameter has another default than None.
 DEFAULTS = {"profile": "lab", "device": "auto", "compute": "published", "workers": 1}
@@ -231,10 +233,10 @@ def chosen_deadline(minutes: Any) -> float | None:
 
 
 def chosen_domains(profile: str, given: Any) -> tuple[str, ...]:
-    """The domains given, each once; by default all that the profile has."""
-    scale = get_profile(profile)  # one that there is not is told before its domains
+    """The domains given, each once; by default all that can be had (see `profiles.left_out`)."""
+    get_profile(profile)  # one that there is not is told before its domains
     if given in (None, "all"):
-        return scale.domains
+        return default_domains(profile)
     return check_domains(profile, map(str, items("domains", given)))
 
 
@@ -264,6 +266,13 @@ def cell_of(template: Path) -> dict[str, tuple[str, str]]:
                 value, _, note = rest.partition("  # ")
                 found[name.strip()] = value.strip(), note.strip()
     return found
+
+
+def failures_in(notebook: Mapping[str, Any]) -> list[str]:
+    """What an executed notebook says that it could not compute, in the order of its cells."""
+    outputs = [output for cell in notebook.get("cells", ()) for output in cell.get("outputs", ())]
+    marked = [output for output in outputs if output.get("metadata", {}).get(FAILED)]
+    return ["".join(output["data"]["text/markdown"]).strip("*") for output in marked]
 
 
 def title_of(template: Path) -> str:

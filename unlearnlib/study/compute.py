@@ -47,15 +47,16 @@ def baselines_of(profile: str, base: str = "vanilla") -> tuple[str, ...]:
 
 def baseline_key(bench: Bench, profile: str, which: str, base: str = "vanilla") -> str:
     """The key of the scores of vanilla, of the oracle or of one of `more_baselines`."""
-    return run_key(_baseline_spec(bench, profile, which, base), bench.basis)
+    spec = _baseline_spec(bench, profile, which, base)
+    if which not in BASELINES:
+        spec["weights"] = seed_hash(profile, bench.data.domain, which)
+    return run_key(spec, bench.basis)
 
 
 def _baseline_spec(bench: Bench, profile: str, which: str, base: str) -> dict[str, Any]:
     if which not in (valid := baselines_of(profile, base)):
         raise unknown("baseline", which, valid)
     spec = {"profile": profile, "domain": bench.data.domain, "baseline": which, "seed": 0}
-    if which not in BASELINES:  # of another seed: no part of what runs rest on
-        spec["weights"] = seed_hash(profile, bench.data.domain, which)
     return spec if base == "vanilla" else spec | {"base": base}
 
 
@@ -86,7 +87,9 @@ def baseline(bench: Bench, profile: str, which: str, base: str = "vanilla") -> R
     model = bench.model if which == "vanilla" else bench.oracle
     spec = _baseline_spec(bench, profile, which, base)
     if which not in BASELINES:
-        model = seed_model(profile, bench.data.domain, which).to(device)
+        model = seed_model(profile, bench.data.domain, which)
+        spec["weights"] = model_hash(model)  # no part of what runs rest on
+        model = model.to(device)
     if model is None:
         raise UnlearnError(
             f"{bench.data.domain!r} at profile {profile!r} has no oracle: train one, or leave its "
