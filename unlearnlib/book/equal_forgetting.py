@@ -305,7 +305,8 @@ def _reached_in_words(found: AtEqual) -> str:
         for method in found.methods
     }
     reached, runs = (sum(count[i] for count in counts.values()) for i in (0, 1))
-    text = f"**{reached} of {runs} {plural('run', runs)}** forget as much as the retrained model"
+    text = f"**As much forgotten as by the retrained model** in {reached} of {runs} "
+    text += plural("run", runs)
     missing = [
         f"{method_title(method)} on {domain_title(domain)} {n - done}"
         for (domain, method), (done, n) in counts.items()
