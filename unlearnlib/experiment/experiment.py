@@ -121,14 +121,15 @@ class Kept:
     name: tuple[str, str, str] | None = None  # profile, domain, base
     bench: Bench | None = None
 
-    def open(self, work: Work, profile: str, domain: str) -> Bench:
+    def open(self, work: Work, profile: str, domain: str, base: str | None = None) -> Bench:
         """The bench that a piece of work is computed on; the one kept before is let go first."""
         from unlearnlib.experiment.work import bench_of
 
-        name = (profile, domain, get_study(work.study).base)
+        base = base or get_study(work.study).base
+        name = (profile, domain, base)
         if self.bench is None or self.name != name:
             self.bench = None  # its memory is free before the next one is loaded
-            self.name, self.bench = name, bench_of(work, profile, domain)
+            self.name, self.bench = name, bench_of(work, profile, domain, base)
         return self.bench
 
 

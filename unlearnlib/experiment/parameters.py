@@ -45,6 +45,8 @@ AXIS_NOTES = {
     "sizes": "None: the study's numbers of documents to forget; or others, as [1, 8]",
     "requests": "None: the study's numbers of requests; or others, as [1, 4]",
     "schedules": 'None: the study\'s shapes of the rate; or others, as ["linear 0.25"]',
+    "bases": 'None: the profile\'s vanillas; or some, as ["vanilla", "second"]',
+    "exposures": "None: the study's numbers of readings; or others, as [1, 16]",
 }
 _NUMBERS: dict[str, Callable[[Any], Any]] = {
     "seeds": int,
@@ -54,6 +56,7 @@ _NUMBERS: dict[str, Callable[[Any], Any]] = {
     "retain_weights": float,
     "sizes": int,
     "requests": int,
+    "exposures": int,
 }
 # In the metadata of what an executed notebook shows: that it says what could not be computed.
 FAILED = "unlearn_failed"
@@ -201,7 +204,7 @@ def chosen_values(given: Mapping[str, Any]) -> Asked:
         value = given.get(axis)
         if value is None:
             continue
-        if axis == "methods":
+        if axis in ("methods", "bases"):
             values[axis] = tuple(dict.fromkeys(map(str, items(axis, value))))
         elif axis == "schedules":
             values[axis] = _schedules(value)

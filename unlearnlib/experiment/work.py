@@ -53,18 +53,18 @@ class Work:
     deadline: float | None = None
 
 
-def bench_of(work: Work, profile: str, domain: str) -> Bench:
-    """The bench that a piece of work is computed on."""
+def bench_of(work: Work, profile: str, domain: str, base: str | None = None) -> Bench:
+    """The bench that a piece of work is computed on; `base` is by default the study's."""
     return open_bench(
         profile,
         domain,
-        models=Models(base=get_study(work.study).base, device=choose_device(work.device)),
+        models=Models(base=base or get_study(work.study).base, device=choose_device(work.device)),
         selection=Selection(work.corpora, work.limits),
         execution=Execution(progress=False),  # the study has a bar of its own
     )
 
 
-Benches = Callable[[str, str], Bench]  # (profile, domain) -> the bench
+Benches = Callable[[str, str, str], Bench]  # (profile, domain, base) -> the bench
 
 
 def compute(work: Work, benches: Benches | None = None, *, progress: bool = True) -> StudyResult:
