@@ -63,7 +63,7 @@ from unlearnlib.loading import check_finite
 from unlearnlib.methods import Method, Term, get_method
 from unlearnlib.models import DTYPES
 from unlearnlib.profiles import YOURS
-from unlearnlib.quantised import bits_of, check_device
+from unlearnlib.quantised import bits_of, check_device, check_same
 from unlearnlib.sharding import gather, shard
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.provenance import provenance
@@ -190,12 +190,7 @@ def with_bits(spec: RunSpec, model: Any) -> RunSpec:
 def _check_bits(bench: Bench, spec: RunSpec) -> None:
     """`UnlearnError` for a bench whose model is not in the bits that the spec names."""
     bits = bits_of(bench.model)
-    if bits != spec.base_bits:
-        held = f"in {bits} bits" if bits else "in full"
-        raise UnlearnError(
-            f"base_bits is {spec.base_bits} and the model was loaded {held}: load it in the same, "
-            "as with load_model(..., bits=4)."
-        )
+    check_same(bits, spec.base_bits)
     if bits and bench.execution.shard:
         raise UnlearnError(
             f"base_bits is {bits}, and such a model is not divided among processes: leave out "
