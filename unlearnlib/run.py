@@ -20,6 +20,7 @@ from torch import nn
 from unlearnlib import cost, lora
 from unlearnlib.bench import Bench as Bench
 from unlearnlib.bench import (
+    check_stop,
     columns_before,
     evaluate,
     forget_perplexity,
@@ -210,15 +211,8 @@ def _check_may_stop(spec: RunSpec) -> None:
 
 
 def _check_evaluation(bench: Bench, spec: RunSpec) -> None:
-    """Cut all chunks and questions: what cannot be cut or asked shows before training.
-
-    And `UnlearnError` for a run that is to stop at a retrained model that there is not.
-    """
-    if spec.stop == "retrained" and bench.oracle is None:
-        raise UnlearnError(
-            "stop is 'retrained', and there is no retrained model whose perplexity could be "
-            "reached: take a profile that has one, give it as oracle, or leave stop out."
-        )
+    """Cut all chunks and questions: what cannot be cut or asked shows before training."""
+    check_stop(bench, spec)
     bench.evaluated(spec)
     for split in ("forget", "approximate"):
         bench.questions(split, spec)
