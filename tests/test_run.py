@@ -33,9 +33,9 @@ from unlearnlib.metrics.distance import mean_kl
 from unlearnlib.metrics.perplexity import perplexity
 from unlearnlib.models import model_hash, save_model
 from unlearnlib.profiles import load_domain
-from unlearnlib.run import command_of, execute
+from unlearnlib.run import execute
 from unlearnlib.scoring import Reference, score_chunks
-from unlearnlib.spec import RunSpec
+from unlearnlib.spec import RunSpec, command_of
 from unlearnlib.store import Record
 
 

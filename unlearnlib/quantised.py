@@ -116,7 +116,7 @@ def saved_bits(config: Any, device: str) -> int:
     saved = getattr(config, "quantization_config", None)
     if saved is None:
         return 0
-    from transformers.quantizers import AutoHfQuantizer
+    from transformers.quantizers.auto import AutoHfQuantizer
 
     kinds: Any = AutoHfQuantizer
     if not kinds.supports_quant_method(saved):

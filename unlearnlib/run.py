@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import functools
 import logging
-import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,7 +64,7 @@ from unlearnlib.models import DTYPES
 from unlearnlib.profiles import YOURS
 from unlearnlib.quantised import bits_of, check_device, check_same
 from unlearnlib.sharding import gather, shard
-from unlearnlib.spec import RunSpec
+from unlearnlib.spec import RunSpec, command_of
 from unlearnlib.store.provenance import provenance
 from unlearnlib.store.record import Record
 
@@ -545,17 +544,6 @@ def _needed(retain: Sequence[Chunk], spec: RunSpec, seed: int) -> list[int]:
 
 def _row(row: Mapping[str, float]) -> dict[str, Any]:
     return {name: int(v) if name == "update" else float(f"{v:.8g}") for name, v in row.items()}
-
-
-def command_of(spec: RunSpec) -> str:
-    """The command that repeats a run of a profile."""
-    words = ["unlearn", "run", "--profile", spec.profile, "--domain", spec.domain]
-    words += ["--method", spec.method]
-    default = RunSpec()
-    for name, value in spec.as_dict().items():
-        if name not in ("profile", "domain", "method") and value != getattr(default, name):
-            words += ["--set", f"{name}={'none' if value is None else value}"]
-    return shlex.join(words)
 
 
 def unlearn(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import shlex
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -316,3 +317,14 @@ class RunSpec:
         if self.schedule == "cosine":
             return self.learning_rate * (1 + math.cos(math.pi * left)) / 2
         return self.learning_rate
+
+
+def command_of(spec: RunSpec) -> str:
+    """The command that repeats a run of a profile."""
+    words = ["unlearn", "run", "--profile", spec.profile, "--domain", spec.domain]
+    words += ["--method", spec.method]
+    default = RunSpec()
+    for name, value in spec.as_dict().items():
+        if name not in ("profile", "domain", "method") and value != getattr(default, name):
+            words += ["--set", f"{name}={'none' if value is None else value}"]
+    return shlex.join(words)

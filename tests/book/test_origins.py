@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -13,10 +14,14 @@ import pytest
 import synthetic
 from books import extension, small_book
 
-from unlearnlib.book import exhibits, origins
+from unlearnlib.book import exhibits, guidelines, origins
 from unlearnlib.book.main_table import main_table, settings_table
 from unlearnlib.book.target_check import target_check
 from unlearnlib.experiment.experiment import Source
+from unlearnlib.experiment.searches import step_records
+from unlearnlib.folders import data_folder
+from unlearnlib.store import read_parquet, run_key
+from unlearnlib.study.searches import load_searches
 
 BASELINES = synthetic.baselines()
 MAIN = synthetic.main_study()
@@ -152,3 +157,35 @@ def test_the_script_of_the_records_is_sound() -> None:
     script = Path(__file__).resolve().parents[2] / "book/_static/records.js"
     done = subprocess.run(["node", "--check", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_run_of_a_search_is_a_record_with_its_key_and_command() -> None:
+    """Its key is that of its spec and of what the published runs of its domain rest on."""
+    bases = {b.basis for b in read_parquet(data_folder() / "results" / "lab-baselines.parquet")}
+    searches = load_searches("lab")
+    made = [run for search in searches for run in step_records("lab", search)]
+    assert len(made) == sum(len(search.steps) for search in searches) > 20
+    for run in made:
+        assert run.key in {run_key(run.spec, basis) for basis in bases}
+        assert run.provenance["command"].startswith("unlearn run --profile lab --domain ")
+
+
+def test_each_row_of_a_search_leads_to_its_run_and_each_search_to_all_of_its_runs() -> None:
+    first, second, *_ = [search for search in load_searches("lab") if len(search.steps) > 1]
+    runs = step_records("lab", first)
+    source = Source("unlearn notebook guidelines", records=runs)
+    page = exhibits.table_html(
+        guidelines.trace(first), "A search", source, rows=guidelines.step_keys(first)
+    )
+    linked = re.findall(r'<th scope="row"[^>]* data-records="(\w+)"', page)
+    assert linked == [run.key[: exhibits.SHORT] for run in runs]
+    listed = json.loads(origins.unpacked(page)[1]["records"])
+    assert [origin["key"] for origin in listed] == [run.key for run in runs]
+    rows = [guidelines.Judged(search, 1, 0.1, 0.1, 0.1, 1) for search in (first, second)]
+    page = exhibits.table_html(
+        guidelines.searches_table(rows), "Searches", source, rows=guidelines.searches_keys(rows)
+    )
+    assert [len(keys.split()) for keys in re.findall(r'data-records="([^"]*)"', page)] == [
+        len(first.steps),
+        len(second.steps),
+    ]

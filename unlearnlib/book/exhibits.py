@@ -85,7 +85,11 @@ def folded(kind: Kind, content: str) -> str:
 
 
 def table_html(
-    table: pd.DataFrame, caption: str = "", source: Source | str = "", name: str = ""
+    table: pd.DataFrame,
+    caption: str = "",
+    source: Source | str = "",
+    name: str = "",
+    rows: Sequence[Sequence[str]] | None = None,
 ) -> str:
     """HTML of a table: numbers right-aligned, words left, domains as row groups.
 
@@ -93,11 +97,15 @@ def table_html(
     above its rows. It scrolls by itself where the page is narrower, and the book's script
     `sort_tables.js` sorts it. With a name, which is the caption's words if none is given, it has an
     anchor and says how to repeat it; `source` is what it is drawn from, or the command that makes
-    its records again. From the source's records the book links each row or number to its own.
+    its records again. From the source's records the book links each row or number to its own: by
+    what the labels say, or by the keys of `rows` where the chapter knows those of every row.
     """
     source = as_source(source)
     known = list(source.records)
-    body = _body(table, cell_records(table, known) if known else None)
+    keys = cell_records(table, known) if known else None
+    if rows is not None:
+        keys = [[tuple(row)] * table.shape[1] for row in rows]
+    body = _body(table, keys)
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     shown = (
         f'<div class="table-scroll"><table class="dataframe sortable">{title}<thead>{_head(table)}'
@@ -208,12 +216,16 @@ def footer_html(source: Source) -> str:
 
 
 def styled(
-    table: pd.DataFrame, caption: str = "", source: Source | str = "", name: str = ""
+    table: pd.DataFrame,
+    caption: str = "",
+    source: Source | str = "",
+    name: str = "",
+    rows: Sequence[Sequence[str]] | None = None,
 ) -> Any:
     """The table as notebooks and the book show it; see `table_html`."""
     from IPython.display import HTML
 
-    return HTML(table_html(table, caption, source, name))
+    return HTML(table_html(table, caption, source, name, rows))
 
 
 def figure_html(

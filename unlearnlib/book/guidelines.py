@@ -167,6 +167,16 @@ def trace(search: Search) -> pd.DataFrame:
     return pd.DataFrame(rows, index=index, columns=names)
 
 
+def step_keys(search: Search) -> list[list[str]]:
+    """Of each run of a search, in the order of `trace`, the key of its record."""
+    return [[step.key] if step.key else [] for step in search.steps]
+
+
+def searches_keys(rows: Iterable[Judged]) -> list[list[str]]:
+    """Of each search, in the order of `searches_table`, the keys of its runs."""
+    return [[key for keys in step_keys(row.search) for key in keys] for row in rows]
+
+
 def search_title(search: Search) -> str:
     """ "GA + GD, in-dist. on Books, seed 200"."""
     return f"{method_title(search.method)} on {domain_title(search.domain)}, seed {search.seed}"

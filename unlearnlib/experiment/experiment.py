@@ -42,6 +42,7 @@ from unlearnlib.experiment.searches import (
     make_search,
     same_search,
     searches_found,
+    step_records,
     usual_searches,
 )
 from unlearnlib.folders import published_files
@@ -237,8 +238,10 @@ class Experiment:
     def source_of(self, searches: Sequence[Search]) -> Source:
         """What an exhibit of searches is drawn from."""
         command = self.command(compute="fresh")
+        runs = tuple(run for one in searches for run in step_records(self.profile, one))
+        took = took_in_words(runs)
         if self.compute != "fresh" or not searches:
-            return Source(command)
+            return Source(command, took, records=runs)
         usual = load_searches(self.profile) if self.limits is None else []
         pairs = [
             (search, other) for search in searches for other in usual if search.name == other.name
@@ -249,7 +252,7 @@ class Experiment:
             same = sum(same_search(*pair) for pair in pairs)
             said = f"{same} of {len(pairs)} that are published made the same runs and ended alike."
         count = f"{len(searches)} {'search' if len(searches) == 1 else 'searches'}"
-        return Source(command, footer=f"Computed anew: {count}. {said}")
+        return Source(command, took, f"Computed anew: {count}. {said}", runs)
 
     def _search(self, lacking: Sequence[Wanted]) -> None:
         """Make searches, until the deadline; one that was interrupted goes on."""

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unlearnlib.profiles import get_profile
-from unlearnlib.spec import RunSpec
+from unlearnlib.spec import RunSpec, command_of
 from unlearnlib.store.claims import exclusive
 from unlearnlib.store.files import write_file
+from unlearnlib.store.record import Record
 from unlearnlib.study.chosen import BATCH
 from unlearnlib.study.searches import DESIGN, Search, load_searches, read_searches, usual_pairs
 
@@ -166,6 +167,31 @@ def same_search(one: Search, other: Search, within: float = 1e-3) -> bool:
         if not all(x == y or math.isclose(x, y, rel_tol=within) for x, y in numbers):
             return False
     return True
+
+
+def step_records(profile: str, search: Search) -> tuple[Record, ...]:
+    """The runs of a search as records, as far as its line has them; those without a key are not.
+
+    They are for saying where a number comes from: the line of a search keeps the key of each of its
+    runs, and none of what the run was measured by but its perplexities.
+    """
+    start = Wanted(profile, search.domain, search.seed, search.method).spec
+    found = []
+    for step in search.steps:
+        if step.key:
+            spec = start.replace(
+                learning_rate=step.learning_rate,
+                retain_weight=step.retain_weight,
+                updates=step.updates,
+            )
+            end = {"forget/perplexity": step.path[step.updates], "general/perplexity": step.general}
+            made = {"command": command_of(spec), "seconds": step.seconds}
+            found.append(
+                Record(
+                    step.key, "run", "done", spec.as_dict(), "", "", metrics=end, provenance=made
+                )
+            )
+    return tuple(found)
 
 
 def by_domain(wanted: Iterable[Wanted]) -> Iterator[tuple[str, list[Wanted]]]:
