@@ -48,6 +48,7 @@ from unlearnlib.seeds import seeded_generator
 from unlearnlib.sharding import reshard, sharded
 from unlearnlib.spec import OPTIMIZERS
 from unlearnlib.store.files import write_file
+from unlearnlib.weighted_ascent import WeightedAscent
 
 logger = logging.getLogger(__name__)
 
@@ -770,6 +771,7 @@ def _micro_batch_loss(
     labelled = torch.zeros(len(owner), device=device, dtype=torch.bool)
     losses: list[Tensor] = []
     values = torch.zeros(len(parts), dtype=torch.float64)
+    own: dict[int, float] = {}  # losses that are not the sum that goes backward
     for number, part in enumerate(parts):
         mine = owner == number
         if not bool(mine.any()):  # a micro-batch of the other parts' chunks alone
@@ -781,6 +783,15 @@ def _micro_batch_loss(
             labels[mine] = part.term.labels(batch.targets[mine], old)
             coefficient[mine] = part.term.sign * share
             labelled |= mine
+            if isinstance(part.term, WeightedAscent):
+                lengths = [
+                    c.targets for (p, _), c in zip(picks, chunks, strict=True) if p == number
+                ]
+                weight, loss = part.term.weigh_at(
+                    hidden[mine], head, batch.targets[mine], old, lengths
+                )
+                coefficient[mine] *= weight
+                own[number] = share * float(loss.sum())
             continue
         weights = torch.full((int(mine.sum()),), share, device=device, dtype=wide)
         losses.append(
@@ -798,6 +809,8 @@ def _micro_batch_loss(
         )
         losses.append(total)
         values += by_part.cpu().double()
+        for number, value in own.items():
+            values[number] = value
     return torch.stack(losses).sum(), values
 
 

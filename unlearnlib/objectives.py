@@ -223,6 +223,23 @@ def cross_entropy_by_group(
     )
 
 
+@torch.no_grad()
+def log_probability(hidden: Tensor, head: Head, labels: Tensor) -> Tensor:
+    """(N,) log p(labels_i | position i) in nats, without gradient.
+
+    hidden (N, H), labels (N,) i64. A first pass over the head, for terms whose gradient depends on
+    these numbers; as in every term a few positions' logits exist at a time.
+    """
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    picked = torch.empty(len(labels), dtype=wide, device=hidden.device)
+    step = positions_per_chunk(head.weight)
+    for start in range(0, len(hidden), step):
+        rows = slice(start, start + step)
+        logp = torch.log_softmax(head.logits(hidden[rows]), dim=-1)
+        picked[rows] = logp.gather(1, labels[rows, None]).squeeze(1)
+    return picked
+
+
 def kl_to_reference(
     hidden: Tensor, head: Head, reference_hidden: Tensor, reference: Head, coefficient: Tensor
 ) -> Tensor:

@@ -421,12 +421,13 @@ def _with_reference(
     anew in each micro-batch instead of stored: tokens x hidden numbers, which for a large model
     and long documents is more than the rest of a small computer's memory. It costs a forward pass
     per use: as many operations as storing while no chunk comes twice, and half as many as training
-    on the chunk with an adapter. Labels are small, and are stored.
+    on the chunk with an adapter. A number per token (a label, a log-probability) is small, and is
+    stored.
     """
     if recompute and part.term.needs_original and used:
         first = [part.chunks[used[0]]]
         (sample,) = keep_original(model, first, part.term, labelling, execution=execution)
-        if sample is not None and sample.is_floating_point():
+        if sample is not None and sample.dim() > 1:
             again = functools.partial(_recompute_reference, model, part.term, labelling, execution)
             return dataclasses.replace(part, recompute_reference=again)
     stored: list[torch.Tensor | None] = [None] * len(part.chunks)
