@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unlearnlib.errors import UnlearnError, unknown
+from unlearnlib.target_distribution import MaximumEntropy as MaximumEntropy
+from unlearnlib.target_distribution import Undial as Undial
 from unlearnlib.terms import AdversarialLabels as AdversarialLabels
 from unlearnlib.terms import Ascent as Ascent
 from unlearnlib.terms import Descent as Descent
+from unlearnlib.terms import JensenShannon as JensenShannon
+from unlearnlib.terms import KeepsStates as KeepsStates
 from unlearnlib.terms import KLToOriginal as KLToOriginal
 from unlearnlib.terms import LabelTerm as LabelTerm
 from unlearnlib.terms import Original as Original
@@ -84,6 +88,14 @@ METHODS |= {
     **_with_and_without_descent("wga", "Weighted gradient ascent", WGA()),
     **_with_and_without_descent("satimp", "Saturation and importance", SatImp()),
     **_with_and_without_descent("ceu", "Unlikelihood (CE-U)", Unlikelihood()),
+    **_with_and_without_descent("undial", "Self-distillation (UNDIAL)", Undial()),
+    **_with_and_without_descent("max_entropy", "Maximum entropy", MaximumEntropy()),
+    "ga_js_general": Method(
+        "Ascent + Jensen-Shannon, general", Ascent(), JensenShannon(), "general"
+    ),
+    "ga_js_in_dist": Method(
+        "Ascent + Jensen-Shannon, in-distribution", Ascent(), JensenShannon(), "in_distribution"
+    ),
 }
 
 

@@ -6,14 +6,20 @@ A term is a small class with the functions of `Term`. What a term computes with 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from unlearnlib.corpus.chunks import Chunk
-from unlearnlib.objectives import Head, cross_entropy, kl_to_reference, positions_per_chunk
+from unlearnlib.objectives import (
+    Head,
+    cross_entropy,
+    jensen_shannon,
+    kl_to_reference,
+    positions_per_chunk,
+)
 from unlearnlib.profiles import Alignment
 from unlearnlib.seeds import seeded_generator
 
@@ -176,16 +182,21 @@ class AdversarialLabels(_Relabelled):
 
 
 @dataclass(frozen=True)
-class KLToOriginal:
-    """KL(original model || current model), per position over the whole vocabulary."""
+class KeepsStates:
+    """A term that keeps the original model's hidden states: H numbers at every target."""
 
-    needs_original: bool = True
+    needs_original: bool = field(default=True, init=False)
 
     def prepare(self, original: Original) -> Tensor:
         """(T - 1, H): the original hidden states at the target positions."""
         assert original.hidden is not None
         first = original.chunk.context - 1
         return original.hidden[first : first + original.chunk.targets]
+
+
+@dataclass(frozen=True)
+class KLToOriginal(KeepsStates):
+    """KL(original model || current model), per position over the whole vocabulary."""
 
     def loss(
         self,
@@ -199,3 +210,25 @@ class KLToOriginal:
         """The weighted sum of KL(original || current)."""
         assert kept is not None
         return kl_to_reference(hidden, head, kept, original_head, coefficient)
+
+
+@dataclass(frozen=True)
+class JensenShannon(KeepsStates):
+    """Jensen-Shannon divergence between the original and the current model, per position.
+
+    Unlike KL it is bounded, by log 2: no token that the model has lost outweighs the others. It is
+    the retain term of JensUn (Singh et al. 2025, arXiv 2509.02820).
+    """
+
+    def loss(
+        self,
+        hidden: Tensor,
+        head: Head,
+        targets: Tensor,
+        kept: Tensor | None,
+        coefficient: Tensor,
+        original_head: Head,
+    ) -> Tensor:
+        """The weighted sum of JS(original, current)."""
+        assert kept is not None
+        return jensen_shannon(hidden, head, kept, original_head, coefficient)
