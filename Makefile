@@ -4,7 +4,7 @@
 #   PIP_ARGS=...             more arguments for pip, say an index that has CPU-only builds of torch
 #   PYTEST_ARGS="--slow"     more arguments for pytest
 #   COMPUTE=missing          compute what the book shows and has no record (or fresh: all of it)
-#   PROFILE=open             at another scale than each notebook's own
+#   PROFILE=open             at another scale than each notebook's own; the studies of another one
 #   BOOK_ARGS=--force        more arguments for book/build.py
 
 SHELL := /bin/bash
@@ -24,7 +24,7 @@ STAMP := $(VENV)/.stamp
 # In a terminal pip shows how far it is; a log needs no progress bars.
 PIP_QUIET := $(if $(CI),--quiet --progress-bar off)
 
-.PHONY: help setup test book single-page pdf browser lab verify check lint format-check imports types notebooks format clean distclean
+.PHONY: help setup test book single-page pdf browser lab study verify check lint format-check imports types notebooks format clean distclean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) \
@@ -67,6 +67,12 @@ browser: $(STAMP) ## Test the built book in Chromium (builds it first if there i
 
 lab: $(STAMP) ## Train the lab's models again, from scratch
 	$(BIN)/unlearn pretrain --profile lab
+
+# What is recorded is left; models of other seeds, which do not come with the project, are made first.
+study: $(STAMP) ## Compute every study that has no record and publish it (hours; goes on where it stopped)
+	$(BIN)/unlearn pretrain --profile $(or $(PROFILE),stream) --missing
+	OMP_NUM_THREADS=1 $(BIN)/unlearn study --all --profile $(or $(PROFILE),stream) \
+	  --workers $$(nproc 2>/dev/null || echo 1) --publish
 
 verify: $(STAMP) ## Repeat ten published runs and compare every number (a few minutes)
 	$(BIN)/unlearn verify --profile lab --sample 10 --seed 0

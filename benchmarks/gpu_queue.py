@@ -6,17 +6,20 @@
     python benchmarks/gpu_queue.py --publish OUT
     python benchmarks/gpu_queue.py --tiny --out OUT      # all of it on a CPU, in small
 
-A job is one record, or what prepares others. A job that is recorded is skipped; one that would not
-fit into the seconds left is not begun. What a call leaves is two files in OUT, whatever the number
-of records: `records.parquet`, and `state.json` with the trainings, the chosen settings and the
-searches. A later call takes both up with --resume, on a bare machine too.
+The first job is the tests marked `gpu`, then come the timings, then what notebooks show: every job
+of a study asks a notebook's experiment (`open_experiment`, compute="missing") for the runs of one
+method on one domain. A job whose records are there is skipped; none begins that would not fit into
+the seconds left, and within a job of a study no run does. What a call leaves is two files in OUT,
+whatever the number of records: `records.parquet`, and `state.json` with the trainings, the chosen
+settings and the searches. A later call takes both up with --resume, on a bare machine too.
 
 A bare machine has no vanilla and no oracles: they are made again. Training is made as repeatable as
 torch can make it, and the hash of its result is compared with the one before. Where it differs,
 the records of before are of another model, and are computed anew for the one at hand, unless
 --mixed says that they count. --publish takes, of each study and domain, the records of one model.
 
-Needs torch, transformers, pyarrow and unlearnlib's core (`gguf` to read a GGUF file), no network.
+Needs torch, transformers, pyarrow and unlearnlib's core (`gguf` to read a GGUF file, pytest and
+hypothesis for the tests), no network and nothing that runs notebooks.
 """
 
 from __future__ import annotations
@@ -29,16 +32,17 @@ import functools
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -47,7 +51,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from unlearnlib.cost import SMOLLM2_135M, YI_6B, LlamaShape, run_flops
 from unlearnlib.devices import choose_device, synchronize
 from unlearnlib.errors import UnlearnError
-from unlearnlib.spec import PROFILES, RunSpec, get_profile
+from unlearnlib.spec import PROFILES, get_profile
 from unlearnlib.store import (
     Basis,
     Record,
@@ -59,24 +63,29 @@ from unlearnlib.store import (
     write_parquet,
 )
 
+if TYPE_CHECKING:
+    from unlearnlib.experiment.experiment import Experiment
+
 TINY = LlamaShape(32, 2, 4, 2, 64, 128, tied=True)  # to try the queue itself on a CPU
 SHAPES = {"yi-6b": YI_6B, "smollm2-135m": SMOLLM2_135M, "tiny": TINY}
 TIMED = ("ga_gd_in_dist", "ga_kl_in_dist")
 FEW = ("ga", "ga_gd_in_dist", "ga_kl_in_dist")  # of sweeps that are too dear for all methods
 REGION_RATES = (3e-5, 1e-4, 3e-4)
 WEIGHTS = (0.1, 1.0, 10.0)
+MARK = "mark.gpu"  # in the files of tests that have some for a GPU
 RECORDS, STATE = "records.parquet", "state.json"
 SAVE_SECONDS = 20.0  # between two writings of OUT
 
 # About how many seconds on an H200, from the operations of each at half of a plain product's rate
 # in bfloat16 plus what loading and evaluating take; not measured yet.
 SECONDS = {
+    "tests": 60,
     "throughput-yi-6b": 60,
     "plain-yi-6b": 60,
     "throughput-smollm2-135m": 15,
     "plain-smollm2-135m": 20,
     "models": 150,
-    "bench": 15,
+    "bench": 20,  # and the scores of vanilla and the oracle
     "run": 4,
     "probed": 18,
     "region": 14,
@@ -90,12 +99,15 @@ SECONDS = {
 
 @dataclass
 class Desk:
-    """The store, what was resumed, the models and the benches of one call.
+    """The store, what was resumed, and the experiment of one call.
 
-    state      what OUT's `state.json` holds: "continued" (name -> training record), "starts" (hash
-               that runs start from -> what "continued" was then), "settings", "tuning" (lines),
-               "verify" (rows)
+    device     that computes, as the command names it
+    state      what OUT's `state.json` holds: "tests" (how they ended), "continued" (name ->
+               training record), "starts" (hash that runs start from -> what "continued" was then),
+               "settings", "tuning" (lines), "verify" (rows)
     same_bits  whether the models here are those that resumed records started from
+    bases      (domain, base) -> what the records that are made here rest on
+    end        no run begins that would not be done by this time of `time.monotonic`
     """
 
     profile: str
@@ -103,30 +115,82 @@ class Desk:
     out: Path | None
     model: str | None
     corpora: str | None
+    device: str
     mixed: bool = False
     tiny: bool = False
     state: dict[str, Any] = field(default_factory=dict)
     records: dict[str, Record] = field(default_factory=dict)
     same_bits: bool = True
-    benches: dict[tuple[str, str], Any] = field(default_factory=dict)
+    bases: dict[tuple[str, str], Basis] = field(default_factory=dict)
+    end: float = float("inf")
     saved: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.device = choose_device(self.device)
+        if self.model is not None:  # what is trained further, and what the study `published` takes
+            here = dataclasses.replace(get_profile(self.profile), model=self.model)
+            PROFILES[self.profile] = here
+
     @functools.cached_property
-    def device(self) -> str:
-        """What all jobs are computed on."""
-        return choose_device()
+    def experiment(self) -> Experiment:
+        """What a notebook of all studies has; its models are made first."""
+        from unlearnlib.experiment.experiment import open_experiment
+        from unlearnlib.study import STUDIES
+
+        self.make_models()
+        given = {
+            "profile": self.profile,
+            "device": self.device,
+            "compute": "missing",
+            "corpora": self.corpora,
+        }
+        opened = open_experiment("gpu_queue", given, *STUDIES, tell=told, fail=_cannot)
+        opened.store, opened.progress = self.store, False
+        opened.tell = lambda text: None  # what is missing is told by the lines of the jobs
+        return opened
 
     def resume(self, folder: Path) -> int:
         """Take up what an earlier call left; how many records that are."""
+        from unlearnlib.experiment.searches import local_path
+
         with contextlib.suppress(FileNotFoundError):
             self.state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         found = read_parquet(folder / RECORDS) if (folder / RECORDS).exists() else []
         for record in found:
-            self.store.put(record)
-            self.records[record.key] = record
+            self.put(record)
         for domain, chosen in self.state.get("settings", {}).items():
             self._settings(domain, chosen)
+        if lines := self.state.get("tuning"):
+            text = "".join(json.dumps(line) + "\n" for line in lines).encode("utf-8")
+            write_file(local_path(self.store.root, self.profile), text, replace=True)
         return len(found)
+
+    def ask(self, seconds: float, what: Callable[[Experiment], Any]) -> Any:
+        """What the experiment answers; no run begins for which there are no `seconds` left."""
+        self.experiment.told.clear()  # what failed once may fail again
+        self.experiment.deadline = None if self.tiny else self.end - seconds
+        try:
+            return what(self.experiment)
+        finally:
+            self._collect()
+
+    def _collect(self) -> None:
+        """Take note of what the experiment computed, and of which model."""
+        from unlearnlib.experiment.searches import local_path
+
+        kept = self.experiment.kept
+        if kept.name is not None and kept.bench is not None:
+            _, domain, base = kept.name
+            self.bases[domain, base] = kept.bench.basis
+            if base == "vanilla":  # which training the records of that model belong to
+                start = kept.bench.model_hash
+                self.state.setdefault("starts", {})[start] = self.state["continued"]
+        for key in set(self.store.keys()) - self.records.keys():
+            self.records[key] = self.store.get(key)
+        searches = local_path(self.store.root, self.profile)
+        if searches.exists():
+            lines = searches.read_text(encoding="utf-8").splitlines()
+            self.state["tuning"] = [json.loads(line) for line in lines]
 
     def put(self, record: Record) -> None:
         """Keep a record, in the store and in OUT."""
@@ -153,8 +217,7 @@ class Desk:
         from unlearnlib.study import BASELINES, choose, get_study
 
         specs = [s.as_dict() for s in get_study("rates").runs(self.profile, domain)]
-        bench = self.benches.get((domain, "vanilla"))
-        basis = None if bench is None else bench.basis  # None: not known to be another one
+        basis = self.bases.get((domain, "vanilla"))  # None: not known to be another one
         runs = [
             r
             for r in self.records.values()
@@ -194,7 +257,7 @@ class Desk:
 
         if not self.made() and not self.model:
             raise UnlearnError("the models are to be trained further: give --model.")
-        told: dict[str, Any] = {}
+        said: dict[str, Any] = {}
         before = self.state.get("continued", {})
         for name in continued_names(self.profile):
             if is_made(self.profile, name):
@@ -213,42 +276,21 @@ class Desk:
                         ),
                     )
             old = before.get(name, {}).get("model_hash")
-            told[name] = {"model_hash": record.get("model_hash"), "epochs": record.get("epochs")}
+            said[name] = {"model_hash": record.get("model_hash"), "epochs": record.get("epochs")}
             if old is not None and old != record.get("model_hash"):
                 # Told, and not hidden: what was recorded before is of another model.
                 self.same_bits = False
-                told[name]["differs_from"] = old
+                said[name]["differs_from"] = old
             self.state.setdefault("continued", {})[name] = record
-        return told
-
-    def bench(self, domain: str, base: str = "vanilla") -> Any:
-        """Model, oracle and data of a domain; each is opened once."""
-        from unlearnlib.bench import Models, Selection, open_bench
-        from unlearnlib.engine import Execution
-
-        if (domain, base) not in self.benches:
-            self.make_models()
-            self.benches[domain, base] = open_bench(
-                self.profile,
-                domain,
-                models=Models(
-                    self.model if base == "published" else None, base=base, device=self.device
-                ),
-                selection=Selection(self.corpora),
-                execution=Execution(micro_tokens=16384, progress=False),
-            )
-            if base == "vanilla":  # which training the records of that model belong to
-                start = self.benches[domain, base].model_hash
-                self.state.setdefault("starts", {})[start] = self.state["continued"]
-        return self.benches[domain, base]
+        return said
 
     def has(self, spec: dict[str, Any], domain: str, base: str) -> bool:
         """Whether there is a record of that spec that counts."""
-        found = [r for r in self.records.values() if r.spec == spec and r.kind in ("run", "score")]
+        found = [r for r in self.records.values() if r.spec == spec and r.kind == "run"]
         if not found or self.mixed:
             return bool(found)
-        if (domain, base) in self.benches:
-            return any(r.basis == self.benches[domain, base].basis for r in found)
+        if (domain, base) in self.bases:
+            return any(r.basis == self.bases[domain, base] for r in found)
         if base == "published":
             return True  # that model is not trained here
         return self.same_bits and self.made_or_same()
@@ -259,6 +301,16 @@ class Desk:
 
         old = self.state.get("continued", {}).get("vanilla", {}).get("model_hash")
         return old is not None and made_here(self.profile, "vanilla").get("model_hash") == old
+
+
+def told(text: str) -> None:
+    """Print what the experiment tells."""
+    print(json.dumps({"told": text}), flush=True)
+
+
+def _cannot(text: str) -> None:
+    """A study that cannot be computed is a job that failed."""
+    raise UnlearnError(text.strip("*"))
 
 
 @contextlib.contextmanager
@@ -287,8 +339,9 @@ def repeatable() -> Iterator[None]:
 class Job:
     """A named job: about how many seconds it takes on an H200, how to do it, whether it is done.
 
-    `run` returns what the call prints of it. `models` says that it needs vanilla and oracles, and
-    `opens` which bench: where that is not open yet, opening it counts.
+    `run` returns what the call prints of it. `opens` says on which domain and base it computes:
+    where that is not open yet, opening it counts. `least` are the seconds that must be left for it
+    to begin, of a job that can end early; None: all of its seconds.
     """
 
     stage: str
@@ -297,18 +350,52 @@ class Job:
     run: Callable[[Desk], dict[str, Any]]
     done: Callable[[Desk], bool]
     opens: tuple[str, str] | None = None
+    least: float | None = None
 
-    def estimate(self, desk: Desk) -> float:
-        """Seconds, with what must be there first."""
-        total = self.seconds
-        if self.opens is not None and self.opens not in desk.benches:
+    def needs(self, desk: Desk) -> float:
+        """The seconds that must be left for it to begin, with what must be there first."""
+        total = self.seconds if self.least is None else self.least
+        if self.opens is not None and self.opens not in desk.bases:
             total += SECONDS["bench"]
             if not desk.made():
                 total += SECONDS["models"]
         return total
 
 
-def make_model(shape: str, length: int, dtype: Any = None) -> Any:
+def run_tests() -> tuple[int, list[str]]:
+    """How the tests marked `gpu` end: pytest's exit status, and the lines that it prints.
+
+    Where there is no CUDA device they are skipped, and say so.
+    """
+    tests = sorted((ROOT / "tests").rglob("test_*.py"))
+    files = [str(path) for path in tests if MARK in path.read_text(encoding="utf-8")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--gpu", *files],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    said = (done.stdout + done.stderr).splitlines()
+    return done.returncode, [line for line in said if line.strip()]
+
+
+def tests_job() -> Job:
+    """The tests marked `gpu` come first: the records of a device that errs are worthless."""
+
+    def run(desk: Desk) -> dict[str, Any]:
+        status, lines = run_tests()
+        last = lines[-1] if lines else f"status {status}"
+        if status:
+            why = next((line for line in lines if line.startswith(("FAILED", "ERROR"))), "")
+            raise UnlearnError(f"{why} ({last})".strip())
+        desk.state["tests"] = last
+        return {"tests": last}
+
+    return Job("tests", "tests", SECONDS["tests"], run, lambda desk: "tests" in desk.state)
+
+
+def make_model(shape: str, length: int, dtype: Any = None, device: str = "auto") -> Any:
     """A Llama of that shape with random weights: neither speed nor memory depends on values."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -327,11 +414,13 @@ def make_model(shape: str, length: int, dtype: Any = None) -> Any:
         tie_word_embeddings=form.tied,
     )
     torch.manual_seed(0)
-    with torch.device(choose_device()):
+    with torch.device(choose_device(device)):
         return cast(LlamaForCausalLM(config), dtype or torch.float32)
 
 
-def throughput(shape: str, method: str, length: int, batch: int, updates: int = 4) -> Record:
+def throughput(
+    shape: str, method: str, length: int, batch: int, device: str = "auto", updates: int = 4
+) -> Record:
     """Useful tokens per second, peak memory and model FLOPs utilisation at a Llama's shape.
 
     The first update warms up and is not timed.
@@ -343,8 +432,8 @@ def throughput(shape: str, method: str, length: int, batch: int, updates: int = 
 
     started = time.time()
     form, row = SHAPES[shape], get_method(method)
-    device = choose_device()
-    model = make_model(shape, length, torch.bfloat16)
+    device = choose_device(device)
+    model = make_model(shape, length, torch.bfloat16, device)
     execution = Execution(micro_tokens=max(length, 16384), recompute=length >= 1024, progress=False)
     labelling = Labelling(frozenset(), form.vocabulary)
     parts = []
@@ -371,7 +460,9 @@ def throughput(shape: str, method: str, length: int, batch: int, updates: int = 
     return timed_record("ours", shape, method, length, batch, model, seconds, started, device)
 
 
-def plain_throughput(shape: str, method: str, length: int, batch: int, updates: int = 3) -> Record:
+def plain_throughput(
+    shape: str, method: str, length: int, batch: int, device: str = "auto", updates: int = 3
+) -> Record:
     """The same by the plain recipe (`plain.py`), its model in bfloat16 too.
 
     All its state is bfloat16 then, where ours keeps float32 master weights: it has that ahead.
@@ -380,10 +471,10 @@ def plain_throughput(shape: str, method: str, length: int, batch: int, updates: 
     import torch
 
     started = time.time()
-    device = choose_device()
+    device = choose_device(device)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    model = make_model(shape, length, torch.bfloat16)
+    model = make_model(shape, length, torch.bfloat16, device)
     sets = [random_chunks(name, SHAPES[shape].vocabulary, batch, length) for name in ("f", "r")]
     with tempfile.TemporaryDirectory() as folder:
         stamps = plain.train(
@@ -478,7 +569,8 @@ def timings(tiny: bool) -> list[Job]:
                 key, name = throughput_key(spec), timing_name(spec)
 
                 def run(desk: Desk, measure: Any = measure, values: Any = spec) -> dict[str, Any]:
-                    record = measure(*(values[n] for n in ("shape", "method", "length", "batch")))
+                    sizes = (values[n] for n in ("shape", "method", "length", "batch"))
+                    record = measure(*sizes, desk.device)
                     desk.put(record)
                     empty_cache()
                     return brief(record)
@@ -528,69 +620,39 @@ def models_job() -> Job:
     )
 
 
-def baseline_jobs(domain: str, base: str) -> list[Job]:
-    """Scores of vanilla and the oracle, or of the published model, before any unlearning."""
-    from unlearnlib.study import BASELINES
-
-    jobs = []
-    for which in BASELINES if base == "vanilla" else BASELINES[:1]:
-
-        def run(desk: Desk, which: str = which) -> dict[str, Any]:
-            from unlearnlib.study import baseline
-
-            record = baseline(desk.bench(domain, base), desk.profile, which, base)
-            desk.put(record)
-            return brief(record)
-
-        def done(desk: Desk, which: str = which) -> bool:
-            spec = {"profile": desk.profile, "domain": domain, "baseline": which, "seed": 0}
-            spec |= {} if base == "vanilla" else {"base": base}
-            return desk.has(spec, domain, base)
-
-        name = f"baseline-{domain}-{which if base == 'vanilla' else base}"
-        jobs.append(Job("baselines", name, SECONDS["run"] / 2, run, done, (domain, base)))
-    return jobs
-
-
-def grid_jobs(
-    profile: str,
-    study: str,
-    domain: str,
-    seconds: float,
-    keep: Callable[[RunSpec], bool] = lambda spec: True,
-    most: int | None = None,
+def study_jobs(
+    profile: str, study: str, domain: str, seconds: float, **asked: Sequence[Any] | None
 ) -> list[Job]:
-    """The runs of a study on a domain; none if its settings have not been chosen yet."""
+    """The runs of a study on a domain, a job per method; none if no settings have been chosen yet.
+
+    `asked` are values in place of the study's own, as fields of `Asked`; `seconds` are of one run.
+    """
     from unlearnlib.study import get_study
+    from unlearnlib.study.chosen import NotChosen
+    from unlearnlib.study.grids import Asked
 
     wanted = get_study(study)
     try:
-        specs = [spec for spec in wanted.runs(profile, domain) if keep(spec)][:most]
-    except UnlearnError:
+        grid = wanted.runs(profile, domain, Asked(**asked))
+    except NotChosen:
         return []
     jobs = []
-    for number, spec in enumerate(specs):
+    for method in dict.fromkeys(spec.method for spec in grid):
+        specs = [spec.as_dict() for spec in grid if spec.method == method]
+        values = {**asked, "methods": (method,)}
 
-        def run(desk: Desk, spec: RunSpec = spec) -> dict[str, Any]:
-            from unlearnlib.run import execute
+        def run(desk: Desk, values: Any = values) -> dict[str, Any]:
+            before = set(desk.records)
+            desk.ask(seconds, lambda e: e.study(study, domains=(domain,), **values))
+            new = [desk.records[key] for key in desk.records.keys() - before]
+            last = max(new, key=lambda r: str(r.provenance["started"]), default=None)
+            return {"computed": len(new)} | ({} if last is None else brief(last))
 
-            bench = desk.bench(domain, wanted.base)
-            if desk.has(spec.as_dict(), domain, wanted.base):
-                return {"there": True}  # only now that the models are made is that known
-            record = execute(bench, spec)[1]
-            desk.put(record)
-            return brief(record)
+        def done(desk: Desk, specs: Any = specs) -> bool:
+            return all(desk.has(spec, domain, wanted.base) for spec in specs)
 
-        jobs.append(
-            Job(
-                study,
-                f"{study}-{domain}-{spec.method}-{number}",
-                seconds,
-                run,
-                lambda desk, spec=spec: desk.has(spec.as_dict(), domain, wanted.base),  # type: ignore[misc]
-                (domain, wanted.base),
-            )
-        )
+        name, whole = f"{study}-{domain}-{method}", seconds * len(specs)
+        jobs.append(Job(study, name, whole, run, done, (domain, wanted.base), seconds))
     return jobs
 
 
@@ -606,28 +668,17 @@ def choose_job(domain: str) -> Job:
     return Job("rates", f"choose-{domain}", 0.1, run, lambda desk: False)
 
 
-def tune_job(domain: str, method: str, seed: int = 200) -> Job:
-    """`unlearn tune`, from start to end."""
+def tune_job(domain: str) -> Job:
+    """`unlearn tune`, from start to end, as the chapter on guidelines asks for it."""
 
     def run(desk: Desk) -> dict[str, Any]:
-        from unlearnlib.experiment.searches import Wanted, line_of
-        from unlearnlib.tuning import search
-
-        wanted, start = (
-            Wanted(desk.profile, domain, seed, method),
-            get_profile(desk.profile).rates[0],
-        )
-        found = search(desk.bench(domain), wanted.spec, start=start)
-        line = json.loads(json.dumps(line_of(found, wanted)))
-        desk.state.setdefault("tuning", []).append(line)
-        return {"ending": found.ending, "steps": len(found.steps)}
+        found = desk.ask(0, lambda e: e.searches((domain,)))
+        return {"endings": [search.ending for search in found]}
 
     def done(desk: Desk) -> bool:
-        lines = desk.state.get("tuning", [])
-        return any((x["domain"], x["seed"]) == (domain, seed) for x in lines)
+        return any(line["domain"] == domain for line in desk.state.get("tuning", []))
 
-    name = f"tune-{domain}-{method}"
-    return Job("tune", name, SECONDS["tune"], run, done, (domain, "vanilla"))
+    return Job("tune", f"tune-{domain}", SECONDS["tune"], run, done, (domain, "vanilla"))
 
 
 def verify_job(domain: str, sample: int = 2) -> Job:
@@ -639,7 +690,9 @@ def verify_job(domain: str, sample: int = 2) -> Job:
         from unlearnlib.verification import pick, verify_records
 
         specs = [s.as_dict() for s in get_study("main").runs(desk.profile, domain)]
-        bench = desk.bench(domain)
+        bench = desk.ask(0, lambda e: e.bench(domain))
+        if bench is None:
+            raise UnlearnError(f"the model or the texts of {domain} cannot be loaded.")
         found = [
             r
             for r in desk.records.values()
@@ -664,38 +717,34 @@ def stages(profile: str, tiny: bool) -> list[Callable[[], list[Job]]]:
     """All jobs, most valuable first, in pieces: what a study runs may follow from one before."""
     domains = sorted(get_profile(profile).domains, key=lambda d: d != "books")  # books first
     first = domains[0]
-    few = 2 if tiny else None
 
-    def grid(study: str, domain: str, kind: str, **more: Any) -> Callable[[], list[Job]]:
-        return lambda: grid_jobs(profile, study, domain, SECONDS[kind], **more)
+    def study(name: str, domain: str, kind: str, **asked: Any) -> Callable[[], list[Job]]:
+        return lambda: study_jobs(profile, name, domain, SECONDS[kind], **asked)
 
-    pieces: list[Callable[[], list[Job]]] = [lambda: timings(tiny), lambda: [models_job()]]
+    pieces: list[Callable[[], list[Job]]] = [
+        lambda: [tests_job()],
+        lambda: timings(tiny),
+        lambda: [models_job()],
+    ]
     for domain in domains:
         pieces += [
-            lambda d=domain: baseline_jobs(d, "vanilla"),  # type: ignore[misc]
-            grid("rates", domain, "run"),
+            study("rates", domain, "run"),
             lambda d=domain: [choose_job(d)],  # type: ignore[misc]
-            grid("main", domain, "run"),
+            study("main", domain, "run"),
         ]
     pieces.append(lambda: [verify_job(first)])
-    for domain in domains:
-        pieces += [
-            lambda d=domain: baseline_jobs(d, "published"),  # type: ignore[misc]
-            grid("published", domain, "run"),
-        ]
-    rates = (REGION_RATES[-1],) if tiny else REGION_RATES
+    pieces += [study("published", domain, "run") for domain in domains]
+    few, rates = (FEW[:2], REGION_RATES[-1:]) if tiny else (FEW, REGION_RATES)
+    weights = WEIGHTS[:1] if tiny else WEIGHTS
+    sizes = (1,) if tiny else None
     pieces += [
-        grid("trajectory", first, "probed", most=few),
-        grid(
-            "robust_region",
-            first,
-            "region",
-            keep=lambda s: s.method in FEW and s.learning_rate in rates,
-            most=few,
+        study("trajectory", first, "probed", methods=few if tiny else None),
+        study("robust_region", first, "region", methods=few, rates=rates),
+        study(
+            "retain_weight", first, "run", methods=few[1:] if tiny else None, retain_weights=weights
         ),
-        grid("retain_weight", first, "run", keep=lambda s: s.retain_weight in WEIGHTS, most=few),
-        grid("forget_size", first, "run", keep=lambda s: s.method in FEW, most=few),
-        lambda: [tune_job(first, "ga_gd_in_dist")],
+        study("forget_size", first, "run", methods=few, sizes=sizes),
+        lambda: [tune_job(first)],
     ]
     return pieces
 
@@ -840,7 +889,7 @@ def attempt(job: Job, desk: Desk) -> tuple[dict[str, Any], str]:
 
 
 def _work(desk: Desk, seconds: float, only: str) -> int:
-    end = time.monotonic() + seconds
+    desk.end = time.monotonic() + seconds
     failed = did = left = 0
     for piece in stages(desk.profile, desk.tiny):
         for job in piece():
@@ -848,18 +897,19 @@ def _work(desk: Desk, seconds: float, only: str) -> int:
                 continue
             if job.done(desk):
                 continue
-            if time.monotonic() + (0 if desk.tiny else job.estimate(desk)) > end:
+            if time.monotonic() + (0 if desk.tiny else job.needs(desk)) > desk.end:
                 left += 1
                 continue
             started = time.monotonic()
-            told, error = attempt(job, desk)
+            said, error = attempt(job, desk)
             if error:
                 failed += 1
-                told = {"error": error}
+                said = {"error": error}
                 empty_cache()
             did += 1
+            left += job.least is not None and not error and not job.done(desk)
             took = round(time.monotonic() - started, 2)
-            line = {"job": job.name, "took": took, "estimate": job.seconds, **told}
+            line = {"job": job.name, "took": took, "estimate": job.seconds, **said}
             print(json.dumps(line), flush=True)
             desk.save()
     print(
@@ -887,7 +937,8 @@ def main() -> int:
     parser.add_argument("--only", default="*", help="jobs or stages that match this pattern")
     parser.add_argument("--model", help="SmolLM2-135M: a folder, GGUF file or wheel")
     parser.add_argument("--corpora", help="the folder of public texts")
-    parser.add_argument("--mixed", action="store_true", help="records of another vanilla count")
+    parser.add_argument("--device", help="cuda (with --tiny: cpu), or another one")
+    parser.add_argument("--mixed", action="store_true", help="whole jobs of another vanilla count")
     parser.add_argument("--publish", type=Path, metavar="OUT", help="put OUT into data/, and stop")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and texts, on a CPU")
     arguments = parser.parse_args()
@@ -912,6 +963,7 @@ def main() -> int:
             stack.enter_context(data_at(store.resolve() / "data"))
             desk = Desk(
                 profile, Store(store), arguments.out, arguments.model, arguments.corpora,
+                arguments.device or ("cpu" if arguments.tiny else "cuda"),
                 arguments.mixed, arguments.tiny,
             )  # fmt: skip
             if arguments.resume:

@@ -131,7 +131,7 @@ def work(bench: Bench, root: Path, log: Path) -> study.StudyResult:
             domains=("books",),
             store=Store(root),
             fresh=True,
-            benches=lambda profile, domain: bench,
+            benches=lambda profile, domain, base: bench,
             progress=False,
         )
     finally:

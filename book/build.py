@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -32,7 +33,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from types import MappingProxyType
 
-from unlearnlib.experiment.parameters import cell_of
+from unlearnlib.experiment.parameters import cell_of, failures_in
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = ROOT / "notebooks"
@@ -180,6 +181,8 @@ def execute_one(
             f"{error}\n{template.relative_to(ROOT)}: the cell In [{error.exec_count}] failed "
             f"with {error.ename}; the run up to there is {result.relative_to(ROOT)}."
         ) from None
+    for said in failures_in(json.loads(result.read_text(encoding="utf-8"))):
+        print(f"{line}: {said}", flush=True)  # the page says it, too
     stamp.write_text(inputs)
     print(f"{line}: {time.monotonic() - start:.0f} s", flush=True)
 

@@ -368,6 +368,8 @@ def test_a_plan_says_what_a_run_would_take_and_runs_nothing(
     assert more["tokens"] == 10 * line["tokens"]  # 8 updates unless more are asked for
     code, text, _ = unlearn(*own(model, "--method", "ga", "--plan"))
     assert code == 0 and "at a time" in text and "retain" not in text
+    code, text, _ = unlearn(*own(model, "--method", "ga", "--set", "stop=retrained", "--plan"))
+    assert code == 0 and "may stop at the retrained model before its 8 updates are made" in text
     assert not (files / "runs").exists()
 
 

@@ -234,10 +234,10 @@ def test_the_study_of_the_published_model_never_mixes_with_that_of_vanilla(
         for name in ("published", "vanilla")
     }
     found = {}
-    for name, of in (("published", "published"), ("main", "vanilla")):
+    for name in ("published", "main"):
         found[name] = study.run_study(
             name, PROFILE, ("books",), portion=study.Portion(methods=["ga"]), store=store,
-            benches=lambda p, d, of=of: benches[of], progress=False,
+            benches=lambda p, d, b: benches[b], progress=False,
         )  # fmt: skip
         study.publish(name, PROFILE, found[name])
     for name, base_of in (("published", "published"), ("main", "vanilla")):

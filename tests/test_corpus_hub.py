@@ -103,6 +103,14 @@ def test_where_a_copy_lies_is_no_part_of_the_data(copy: Path, tmp_path: Path) ->
     assert again == data and str(tmp_path) not in data.source
 
 
+def test_a_users_own_books_lie_beside_the_copy(copy: Path, tmp_path: Path) -> None:
+    (copy / "books").mkdir()
+    for split in ("forget", "retain", "approximate"):
+        write(copy / "books" / f"{split}.parquet", [f"a {split} novel"])
+    data = load_hub("books", copy, cache=tmp_path / "cache")
+    assert [d.text for d in data.forget] == ["a forget novel"] and data.general_evaluation
+
+
 # ---------------------------------------------------------------- what is refused, and how
 
 
@@ -116,6 +124,11 @@ def sentence(domain: str, source: str | Path = HUB_DATASET, cache: Path | None =
 
 def test_the_books_were_not_published() -> None:
     assert "'books' was not published" in sentence("books")
+
+
+def test_a_copy_without_books_says_where_they_would_lie(copy: Path, tmp_path: Path) -> None:
+    said = sentence("books", copy, tmp_path / "cache")
+    assert "copy/books holds no forget*.parquet" in said and "or your own books" in said
 
 
 def test_an_unknown_domain_lists_the_published_ones_nearest_first() -> None:

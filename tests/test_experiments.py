@@ -18,18 +18,22 @@ import nbformat
 import pytest
 from templates import NOTEBOOKS, TEMPLATES, code, shown
 
-from unlearnlib.cli import main
+from unlearnlib.book import exhibits
+from unlearnlib.cli import arguments, main
 from unlearnlib.comparison import compare
 from unlearnlib.errors import UnlearnError
+from unlearnlib.experiment import effort, work
 from unlearnlib.experiment import experiment as module
-from unlearnlib.experiment import work
 from unlearnlib.experiment.effort import effort_of, seconds_recorded
 from unlearnlib.experiment.experiment import Experiment, agreement_in_words, open_experiment
 from unlearnlib.experiment.parameters import known_parameters
 from unlearnlib.experiment.searches import same_search, usual_searches
 from unlearnlib.experiment.work import Work, parse
+from unlearnlib.folders import data_folder
+from unlearnlib.profiles import PROFILES, default_domains, get_profile, left_out
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
+from unlearnlib.store.published import read_parquet
 from unlearnlib.store.record import Record
 from unlearnlib.study.grids import STUDIES, Asked
 from unlearnlib.study.searches import load_searches
@@ -92,11 +96,20 @@ def parameters(name: str, **changes: Any) -> dict[str, Any]:
     return {n: v for n, v in given.items() if f"\n{n} = " in text}
 
 
+# Of the lab's documents it is not known how often they were read, until they are the stream's.
+UNREAD = pytest.mark.skipif(get_profile("lab").corpus != "stream", reason="no known exposure")
 # The engine's measures invariance in processes of its own, which takes a minute and a half.
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("engine",)]
 
 
-@pytest.mark.parametrize("name", [*(n for n in EXPERIMENTS if n != "engine"), *SLOW])
+COMPUTING = [
+    *(n for n in EXPERIMENTS if n not in ("engine", "exposure")),
+    pytest.param("exposure", marks=UNREAD),
+    *SLOW,
+]
+
+
+@pytest.mark.parametrize("name", COMPUTING)
 def test_a_notebook_computes_what_it_shows(
     name: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +202,46 @@ def test_a_command_goes_on_as_it_was_given_and_loses_no_result(
     assert b"My cost" in (tmp_path / "cost.ipynb").read_bytes()
 
 
+def test_what_cannot_be_computed_is_an_error_of_the_command(
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The notebook comes to its end and shows the rest; the command says what it lacks."""
+    import papermill
+    from IPython import display
+
+    seen: list[Any] = []
+
+    def execute(source: str, out: str, parameters: dict[str, Any], **how: Any) -> None:
+        """What a kernel does of it: ask for a study whose texts are not on this machine."""
+
+        def shows(thing: Any, metadata: Any = None) -> None:
+            data = {"text/markdown": thing.data}
+            seen.append(nbformat.v4.new_output("display_data", data=data, metadata=metadata or {}))
+
+        monkeypatch.setattr(display, "display", shows)
+        exhibits.experiment("cost", {**parameters, "device": "cpu"}, "main").study("main")
+        notebook = nbformat.read(source, as_version=4)
+        notebook.cells[-1] = nbformat.v4.new_code_cell("", outputs=list(seen))
+        nbformat.write(notebook, out)
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    monkeypatch.delenv("UNLEARN_CORPORA", raising=False)
+    out = tmp_path / "out.ipynb"
+    words = ["notebook", "cost", "--out", str(out), "--quiet"]
+    words += ["-p", "profile", "open_cpu", "-p", "methods", "ga", "-p", "updates", "2"]
+    assert main([*words, "-p", "compute", "missing"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "The study `main` cannot be computed: no folder of public texts is given" in said
+    assert said.endswith(f"what could be shown is in {out}.") and "\n" not in said
+    assert len(nbformat.read(out, as_version=4).cells[-1].outputs) == len(seen) == 2
+    seen.clear()  # what is named and not asked to be computed is no error
+    words[words.index(str(out))] = str(tmp_path / "other.ipynb")
+    assert main([*words, "-p", "compute", "published"]) == 0 and len(seen) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
@@ -237,6 +290,23 @@ def test_a_list_is_read_as_it_is_shown(store: Path) -> None:
     assert opened(limits={})[0].counts_published  # no limits are no limits
 
 
+def test_the_default_domains_are_those_of_the_command_line_and_the_rest_is_told(
+    store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+    experiment = open_experiment("cost", {"profile": "paper"}, "main", tell=told.append)
+    with caplog.at_level("INFO"):
+        assert experiment.domains == arguments.chosen_domains("paper", None) == ("arxiv", "github")
+    (said,) = told
+    assert "books is left out at the profile 'paper'" in said and "--domain books" in said
+    assert said.strip("*") in caplog.text
+    given = {"profile": "paper", "domains": "books"}
+    assert open_experiment("cost", given, "main", tell=told.append).domains == ("books",)
+    assert len(told) == 1
+    for profile in sorted(set(PROFILES) - {"paper"}):
+        assert default_domains(profile) == PROFILES[profile].domains and not left_out(profile)
+
+
 @pytest.mark.parametrize("value", [0.25, "linear a", "linear 0.5 3", [["linear"], 3], [None]])
 def test_a_schedule_that_is_none_is_one_sentence(value: Any, store: Path) -> None:
     with pytest.raises(UnlearnError) as error:
@@ -251,7 +321,7 @@ def test_no_more_workers_start_than_there_are_cores_and_runs(
     experiment, told = opened(workers=50, compute="missing", limits=LIMITS, rates=1e-4)
     assert experiment.workers == 2 and "this machine has 2 cores: 2 compute" in told[-1]
     made: list[Work] = []
-    monkeypatch.setattr(work, "compute", lambda one: made.append(one))
+    monkeypatch.setattr(work, "compute", lambda one, *_, **__: made.append(one))
     monkeypatch.setattr(work.subprocess, "Popen", None)  # with one run, no other process starts
     experiment.study("rates")
     assert len(made) == 1
@@ -269,9 +339,10 @@ def test_a_study_takes_values_in_place_of_its_own(study: str) -> None:
     assert {round(s.learning_rate * scale, 9) for s in specs} == {1e-5, 2e-5}
     assert not set(specs) & set(own)
     if (axis := STUDIES[study].axis) is not None:
-        values = [("linear", 0.5)] if axis == "schedules" else [3]
+        values = {"schedules": [("linear", 0.5)], "bases": ["second"]}.get(axis, [3])
         one = STUDIES[study].runs("lab", "books", Asked(**{axis: values}))  # type: ignore[arg-type]
-        assert 0 < len(one) < len(own)
+        assert 0 < len(one) < len(own) or axis == "bases"  # of which the lab has one
+        assert one != own
     other = "sizes" if STUDIES[study].axis != "sizes" else "requests"
     with pytest.raises(UnlearnError, match=f"{other} is given, and study '{study}' does not vary"):
         STUDIES[study].runs("lab", "books", Asked(**{other: (1,)}))
@@ -364,13 +435,33 @@ def test_the_time_of_runs_follows_from_those_that_are_recorded() -> None:
     assert one is not None and 2 < one < 200
     probed = seconds_recorded(whole[0].replace(probe_every=1))
     assert probed is not None and probed > one
-    effort = effort_of(whole, "cpu")
-    assert effort.seconds is not None and effort.seconds > 10 * one
-    assert "They take about" in str(effort) and "recorded" in str(effort)
+    told = effort_of(whole, "cpu")
+    assert told.seconds is not None and told.seconds > 10 * one
+    assert "They take about" in str(told) and "recorded" in str(told)
     planned = effort_of(whole[:1], "cpu", LIMITS)
     assert planned.seconds is not None and "by the plan" in str(planned)
     twice = effort_of([whole[0].replace(updates=2 * whole[0].updates)], "cpu", LIMITS)
     assert twice.seconds is not None and twice.seconds > planned.seconds
+
+
+def test_a_run_that_may_stop_is_taken_to_make_all_of_its_updates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And of one that was recorded those count that it made."""
+    spec = STUDIES["rates"].runs("lab", "books")[0]
+    along, stops = spec.replace(probe_every=1), spec.replace(stop="retrained")
+    assert seconds_recorded(stops) == seconds_recorded(along)
+    recorded = read_parquet(data_folder() / "results" / "lab-trajectory.parquet")[:1]
+    looks = int(recorded[0].spec["updates"]) + 1
+    short = dataclasses.replace(
+        recorded[0],
+        spec=stops.replace(updates=32).as_dict(),
+        trajectory=recorded[0].trajectory[:4],  # the probe before the first update, and three
+        provenance={"seconds": 8.0},
+    )
+    monkeypatch.setattr(effort, "_published_runs", lambda profile: (short,))
+    assert seconds_recorded(stops.replace(updates=looks - 1)) == pytest.approx(2.0 * looks)
+    assert seconds_recorded(stops.replace(updates=32)) == pytest.approx(2.0 * 33)
 
 
 def test_the_searches_of_the_guidelines_are_those_that_are_published() -> None:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,9 +60,10 @@ class Machine:
             patch.setattr(
                 self.queue, "print", lambda text, **_: lines.append(json.loads(text)), raising=False
             )
+            patch.setattr(self.queue, "run_tests", lambda: (0, ["5 skipped in 0.1s"]))
             desk = self.queue.Desk(
-                "tiny", Store(self.folder / "store"), out, self.model(), None, mixed, patient
-            )
+                "tiny", Store(self.folder / "store"), out, self.model(), None, "cpu", mixed, patient
+            )  # fmt: skip
             if resume is not None:
                 desk.resume(resume)
             self.queue.work(desk, seconds, only)
@@ -92,16 +96,18 @@ def test_every_job_works_and_what_is_left_is_two_files(whole: tuple[Any, Any, Pa
     assert kinds.count("throughput") == 4 and kinds.count("score") == 3
     of = {r.spec["recipe"] for r in records if r.kind == "throughput"}
     assert of == {"ours", "plain"}
-    stages = {job.rpartition("-")[0].partition("-")[0] for job in jobs(lines)}
+    stages = {job.partition("-")[0] for job in jobs(lines)}
     assert {"rates", "main", "published", "trajectory", "robust_region", "tune"} <= stages
     state = json.loads((out / "state.json").read_text())
+    assert state["tests"] == "5 skipped in 0.1s"
     assert state["verify"] and all(row["agrees"] for row in state["verify"])
     assert set(state["continued"]) == {"vanilla", "oracle-books"}
 
 
 def test_the_most_valuable_records_come_first(whole: tuple[Any, Any, Path]) -> None:
     done = jobs(whole[1])
-    order = ["throughput", "plain", "models", "rates", "main", "published", "robust_region", "tune"]
+    order = ["tests", "throughput", "plain", "models", "rates", "main", "published"]
+    order += ["robust_region", "tune"]
     first = [next(i for i, job in enumerate(done) if job.startswith(word)) for word in order]
     assert first == sorted(first)
 
@@ -114,8 +120,8 @@ def test_a_bare_machine_makes_the_models_again_and_goes_on(
     assert again == ["models"] and desk.same_bits
     assert set(desk.records) == set(whole[0].records)
     # Even where it is not told to make the models first.
-    _, lines, _ = Machine(queue, tmp_path / "bare").call(resume=whole[2], only="main-books-ga-0")
-    assert [line.get("there") for line in lines if "job" in line] == [True]
+    _, lines, _ = Machine(queue, tmp_path / "bare").call(resume=whole[2], only="main-books-ga")
+    assert [line.get("computed") for line in lines if "job" in line] == [0]
 
 
 def test_models_that_come_out_otherwise_are_told_and_their_runs_are_made_anew(
@@ -145,6 +151,74 @@ def test_models_that_come_out_otherwise_are_told_and_their_runs_are_made_anew(
 def test_a_job_that_does_not_fit_is_not_begun(queue: Any, tmp_path: Path) -> None:
     desk, lines, _ = Machine(queue, tmp_path).call(seconds=5, patient=False, only="m*")
     assert not desk.records and lines[-1]["did"] == 0 and lines[-1]["no_time_for"] > 0
+
+
+@pytest.mark.slow
+def test_the_tests_for_a_gpu_are_found_and_skipped_without_one(queue: Any) -> None:
+    status, lines = queue.run_tests()
+    assert status == 0 and "skipped" in lines[-1] and "passed" not in lines[-1]
+
+
+def test_tests_that_fail_are_named_and_are_made_again(
+    queue: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = type("Desk", (), {"state": {}})()
+    lines = ["..F", "FAILED tests/test_gpu.py::test_x", "1 failed, 4 passed in 2s"]
+    monkeypatch.setattr(queue, "run_tests", lambda: (1, lines))
+    job = queue.tests_job()
+    said = "FAILED tests/test_gpu.py::test_x (1 failed, 4 passed in 2s)"
+    assert queue.attempt(job, desk) == ({}, said) and not job.done(desk)
+    monkeypatch.setattr(queue, "run_tests", lambda: (0, ["5 passed in 2s"]))
+    assert queue.attempt(job, desk) == ({"tests": "5 passed in 2s"}, "") and job.done(desk)
+
+
+def test_a_study_that_cannot_be_computed_is_a_job_that_failed(queue: Any, tmp_path: Path) -> None:
+    machine = Machine(queue, tmp_path)
+    model = machine.model()
+    with queue.data_at(tmp_path / "work"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNLEARN_CACHE", str(tmp_path / "cache"))
+        desk = queue.Desk("tiny", Store(tmp_path / "store"), None, model, None, "cpu")
+        desk.make_models = dict
+        jobs = queue.study_jobs("tiny", "rates", "books", 1.0)[:2]
+        for job in jobs:  # the second as well, though nothing new is to be told
+            _, said = queue.attempt(job, desk)
+            assert said.startswith("The study `rates` cannot be computed: the vanilla model of")
+
+
+def test_no_run_begins_that_would_end_too_late(queue: Any, tmp_path: Path) -> None:
+    """A study stops between its runs, and the job is there for the next call."""
+    machine = Machine(queue, tmp_path)
+    _, lines, _ = machine.call(only="rates-books-ga")
+    assert [line["computed"] for line in lines if "job" in line] == [3]
+    job = queue.study_jobs("tiny", "rates", "books", 1.0, seeds=(1, 2))[0]
+    with queue.data_at(tmp_path / "work"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNLEARN_CACHE", str(tmp_path / "cache"))
+        desk = queue.Desk("tiny", Store(tmp_path / "store"), None, machine.model(), None, "cpu")
+        desk.resume(tmp_path / "out")
+        desk.end = time.monotonic() + 0.5  # less than one run takes
+        assert queue.attempt(job, desk) == ({"computed": 0}, "") and not job.done(desk)
+        desk.end = time.monotonic() + 60
+        assert queue.attempt(job, desk)[0]["computed"] == 2 and job.done(desk)
+
+
+@pytest.mark.slow
+def test_nothing_that_runs_notebooks_is_needed(tmp_path: Path) -> None:
+    """As on the GPU's machine, which has neither papermill nor datasets."""
+    blocked = dict.fromkeys(("papermill", "nbformat", "nbclient", "IPython", "datasets"))
+    program = (
+        f"import sys; sys.modules.update({blocked}); import gpu_queue as q; sys.exit(q.main())"
+    )
+    words = ["--tiny", "--out", str(tmp_path / "out"), "--only", "rates-books-ga"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        cwd=BENCHMARKS,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    kinds = sorted(r.kind for r in read_parquet(tmp_path / "out" / "records.parquet"))
+    assert kinds == ["run", "score", "score"]
 
 
 @pytest.mark.parametrize(

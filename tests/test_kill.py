@@ -278,7 +278,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Callable[..., StudyResult]:
     monkeypatch.setitem(study.STUDIES, "small", Study("small", "a few runs", grid))
     made: dict[str, Bench] = {}
 
-    def open_one(profile: str, domain: str) -> Bench:
+    def open_one(profile: str, domain: str, base: str) -> Bench:
         if domain not in made:
             data = tiny_data(3, 4)
             made[domain] = tiny_bench(

@@ -26,8 +26,10 @@ from unlearnlib.study.grids import STUDIES
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "unlearnlib" / "book"
 SHARED = {
+    "at_equal",
     "drawing",
     "exhibits",
+    "lab",
     "origins",
     "peers",
     "records",

@@ -178,9 +178,12 @@ def test_later_fields_at_their_defaults_leave_keys_as_they_were() -> None:
         base="published",
         bos_every_chunk=True,
         base_bits=4,
+        exposure=4,
     )
-    assert set(LATER_FIELDS) < set(changed.as_dict())
-    assert RunSpec.from_dict(changed.as_dict()) == changed
+    stopping = spec.replace(stop="retrained")  # which a run of several requests cannot
+    assert set(LATER_FIELDS) < {*changed.as_dict(), *stopping.as_dict()}
+    for one in (changed, stopping):
+        assert RunSpec.from_dict(one.as_dict()) == one
 
 
 @pytest.mark.parametrize(
@@ -188,7 +191,15 @@ def test_later_fields_at_their_defaults_leave_keys_as_they_were() -> None:
     [
         ({"requests": 0}, "requests is 0: give at least 1."),
         ({"optimizer": "adam"}, "unknown optimizer 'adam': choose one of adamw"),
-        ({"base": "publshed"}, "unknown base 'publshed': choose one of published, vanilla"),
+        ({"base": "publshed"}, "unknown base 'publshed': choose one of published, "),
+        ({"exposure": -1}, "exposure is -1: give a number that is not negative."),
+        ({"exposure": "once"}, "exposure is 'once': give a whole number."),
+        ({"stop": "retraind"}, "unknown stop 'retraind': choose one of retrained, end."),
+        (
+            {"stop": "retrained", "requests": 2},
+            "stop is 'retrained' and requests is 2: a run of several requests makes all of its "
+            "updates, so leave one of the two out.",
+        ),
         ({"bos_every_chunk": "yes"}, "bos_every_chunk is 'yes': give true or false."),
     ],
 )

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,21 +24,29 @@ from unlearnlib.folders import FROM_SCRATCH
 from unlearnlib.identity import config_hash, oracle_hash, tokenizer_hash
 from unlearnlib.metrics import summarise
 from unlearnlib.metrics.distance import mean_kl
-from unlearnlib.metrics.membership import attack_scores, auc, min_k
+from unlearnlib.metrics.extraction import verbatim_share
+from unlearnlib.metrics.membership import attack_scores, auc, loss_score, min_k, min_k_plus_plus
 from unlearnlib.metrics.perplexity import perplexity
 from unlearnlib.metrics.scores import TokenScores
 from unlearnlib.metrics.utility import cloze, last_word_accuracy
 from unlearnlib.models import load_model, load_tokenizer, model_hash, weights_in_memory, weights_of
-from unlearnlib.profiles import clipped, get_profile, load_domain
+from unlearnlib.profiles import PROFILES, clipped, get_profile, load_domain
 from unlearnlib.scoring import Reference, cloze_chunks, score_chunks
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.record import Basis, run_key
-from unlearnlib.trained import lab_checkpoint
+from unlearnlib.trained import lab_checkpoint, made_checkpoint
 
 EVALUATED = ("forget", "approximate", "retain", "general")
 RETAIN_SHARE = 1  # retain chunks evaluated per forget document: enough for a mean
 QUESTIONED = 32  # documents per split whose facts are asked for: a hundred questions or so
+# Splits on which distances to the oracle are measured, and membership is inferred.
+COMPARED_SPLITS = ("forget", "approximate")
 KEPT_ATTACKS = ("loss", "zlib", "min_k_20", "min_k_40", "min_k_pp_20", "min_k_pp_40")
+PROBED_ATTACKS: dict[str, Callable[[TokenScores], np.ndarray]] = {
+    "min_k_40": functools.partial(min_k, k=0.4),
+    "min_k_pp_20": functools.partial(min_k_plus_plus, k=0.2),
+    "loss": loss_score,
+}
 
 
 @dataclass
@@ -82,7 +91,7 @@ class Bench:
         # A tokenizer may have been given tokens that the model was not resized for.
         self.vocabulary = min(len(self.tokenizer), head_of(self.model).weight.shape[0])
         self._chunks: dict[tuple[str, int, bool], list[Chunk]] = {}
-        self._cloze: dict[tuple[str, int | None], tuple[list[Chunk], np.ndarray]] = {}
+        self._cloze: dict[tuple[str, tuple[str, ...]], tuple[list[Chunk], np.ndarray]] = {}
         self._references: dict[tuple[int, bool], Reference] = {}
         self._last_words: dict[tuple[Sequence[int], int], tuple[int, int]] = {}
 
@@ -124,8 +133,8 @@ class Bench:
         check_tokens(rows, [chunk.tokens for chunk in chunks])
 
     def forgotten(self, spec: RunSpec) -> list[Chunk]:
-        """The chunks that the run forgets: of the first `forget_size` documents."""
-        names = {document.id for document in self.data.forget[: spec.forget_size]}
+        """The chunks of the documents that the run forgets."""
+        names = {document.id for document in spec.forgets(self.data.forget)}
         chunks = [
             c
             for c in self.chunks("forget", spec.length, spec.bos_every_chunk)
@@ -156,18 +165,21 @@ class Bench:
         found = [self._last_words[chunk.tokens, chunk.context] for chunk in chunks]
         return np.array(found, dtype=np.int64).reshape(-1, 2)
 
-    def questions(self, split: str, limit: int | None = None) -> tuple[list[Chunk], np.ndarray]:
+    def questions(self, split: str, spec: RunSpec | None = None) -> tuple[list[Chunk], np.ndarray]:
         """Cloze chunks of the facts in the documents of `questioned`."""
-        key = (split, limit)
-        if key not in self._cloze:
-            made = cloze_chunks(self.questioned(split, limit), self.tokenizer)
+        key = tuple(document.id for document in self.questioned(split, spec))
+        if (split, key) not in self._cloze:
+            made = cloze_chunks(self.questioned(split, spec), self.tokenizer)
             self._check_known(made[0])
-            self._cloze[key] = made
-        return self._cloze[key]
+            self._cloze[split, key] = made
+        return self._cloze[split, key]
 
-    def questioned(self, split: str, limit: int | None = None) -> tuple[Document, ...]:
-        """The documents whose facts are asked for: the first `QUESTIONED`, at most `limit`."""
-        return self.data.split(split)[:QUESTIONED][:limit]
+    def questioned(self, split: str, spec: RunSpec | None = None) -> tuple[Document, ...]:
+        """The documents whose facts are asked for: the first `QUESTIONED`, as far as forgotten."""
+        documents = self.data.split(split)
+        if spec is not None and split == "forget":
+            documents = spec.forgets(documents)
+        return documents[:QUESTIONED]
 
     def reference(self, spec: RunSpec | None = None) -> Reference | None:
         """The oracle's distributions on forget and approximate chunks."""
@@ -191,17 +203,8 @@ def evaluate(
     Where a model that diverged gives NaN for a split, all that is computed from that split is
     NaN, under the same names.
     """
-    reference = bench.reference(spec)
-    quiet = Execution(bench.execution.micro_tokens, bench.execution.micro_chunks, progress=False)
-    scores = {
-        split: score_chunks(
-            model,
-            chunks,
-            reference=reference if split in ("forget", "approximate") else None,
-            execution=quiet,
-        )
-        for split, chunks in bench.evaluated(spec).items()
-    }
+    quiet = _quiet(bench)
+    scores = score_splits(bench, model, spec)
     broken = {split for split, values in scores.items() if has_nan(values)}
     numbers = {s: _zeros(values) if s in broken else values for s, values in scores.items()}
     metrics = summarise(
@@ -215,29 +218,80 @@ def evaluate(
         ends = bench.last_words(chunks)
         metrics[f"{split}/last_word_accuracy"] = last_word_accuracy(numbers[split], ends)
     for split in ("forget", "approximate"):
-        limit = spec.forget_size if spec and split == "forget" else None
-        chunks, starts = bench.questions(split, limit)
+        chunks, starts = bench.questions(split, spec)
         if chunks:
             asked = score_chunks(model, chunks, execution=quiet)
-            facts = sum(len(document.facts) for document in bench.questioned(split, limit))
+            facts = sum(len(document.facts) for document in bench.questioned(split, spec))
             for name, value in cloze(asked, starts, len(chunks) // facts).items():
                 metrics[f"{split}/cloze_{name}"] = value
     for name in metrics:
         words = set(name.split("/"))
         if broken & (words | ({"forget", "approximate"} if "membership" in words else set())):
             metrics[name] = float("nan")
-    documents: dict[str, dict[str, list[Any]]] = {}
-    for split, values in scores.items():
-        documents[split] = {
-            "id": list(values.ids),
-            "tokens": values.lengths.tolist(),
-            "nll": _short(-values.chunk_means(values.logprob)),
-        }
-        if split in ("forget", "approximate"):
-            nothing = dict.fromkeys(KEPT_ATTACKS, np.full(len(values), np.nan))
-            attacks = nothing if split in broken else attack_scores(values)
-            documents[split].update({name: _short(attacks[name]) for name in KEPT_ATTACKS})
+    documents = {s: _columns(s, values, bench.prefix, s in broken) for s, values in scores.items()}
+    read = {document.id: document.exposure for document in bench.data.forget}
+    if any(read.values()):
+        chunks = bench.evaluated(spec)["forget"]
+        documents["forget"]["exposure"] = [read[chunk.document] for chunk in chunks]
     return metrics, documents, scores
+
+
+def score_splits(
+    bench: Bench,
+    model: nn.Module,
+    spec: RunSpec | None = None,
+    compared: Sequence[str] = COMPARED_SPLITS,
+) -> dict[str, TokenScores]:
+    """The scores of each split of `EVALUATED`, those of `compared` with the distance to the oracle.
+
+    One forward pass over each.
+    """
+    reference, quiet = bench.reference(spec), _quiet(bench)
+    return {
+        split: score_chunks(
+            model,
+            chunks,
+            reference=reference if split in compared else None,
+            execution=quiet,
+        )
+        for split, chunks in bench.evaluated(spec).items()
+    }
+
+
+def _quiet(bench: Bench) -> Execution:
+    """How a bench's models are scored: as they are trained, without bars."""
+    return Execution(bench.execution.micro_tokens, bench.execution.micro_chunks, progress=False)
+
+
+def _columns(split: str, scores: TokenScores, prefix: int, broken: bool) -> dict[str, list[Any]]:
+    """What a record keeps of each chunk of a split; `broken` says that the model gave NaN."""
+    columns = {
+        "id": list(scores.ids),
+        "tokens": scores.lengths.tolist(),
+        "nll": _short(chunk_nll(scores)),
+    }
+    if split in COMPARED_SPLITS:
+        nothing = np.full(len(scores), np.nan)
+        attacks = dict.fromkeys(KEPT_ATTACKS, nothing) if broken else attack_scores(scores)
+        columns.update({name: _short(attacks[name]) for name in KEPT_ATTACKS})
+        columns["verbatim"] = _short(nothing if broken else verbatim_share(scores, prefix))
+        if scores.kl is not None:
+            columns["kl"] = _short(scores.chunk_means(scores.kl))
+    return columns
+
+
+def chunk_nll(scores: TokenScores) -> np.ndarray:
+    """(C,) mean negative log-likelihood of each chunk's targets, in nats."""
+    return -scores.chunk_means(scores.logprob)
+
+
+def columns_before(scores: Mapping[str, TokenScores]) -> dict[str, dict[str, list[float]]]:
+    """What the record of a run that stops early keeps of an earlier probe, by split."""
+    columns = {split: {"nll_before": _short(chunk_nll(one))} for split, one in scores.items()}
+    for split, one in scores.items():
+        if one.kl is not None:
+            columns[split]["kl_before"] = _short(one.chunk_means(one.kl))
+    return columns
 
 
 def has_nan(scores: TokenScores) -> bool:
@@ -257,26 +311,32 @@ def _short(values: np.ndarray) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
 
-def probe_metrics(bench: Bench, model: nn.Module, spec: RunSpec) -> dict[str, float]:
+def probe_scores(bench: Bench, model: nn.Module, spec: RunSpec) -> dict[str, TokenScores]:
+    """The scores that a probe is made of.
+
+    A run that stops at the retrained model keeps its distance on the approximate set, too.
+    """
+    stops = spec.stop != "end"
+    return score_splits(bench, model, spec, COMPARED_SPLITS if stops else ("forget",))
+
+
+def probe_metrics(scores: Mapping[str, TokenScores]) -> dict[str, float]:
     """The few metrics that a trajectory shows after an update."""
-    quiet = Execution(bench.execution.micro_tokens, bench.execution.micro_chunks, progress=False)
-    sets = bench.evaluated(spec)
-    reference = bench.reference(spec)
-    out: dict[str, float] = {}
-    scores = {}
-    for split in ("forget", "approximate", "general"):
-        if split in sets:
-            old = reference if split == "forget" else None
-            scores[split] = score_chunks(model, sets[split], reference=old, execution=quiet)
-            out[f"{split}/perplexity"] = perplexity(scores[split])
+    out = {f"{split}/perplexity": perplexity(one) for split, one in scores.items()}
     if "approximate" in scores:
-        out["membership/min_k_40/auc"] = float("nan")
-        if not any(map(has_nan, scores.values())):
-            members, others = (min_k(scores[s], 0.4) for s in ("forget", "approximate"))
-            out["membership/min_k_40/auc"] = auc(members, others)
-    if reference is not None:
+        broken = any(has_nan(one) for split, one in scores.items() if split != "retain")
+        for name, attack in PROBED_ATTACKS.items():
+            members, others = (scores[s] for s in ("forget", "approximate"))
+            value = float("nan") if broken else auc(attack(members), attack(others))
+            out[f"membership/{name}/auc"] = value
+    if scores["forget"].kl is not None:
         out["oracle_kl/forget"] = mean_kl(scores["forget"])
     return out
+
+
+def forget_perplexity(bench: Bench, model: nn.Module, spec: RunSpec) -> float:
+    """The perplexity of the chunks that a run forgets."""
+    return perplexity(score_chunks(model, bench.forgotten(spec), execution=_quiet(bench)))
 
 
 def key_of(bench: Bench, spec: RunSpec) -> str:
@@ -291,8 +351,9 @@ class Models:
     model      a folder or hub id; None: the profile's
     oracle     the exactly retrained model, a folder or hub id; None: the profile's, where `model`
                is the profile's too
-    base       "vanilla", or "published" for the model that the profile's vanilla was trained
-               further from, which has no oracle of the profile
+    base       "vanilla"; "second" for the profile's vanilla of another seed, with its oracle; or
+               "published" for the model that the profile's vanilla was trained further from, which
+               has no oracle of the profile
     precision  a name in `DTYPES`; None: that of the profile's studies, or the model's own with a
                user's documents
     device     that the models are loaded to: "auto", or as torch has it (see `devices`)
@@ -337,6 +398,11 @@ def sources(
                 "further: leave base at 'vanilla', or take the profile open or open_cpu."
             )
         return model or scale.model, oracle
+    if models.base == "second":
+        return (
+            model or _of_second(profile, "vanilla-s1"),
+            oracle or (None if model or own else _of_second(profile, f"oracle-{domain}-s1")),
+        )
     if model is None and scale.continued and not own:
         return (
             continued_checkpoint(profile, "vanilla", needed=True),
@@ -346,6 +412,18 @@ def sources(
     if oracle is None and scale.name in FROM_SCRATCH and str(source) == scale.model and not own:
         oracle = lab_checkpoint(f"oracle-{domain}", profile)
     return source, oracle
+
+
+def _of_second(profile: str, name: str) -> Path:
+    """The folder of a model of the second seed; `UnlearnError` where there is none."""
+    if "second" not in get_profile(profile).bases:
+        having = [name for name, scale in PROFILES.items() if "second" in scale.bases]
+        remedy = f", or take the profile {' or '.join(having)}" if having else ""
+        raise UnlearnError(
+            f"base is 'second', and profile {profile!r} has one vanilla: leave base at "
+            f"'vanilla'{remedy}."
+        )
+    return made_checkpoint(name, profile)
 
 
 def open_bench(

@@ -171,10 +171,13 @@ class Checkpoint:
     The file is safetensors: parameters, the optimizer's moments, and as metadata the run's key,
     the number of updates made and the outcome so far. The order of documents needs no state: it
     is a function of the update's number.
+
+    `on_load(u)` is called when the state after u updates has been read and the run goes on from it.
     """
 
     path: Path
     key: str
+    on_load: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -670,6 +673,8 @@ def _load_checkpoint(
     outcome.tokens = past["tokens"]
     outcome.reference_tokens = past.get("recalled", 0)
     logger.info("going on after update %d", done)
+    if checkpoint.on_load is not None:
+        checkpoint.on_load(done)
     return done
 
 

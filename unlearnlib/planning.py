@@ -273,7 +273,7 @@ def trained_chunks(
     retain = {"in_distribution": data.retain, "general": data.general_retain}
     method, bos = get_method(spec.method), spec.bos_every_chunk
     parts = {
-        "forget": data.forget[: spec.forget_size],
+        "forget": spec.forgets(data.forget),
         "retain": retain.get(method.data or "", ()),
     }
     forget, retained = (

@@ -100,6 +100,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             key_value_heads=3,
             mlp=512,
             epochs=1,
+            learning_rate=2e-3,
             documents=11_800,
         ),
     }

@@ -83,8 +83,15 @@ class Profile:
     region      the grid of the study `robust_region`
     retrained   models retrained per domain of a profile that is trained here from scratch; with
                 more than one there is a second vanilla, too
+    yours       those of the domains whose texts nobody published: a user gives them (`left_out`)
     settings_of (profile, domain) whose chosen settings the studies take, so that nothing is chosen
                 from the runs that are reported; None: each domain's own, which `rates` chooses
+    exposures   of the documents to forget, which the study `exposure` compares
+    stop_updates    most updates of a run that stops at the retrained model
+    stop_divisors   of the chosen learning rate, for such runs: `equal_forgetting` has the first,
+                    `exposure` all. The chosen rate is the one that forgets enough in `updates`
+                    updates, so a divisor of 1 gets there in about as many: on the lab's domains, 10
+                    to 18 of the 32 that there may be
     """
 
     name: str
@@ -104,7 +111,25 @@ class Profile:
     tuning_seed: int = 100  # the settings are chosen on a seed that the main study does not use
     region: Region = Region()
     settings_of: tuple[str, str] | None = None
+    yours: tuple[str, ...] = ()
     retrained: int = 1
+    exposures: tuple[int, ...] = (1, 2, 4, 8, 16)
+    stop_updates: int = 32
+    stop_divisors: tuple[float, ...] = (1.0, 4.0)
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """The vanillas that the study `equal_forgetting` unlearns (see `RunSpec.base`)."""
+        return ("vanilla", "second") if self.retrained > 1 else ("vanilla",)
+
+    @property
+    def more_baselines(self) -> tuple[str, ...]:
+        """The models of other seeds that are scored beside vanilla and the oracle.
+
+        They measure how far two models of one recipe are apart.
+        """
+        oracles = [f"oracle-s{seed}" for seed in range(1, self.retrained)]
+        return (*oracles, "vanilla-s1") if oracles else ()
 
 
 _OPEN_CPU = Profile(
@@ -155,6 +180,11 @@ PROFILES: dict[str, Profile] = {
         32,
         "a small Llama trained here in one pass over invented texts, of which it is known how "
         "often each was read; any laptop, no network",
+        # One pass leaves less to forget than fifteen do: the rates begin lower than the lab's.
+        rates=(3e-5, 5e-5, 8e-5, 1.2e-4, 2e-4, 3e-4, 4.5e-4),
+        region=Region(
+            (4.5e-5, 6.7e-5, 1e-4, 1.5e-4, 2.2e-4, 3.3e-4, 5e-4, 7.5e-4), updates=24, every=4
+        ),
         retrained=3,
     ),
     "open": Profile(
@@ -188,6 +218,7 @@ PROFILES: dict[str, Profile] = {
         4096,
         64,
         "Yi-6B on the authors' published data; one 141 GB GPU or several",
+        yours=("books",),
     ),
 }
 
@@ -207,6 +238,26 @@ def check_domains(profile: str, domains: Iterable[str]) -> tuple[str, ...]:
         if domain not in valid:
             raise unknown("domain", domain, valid)
     return found
+
+
+def default_domains(profile: str) -> tuple[str, ...]:
+    """The domains of a profile that can be had without texts of the user's own."""
+    scale = get_profile(profile)
+    return tuple(domain for domain in scale.domains if domain not in scale.yours)
+
+
+def left_out(profile: str) -> str:
+    """Which domains a profile leaves out by default, and how they are given; empty for none."""
+    if not (yours := get_profile(profile).yours):
+        return ""
+    names = " and ".join(yours)
+    return (
+        f"{names} is left out at the profile {profile!r}, since nobody published its texts: put "
+        f"your own into FOLDER/{yours[0]} as forget.parquet, retain.parquet and "
+        "approximate.parquet (column text), beside a copy of the published data, and give that "
+        f"folder and the domain (--corpora FOLDER --domain {yours[0]}; in a notebook corpora and "
+        "domains)."
+    )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,15 @@ from torch import nn
 
 from unlearnlib import cost, lora
 from unlearnlib.bench import Bench as Bench
-from unlearnlib.bench import evaluate, has_nan, key_of, probe_metrics
+from unlearnlib.bench import (
+    columns_before,
+    evaluate,
+    forget_perplexity,
+    has_nan,
+    key_of,
+    probe_metrics,
+    probe_scores,
+)
 from unlearnlib.bench import open_bench as open_bench
 from unlearnlib.corpus.chunks import Chunk, left_out
 from unlearnlib.corpus.documents import Document, overlaps
@@ -92,6 +100,10 @@ def execute(
     parameters; its record says "diverged" and at which update, and carries the metrics of the
     last finite parameters.
 
+    A run with `stop="retrained"` makes as many updates as it needs to reach the retrained model's
+    perplexity, at most `updates`: its trajectory says how many. They are the first ones of the run
+    that does not stop.
+
     `stop_after(model, u)`, asked after each update u, may end the run early. Its record is then
     that of the run with so many updates, which makes the same ones.
 
@@ -122,19 +134,22 @@ def execute(
     adapter_size = lora.trained_parameters(model) if attached else 0
     if divided := bench.execution.shard and _several_processes():
         model = shard(model)
-    trained = _train(bench, model, spec, attached, requests, retain, stop_after)
+    looks = _Looks(bench, model, spec)
+    trained = _train(looks, attached, requests, retain, stop_after)
     outcome = trained.outcome
     if stop_after is not None and outcome.diverged_at is None:
         spec = spec.replace(updates=len(outcome.trajectory))
     model.eval()
     metrics, documents, scores = evaluate(bench, model, spec)
+    for split, columns in looks.before(len(outcome.trajectory)).items():
+        documents[split].update(columns)
     if divided:
         model = gather(model)
     if trained.adapter is not None:
         model.__dict__["lora_adapter"] = trained.adapter
     if outcome.diverged_at is None and outcome.trajectory and any(map(has_nan, scores.values())):
         # The last update diverged, and no loss was computed after it that could show this.
-        outcome.diverged_at = spec.updates * len(requests)
+        outcome.diverged_at = len(outcome.trajectory)
     origin = provenance(
         started=datetime.fromtimestamp(started, UTC),
         seconds=time.time() - started,
@@ -189,6 +204,10 @@ def _check_bits(bench: Bench, spec: RunSpec) -> None:
 
 def _check_may_stop(spec: RunSpec) -> None:
     """`UnlearnError` for a run that, ended early, would not be that of so many updates."""
+    if spec.stop != "end":
+        raise UnlearnError(
+            f"stop is {spec.stop!r}, and this run is ended by something else: leave stop out."
+        )
     if spec.schedule != "constant" or spec.warmup or spec.requests > 1:
         raise UnlearnError(
             f"a run with schedule {spec.schedule!r}, warmup {spec.warmup} and {spec.requests} "
@@ -197,10 +216,70 @@ def _check_may_stop(spec: RunSpec) -> None:
 
 
 def _check_evaluation(bench: Bench, spec: RunSpec) -> None:
-    """Cut all chunks and questions: what cannot be cut or asked shows before training."""
+    """Cut all chunks and questions: what cannot be cut or asked shows before training.
+
+    And `UnlearnError` for a run that is to stop at a retrained model that there is not.
+    """
+    if spec.stop == "retrained" and bench.oracle is None:
+        raise UnlearnError(
+            "stop is 'retrained', and there is no retrained model whose perplexity could be "
+            "reached: take a profile that has one, give it as oracle, or leave stop out."
+        )
     bench.evaluated(spec)
     for split in ("forget", "approximate"):
-        bench.questions(split, spec.forget_size if split == "forget" else None)
+        bench.questions(split, spec)
+
+
+class _Looks:
+    """What a run sees of its model on the way: probes, and whether it is where it is to stop.
+
+    Of a run that stops, each probe's values per chunk are kept, and those of the model before.
+    """
+
+    def __init__(self, bench: Bench, model: nn.Module, spec: RunSpec):
+        self.bench, self.model, self.spec = bench, model, spec
+        self.stops = spec.stop == "retrained"
+        self._columns: dict[int, dict[str, dict[str, list[float]]]] = {}
+        self._forget: tuple[int, float] | None = None  # number of the last probe, its perplexity
+
+    @functools.cached_property
+    def level(self) -> float:
+        """The retrained model's perplexity on the chunks that the run forgets."""
+        assert self.bench.oracle is not None
+        return forget_perplexity(self.bench, self.bench.oracle, self.spec)
+
+    def first(self) -> dict[str, float]:
+        """The probe before the first update; empty where the spec asks for none."""
+        return self.probe(0) if self.spec.probe_every or self.stops else {}
+
+    def probe(self, update: int) -> dict[str, float]:
+        """The metrics of a probe after so many updates."""
+        scores = probe_scores(self.bench, self.model, self.spec)
+        metrics = probe_metrics(scores)
+        if self.stops:
+            self._columns[update] = columns_before(scores)
+            self._forget = update, metrics["forget/perplexity"]
+        return metrics
+
+    def look_again(self, update: int) -> None:
+        """Look at the state that a run goes on from as it was looked at before the interruption."""
+        self.probe(update)
+
+    def reached(self, update: int) -> bool:
+        """Whether the run stops after so many updates: at the level, or where it is none any more.
+
+        The last probe is taken where it is of this update.
+        """
+        if not self.stops:
+            return False
+        if self._forget is None or self._forget[0] != update:
+            self._forget = update, forget_perplexity(self.bench, self.model, self.spec)
+        return not self._forget[1] < self.level  # NaN, too
+
+    def before(self, updates: int) -> dict[str, dict[str, list[float]]]:
+        """What the last probe before the end of so many updates found of each chunk, by split."""
+        earlier = [u for u in self._columns if u < max(1, updates)]
+        return self._columns[max(earlier)] if earlier else {}
 
 
 @dataclass(frozen=True)
@@ -220,9 +299,7 @@ class _Trained:
 
 
 def _train(
-    bench: Bench,
-    model: nn.Module,
-    spec: RunSpec,
+    looks: _Looks,
     attached: lora.Attached | None,
     requests: Sequence[Sequence[Chunk]],
     retain: Sequence[Chunk],
@@ -232,27 +309,29 @@ def _train(
 
     If it is interrupted, the adapter is dropped: with LoRA the model is then the original again.
     """
+    model, spec = looks.model, looks.spec
     adapter = None
     try:
-        first = probe_metrics(bench, model, spec) if spec.probe_every else {}
+        first = looks.first()
         started = time.time()
         outcome = Outcome()
         for number, forget in enumerate(requests):
             if not (spec.updates and spec.learning_rate) or outcome.diverged_at is not None:
                 break
-            made = _forget(bench, model, spec, number, forget, retain, stop_after)
+            made = _forget(looks, number, forget, retain, stop_after)
             _append(outcome, made, before=number * spec.updates)
         updates = len(outcome.trajectory)
         stopped = outcome.diverged_at is None and 0 < updates < spec.updates
         if stopped and spec.probe_every and updates % spec.probe_every:
             # The shorter run is evaluated after its last update.
-            outcome.trajectory[-1].update(probe_metrics(bench, model, spec))
+            outcome.trajectory[-1].update(looks.probe(updates))
         model.zero_grad(set_to_none=True)  # as large as the model, and no part of what is returned
         if attached is not None:
             adapter = lora.take_off(model, attached)
     finally:
         if attached is not None and adapter is None:
             lora.drop(model, attached)
+    first = first if spec.probe_every else {}
     return _Trained(outcome, first, adapter, time.time() - started)
 
 
@@ -343,9 +422,7 @@ def _requests(chunks: Sequence[Chunk], count: int) -> list[list[Chunk]]:
 
 
 def _forget(
-    bench: Bench,
-    model: nn.Module,
-    spec: RunSpec,
+    looks: _Looks,
     request: int,
     forget: Sequence[Chunk],
     retain: Sequence[Chunk],
@@ -355,13 +432,17 @@ def _forget(
 
     What a term keeps of "the original model" is of the model as the request found it.
     """
+    bench, model, spec = looks.bench, looks.model, looks.spec
     seed = spec.seed + request
     before = request * spec.updates
 
     def probe(update: int) -> dict[str, float]:
         last = update == spec.updates
         due = spec.probe_every and ((before + update) % spec.probe_every == 0 or last)
-        return probe_metrics(bench, model, spec) if due else {}
+        return looks.probe(before + update) if due else {}
+
+    def ends(update: int) -> bool:
+        return looks.reached(update) or (stop_after is not None and stop_after(model, update))
 
     return optimise(
         model,
@@ -376,9 +457,9 @@ def _forget(
             optimizer=spec.optimizer,
         ),
         execution=bench.execution,
-        checkpoint=_checkpoint(bench, spec),
+        checkpoint=_checkpoint(looks),
         on_update=probe,
-        stop_after=None if stop_after is None else functools.partial(stop_after, model),
+        stop_after=ends,
         description=f"{spec.domain} {spec.method}",
     )
 
@@ -451,16 +532,21 @@ def _recompute_reference(
         return keep_original(model, chunks, term, labelling, execution=execution, place=device)
 
 
-def _checkpoint(bench: Bench, spec: RunSpec) -> Checkpoint | None:
+def _checkpoint(looks: _Looks) -> Checkpoint | None:
     """Where a run saves its state, if asked to: in the user's cache, named by the run's key.
 
     A run of several requests saves none: a run that goes on begins with the first request, and the
-    state may be that of a later one.
+    state may be that of a later one. Nor does a run that stops and is probed now and then: what the
+    probe before the last one found is no part of the state.
     """
-    if not bench.execution.save_every or spec.requests > 1:
+    bench, spec = looks.bench, looks.spec
+    lost = looks.stops and spec.probe_every > 1
+    if not bench.execution.save_every or spec.requests > 1 or lost:
         return None
     key = key_of(bench, spec)
-    return Checkpoint(cache_folder() / "checkpoints" / f"{key}.safetensors", key)
+    path = cache_folder() / "checkpoints" / f"{key}.safetensors"
+    probed = looks.stops and spec.probe_every == 1
+    return Checkpoint(path, key, looks.look_again if probed else None)
 
 
 def _needed(retain: Sequence[Chunk], spec: RunSpec, seed: int) -> list[int]:

@@ -12,9 +12,9 @@ import math
 import numbers
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.profiles import COMPARED as COMPARED
@@ -26,12 +26,16 @@ from unlearnlib.profiles import Profile as Profile
 from unlearnlib.profiles import Region as Region
 from unlearnlib.profiles import get_profile as get_profile
 
+if TYPE_CHECKING:
+    from unlearnlib.corpus.documents import Document
+
 # The words that fields may be; a field's annotation is its only list.
 Schedule = Literal["constant", "linear", "cosine"]
 
 
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
-Base = Literal["vanilla", "published"]
+Base = Literal["vanilla", "second", "published"]
+Stop = Literal["end", "retrained"]
 SCHEDULES: tuple[str, ...] = typing.get_args(Schedule)
 OPTIMIZERS: tuple[str, ...] = typing.get_args(Optimizer)
 # Above these nothing can be run: a mistyped number is refused rather than begun. Whole numbers of
@@ -46,6 +50,7 @@ LARGEST = {
     "lora_rank": 10**6,
     "base_bits": 8,
     "seed": 2**63 - 1,
+    "exposure": 10**6,
 }
 # Fields that came after records were published: at their defaults they are left out of a spec's
 # dictionary, and so of keys, which stay what they were.
@@ -57,6 +62,8 @@ LATER_FIELDS = (
     "base",
     "bos_every_chunk",
     "base_bits",
+    "exposure",
+    "stop",
 )
 
 
@@ -136,13 +143,18 @@ class RunSpec:
     lora_alpha        an adapter's product is weighted by lora_alpha / lora_rank. None: twice the
                       rank, so that another rank changes what can be learnt and not the size of
                       a step
-    base              which of a profile's models is unlearned: "vanilla", or "published", the model
-                      that vanilla was trained further from (it has no oracle)
+    base              which of a profile's models is unlearned: "vanilla"; "second", a vanilla that
+                      another seed trained, with its own oracle; or "published", the model that
+                      vanilla was trained further from (it has no oracle)
     bos_every_chunk   every chunk begins with the tokenizer's <bos>, as models such as Gemma need
                       it; else only the first of a document does, where the tokenizer adds one
     base_bits         with lora_rank: the model is loaded in so many bits (4, by bitsandbytes), and
                       is a plain one of `precision` again when the adapter is added; 0: it is
                       loaded in `precision`
+    exposure          forget only the documents that the model read this often (0: all); of these
+                      `forget_size` takes the first
+    stop              "end": make all updates; "retrained": end after the first update at which the
+                      perplexity of the forgotten chunks is at least that of the retrained model
     """
 
     profile: str = "lab"
@@ -169,6 +181,8 @@ class RunSpec:
     base: Base = "vanilla"
     bos_every_chunk: bool = False
     base_bits: int = 0
+    exposure: int = 0
+    stop: Stop = "end"
 
     def __post_init__(self) -> None:
         kinds = typing.get_type_hints(type(self))
@@ -208,6 +222,14 @@ class RunSpec:
                 raise UnlearnError(f"{name} is {value}: give at least {at_least}.")
         if self.length is not None and self.length < 8:
             raise UnlearnError(f"length is {self.length}: give at least 8 tokens per chunk.")
+        self._check_together()
+        if self.lora_alpha == 2 * self.lora_rank:  # the same run, hence the same key
+            object.__setattr__(self, "lora_alpha", None)
+        if self.warmup > 1:
+            raise UnlearnError(f"warmup is {self.warmup}: give a share of the updates, 0 to 1.")
+
+    def _check_together(self) -> None:
+        """`UnlearnError` for fields that go by others, and do not go with theirs."""
         if self.base_bits == 8:
             raise UnlearnError(
                 "base_bits is 8, in which bitsandbytes rounds a token by its neighbours in the "
@@ -230,10 +252,11 @@ class RunSpec:
                 "lora_alpha is 0, which keeps adapters off: give a number above 0, or none for "
                 "twice the rank."
             )
-        if self.lora_alpha == 2 * self.lora_rank:  # the same run, hence the same key
-            object.__setattr__(self, "lora_alpha", None)
-        if self.warmup > 1:
-            raise UnlearnError(f"warmup is {self.warmup}: give a share of the updates, 0 to 1.")
+        if self.stop != "end" and self.requests > 1:
+            raise UnlearnError(
+                f"stop is {self.stop!r} and requests is {self.requests}: a run of several requests "
+                "makes all of its updates, so leave one of the two out."
+            )
 
     def replace(self, **changes: Any) -> RunSpec:
         """A copy with some fields changed; an unknown field lists the valid ones."""
@@ -255,6 +278,27 @@ class RunSpec:
     def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
         """The inverse of `as_dict`; missing fields take their defaults."""
         return cls().replace(**dict(values))
+
+    def forgets(self, documents: Sequence[Document]) -> tuple[Document, ...]:
+        """Those of the documents to forget that the run forgets, by `exposure` and `forget_size`.
+
+        `UnlearnError` for an exposure that none of them has.
+        """
+        if not self.exposure:
+            return tuple(documents[: self.forget_size])
+        chosen = [document for document in documents if document.exposure == self.exposure]
+        if chosen:
+            return tuple(chosen[: self.forget_size])
+        there = sorted({document.exposure for document in documents if document.exposure})
+        if not there:
+            raise UnlearnError(
+                f"exposure is {self.exposure}, and of no document to forget is it known how often "
+                "the model read it: leave exposure out."
+            )
+        raise UnlearnError(
+            f"exposure is {self.exposure}, and the documents to forget have the exposures "
+            f"{', '.join(map(str, there))}: give one of these, or 0 for all documents."
+        )
 
     @property
     def alpha(self) -> float:

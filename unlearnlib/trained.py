@@ -106,3 +106,14 @@ def lab_record(name: str, profile: str = "lab") -> Path:
     if seed_of(name)[1]:
         return data_folder() / profile / f"{name}.json"
     return lab_checkpoint(name, profile) / "record.json"
+
+
+def made_checkpoint(name: str, profile: str) -> Path:
+    """`lab_checkpoint` of a model that is on this machine; `UnlearnError` if it is not."""
+    folder = lab_checkpoint(name, profile)
+    if not is_whole(folder):
+        raise UnlearnError(
+            f"the {name} model of profile {profile!r} is not on this machine: make it with "
+            f"`unlearn pretrain --profile {profile} --only {name}`."
+        )
+    return folder

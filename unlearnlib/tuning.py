@@ -34,7 +34,7 @@ from unlearnlib.study.chosen import BATCH, UPDATES
 from unlearnlib.tuning_rule import RUNS, START, Proposal, Situation, Step, propose
 
 # Fields of a spec that the search decides, or that its rule needs as they are.
-DECIDED = ("learning_rate", "retain_weight", "schedule", "warmup", "requests")
+DECIDED = ("learning_rate", "retain_weight", "schedule", "warmup", "requests", "stop")
 
 
 @dataclass(frozen=True)

@@ -119,13 +119,14 @@ def with_baselines(runs: Sequence[Record], baselines: Iterable[Record]) -> list[
     """The runs, and after them the baselines that they are held against, each once.
 
     A baseline belongs to a run of the same profile, domain, starting model and `Basis`. Copies of
-    one that are not equal all come, since one of them may be wrong.
+    one that are not equal all come, since one of them may be wrong. The scores of a model of
+    another seed, which does not come with the project, are left out where its weights are not here.
     """
     started = {_start(run) for run in runs}
     found: list[Record] = []
     for one in baselines:
         same = (other.comparable() == one.comparable() for other in found)
-        if _start(one) in started and not any(same):
+        if _start(one) in started and not any(same) and _has_weights(one):
             found.append(one)
     return [*runs, *sorted(found, key=lambda record: record.key)]
 
@@ -135,6 +136,19 @@ def _start(record: Record) -> tuple[Any, ...]:
     spec = record.spec
     base = spec.get("base", "vanilla")
     return spec.get("profile"), spec.get("domain"), base, record.basis
+
+
+def _has_weights(baseline: Record) -> bool:
+    """Whether the weights that a baseline is of are here; those of seed 0 are."""
+    spec = baseline.spec
+    if "weights" not in spec:
+        return True
+    from unlearnlib.study.compute import seed_hash
+
+    try:
+        return spec["weights"] == seed_hash(spec["profile"], spec["domain"], spec["baseline"])
+    except UnlearnError:
+        return False
 
 
 def _is_baseline(record: Record) -> bool:
@@ -429,17 +443,17 @@ def _published_runs(profile: str, domains: Sequence[str]) -> dict[str, list[Reco
 def _check_studies(profile: str, domains: Sequence[str]) -> list[Check]:
     """Whether each published file holds every run of its study's grid that it ought to hold.
 
-    A study may be published in part, of some domains, methods and seeds: what is of none of those
-    that are there is a note. What is of one that is there, and missing, was taken out.
+    A study may be published in part, of some domains, bases, methods and seeds: what is of none of
+    those that are there is a note. What is of one that is there, and missing, was taken out.
     """
     from unlearnlib.study.grids import get_study
-    from unlearnlib.study.records import spec_text
+    from unlearnlib.study.records import spec_text, start_of
 
     checks = []
     for name, runs in _published_runs(profile, domains).items():
         there = {spec_text(run.spec) for run in runs}
-        methods = {(run.spec["domain"], run.spec["method"]) for run in runs}
-        seeds = {(run.spec["domain"], run.spec["seed"]) for run in runs}
+        methods = {(*start_of(run), run.spec["method"]) for run in runs}
+        seeds = {(*start_of(run), run.spec["seed"]) for run in runs}
         grid: list[RunSpec] = []
         for domain in domains:
             with contextlib.suppress(UnlearnError):  # its settings have not been chosen
@@ -448,7 +462,8 @@ def _check_studies(profile: str, domains: Sequence[str]) -> list[Check]:
         holes = [
             spec
             for spec in lacking
-            if (spec.domain, spec.method) in methods and (spec.domain, spec.seed) in seeds
+            if (spec.domain, spec.base, spec.method) in methods
+            and (spec.domain, spec.base, spec.seed) in seeds
         ]
         checks.append(
             Check(

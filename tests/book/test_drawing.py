@@ -5,6 +5,7 @@ Figures are drawn at both widths. What one figure shows is tested with its chapt
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ import synthetic
 from synthetic import drawn, spoilt
 
 from unlearnlib.book.cost import Retraining, cost_ratio, cost_ratios
+from unlearnlib.book.drawing import apart, label_ends
 from unlearnlib.book.learning_rates import learning_rates
 from unlearnlib.book.main_table import at_rate, distance_to_oracle, forget_vs_general
 from unlearnlib.book.membership import membership_auc, roc_curves
@@ -23,7 +25,7 @@ from unlearnlib.book.target_check import early_stops_figure, target_check
 from unlearnlib.book.trajectories import trajectories
 from unlearnlib.book.what_holds import share_of_the_way
 from unlearnlib.errors import UnlearnError
-from unlearnlib.figures import WIDE, DescribedFigure, to_svg
+from unlearnlib.figures import WIDE, DescribedFigure, Layout, to_svg
 from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record
 
@@ -138,3 +140,22 @@ def test_a_figure_for_phones_stacks_its_panels() -> None:
 def test_the_same_records_give_the_same_bytes() -> None:
     one, two = (to_svg(target_check(BASELINES)) for _ in range(2))
     assert one == two
+
+
+def test_names_at_the_ends_of_lines_are_moved_apart_and_keep_their_order() -> None:
+    assert apart([], 0.1) == []
+    assert apart([0.2, 0.5, 0.9], 0.1) == pytest.approx([0.2, 0.5, 0.9])  # none need move
+    assert apart([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    assert apart([0.0, 0.0], 0.1) == pytest.approx([0.0, 0.1])
+    assert apart([1.0, 1.0], 0.1) == pytest.approx([0.9, 1.0])
+    crowded = apart([0.1] * 20, 0.1)  # more than fit: they stay apart
+    assert min(b - a for a, b in itertools.pairwise(crowded)) > 0.099
+
+
+def test_every_line_that_ends_in_a_number_is_named() -> None:
+    figure = Layout(False).grid(1, 2.0)[0]
+    (ax,) = figure.axes
+    ax.set_ylim(0, 2)
+    label_ends(ax, [(1.0, "one", "red"), (math.nan, "none", "red"), (1.01, "two", "blue")])
+    placed = {text.get_text(): text.get_position()[1] for text in ax.texts}
+    assert list(placed) == ["one", "two"] and placed["two"] - placed["one"] > 0.05

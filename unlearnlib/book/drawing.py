@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from unlearnlib.book.records import baseline_value, methods_of, select, value
 from unlearnlib.figures import (
@@ -127,6 +129,47 @@ def draw_seeds(
     draw_points(
         ax, [mean], [y], markersize=7, markerfacecolor=face, markeredgewidth=1.4, zorder=3, **common
     )
+
+
+def label_ends(
+    ax: Axes,
+    ends: Sequence[tuple[float, str, str]],
+    *,
+    size: float = 9,
+    height: float | None = None,
+) -> None:
+    """Names to the right of the panel for lines that end there: (y, name, colour) of each.
+
+    Names that would overlap are moved apart, in the order of their lines, and a hair line leads
+    from each to its end. `size` is in points; `height` of the panel in inches, where it is not as
+    its axes are now.
+    """
+    to_axes, at = ax.transData + ax.transAxes.inverted(), ax.get_xlim()[1]
+    known = [end for end in ends if math.isfinite(end[0])]
+    places = [(float(to_axes.transform((at, y))[1]), name, colour) for y, name, colour in known]
+    places.sort(key=lambda place: place[0])
+    inches = height or ax.get_window_extent().height / ax.figure.dpi
+    gap = 1.25 * size / 72 / inches
+    for (y, name, colour), text_y in zip(
+        places, apart([y for y, _, _ in places], gap), strict=True
+    ):
+        here: dict[str, Any] = {"transform": ax.transAxes, "color": colour, "clip_on": False}
+        ends_at = min(max(y, 0.0), 1.0)
+        ax.add_artist(Line2D([1.01, 1.05], [ends_at, text_y], linewidth=0.6, **here))
+        ax.text(1.06, text_y, name, fontsize=size, va="center", **here)
+
+
+def apart(places: Sequence[float], gap: float) -> list[float]:
+    """Rising places moved as little as it takes to be `gap` apart, into 0 to 1 if they fit."""
+    from scipy.optimize import isotonic_regression
+
+    if not places:
+        return []
+    steps = gap * np.arange(len(places))
+    moved = isotonic_regression(np.array(places) - steps).x + steps
+    room = max(1.0, float(steps[-1])) - moved[-1]
+    moved += min(0.0, room) if moved[0] >= 0 else max(0.0, -moved[0])
+    return [float(x) for x in moved]
 
 
 def course(record: Record, metric: str) -> tuple[list[float], list[float]]:

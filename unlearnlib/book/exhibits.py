@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unlearnlib.book.origins import carried, carried_records, cell_records
 from unlearnlib.book.records import Finding
 from unlearnlib.experiment.experiment import Experiment, Source, open_experiment
+from unlearnlib.experiment.parameters import FAILED
 from unlearnlib.figures import DescribedFigure, image_html, to_svg
 from unlearnlib.text import number
 
@@ -236,9 +237,10 @@ def experiment(
 ) -> Experiment:
     """What a notebook's parameters ask for (see `experiment.open_experiment`).
 
-    What is missing and what is being computed is shown in the notebook.
+    What is missing and what is being computed is shown in the notebook, and so is what could not
+    be computed: that is marked, so that whoever runs the notebook can tell (`failures_in`).
     """
-    return open_experiment(chapter, namespace, *studies, more=more, tell=say)
+    return open_experiment(chapter, namespace, *studies, more=more, tell=say, fail=say_failure)
 
 
 def figures_folder() -> Path | None:
@@ -272,6 +274,13 @@ def say(text: str) -> None:
 
     if text:
         display(Markdown(text))
+
+
+def say_failure(text: str) -> None:
+    """Show what could not be computed, as Markdown that is marked as such."""
+    from IPython.display import Markdown, display
+
+    display(Markdown(text), metadata={FAILED: True})
 
 
 def glue(found: Mapping[str, Finding], prefix: str = "") -> None:

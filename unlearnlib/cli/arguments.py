@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unlearnlib.errors import UnlearnError
-from unlearnlib.profiles import check_domains, get_profile
+from unlearnlib.profiles import check_domains, default_domains, left_out
 
 if TYPE_CHECKING:
     from unlearnlib.corpus.columns import Named
@@ -157,15 +157,12 @@ def store_path(
 
 
 def chosen_domains(profile: str, given: Sequence[str] | None) -> tuple[str, ...]:
-    """The domains given, each once; by default all that the profile has."""
-    scale = get_profile(profile)
+    """The domains given, each once; by default all that can be had, and which cannot is told."""
     if given:
         return check_domains(profile, given)
-    if scale.corpus == "hub":
-        from unlearnlib.corpus.hub import HUB_DOMAINS
-
-        return HUB_DOMAINS
-    return scale.domains
+    if said := left_out(profile):
+        logger.info("%s", said)
+    return default_domains(profile)
 
 
 def chosen_tasks(names: Sequence[str], limit: int | None, unsafe: bool) -> TaskSet | None:

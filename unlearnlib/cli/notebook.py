@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from unlearnlib.cli.arguments import file_to_write, write_output
 from unlearnlib.cli.output import Report, columns
 from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.experiment.parameters import cell_of, refuse_unknown, title_of
+from unlearnlib.experiment.parameters import cell_of, failures_in, refuse_unknown, title_of
 from unlearnlib.folders import notebooks_folder
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ def _digest(notebook: Mapping[str, Any]) -> str:
 def _run(template: Path, given: dict[str, Any], out: Path, replace: bool, *, quiet: bool) -> None:
     """Execute a template with parameters; the result is written whole, also where a cell fails.
 
-    What fails or is interrupted does not take the place of an earlier result, see `_keep`.
+    What fails or is interrupted does not take the place of an earlier result, see `_keep`. A study
+    that cannot be computed is a failure, though the notebook comes to its end without it.
     """
     try:
         import nbformat  # noqa: F401
@@ -157,11 +158,14 @@ def _run(template: Path, given: dict[str, Any], out: Path, replace: bool, *, qui
             # What it logs of its connection, and of its end, is no concern of a reader.
             extra_arguments=["--log-level=CRITICAL"],
         )
+        if failed := failures_in(json.loads(partial.read_text(encoding="utf-8"))):
+            kept = _keep(partial, _unfinished(out), template, given, True)
+            raise UnlearnError(f"{failed[0].rstrip('.')}: what could be shown is in {kept}.")
         _keep(partial, out, template, given, replace)
     except PapermillExecutionError as error:
-        failed = f"cell {error.exec_count} of {template.stem} failed ({error.ename}: "
+        where = f"cell {error.exec_count} of {template.stem} failed ({error.ename}: "
         kept = _keep(partial, _unfinished(out), template, given, True)
-        raise UnlearnError(f"{failed}{str(error.evalue).rstrip('.')}): see {kept}.") from None
+        raise UnlearnError(f"{where}{str(error.evalue).rstrip('.')}): see {kept}.") from None
     finally:
         with contextlib.suppress(ValueError):  # the disk was full, and it is no whole notebook
             if partial.exists():

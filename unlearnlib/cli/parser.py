@@ -351,6 +351,17 @@ def _add_study(commands: Any) -> None:
     parser = _command(commands, "study", "compute what is missing of a named grid of runs")
     parser.add_argument("name", nargs="?", metavar="NAME", help="the study; see --list")
     parser.add_argument("--list", action="store_true", help="list the studies")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="every study: the rates, the settings that they choose, and the others",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_count,
+        metavar="N",
+        help="with --all: processes side by side",
+    )
     _add_scale(parser, several=True, default="lab")
     parser.add_argument("--method", action="append", help="only this method; repeat for several")
     parser.add_argument("--seed", action="append", type=int, help="only this seed; repeatable")

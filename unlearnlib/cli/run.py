@@ -295,7 +295,13 @@ def _plan_report(inputs: Inputs, execution: Execution) -> Report:
         "seconds_evaluating": reading.seconds,
         "retraining_ratio_per_1e12_tokens": 1e12 / planned.tokens if planned.tokens else None,
     }
-    return Report(values, _plan_text(planned, reading, inputs.device, available), 0 if fits else 1)
+    text = _plan_text(planned, reading, inputs.device, available)
+    if inputs.spec.stop != "end":
+        text += (
+            f"\nthe run may stop at the retrained model before its {inputs.spec.updates:,} updates "
+            "are made: this is the most that it takes"
+        )
+    return Report(values, text, 0 if fits else 1)
 
 
 def _plan_run(inputs: Inputs, execution: Execution) -> tuple[Plan, Reading]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,21 +18,25 @@ from unlearnlib.cli.arguments import (
 )
 from unlearnlib.cli.inputs import check_tokenizer_of
 from unlearnlib.cli.output import Report, columns
-from unlearnlib.devices import choose_device
+from unlearnlib.devices import choose_device, cores
 from unlearnlib.errors import UnlearnError
+from unlearnlib.experiment.everything import Everything
+from unlearnlib.experiment.work import Work
 from unlearnlib.methods import get_method
 from unlearnlib.profiles import get_profile
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
-from unlearnlib.study.chosen import average, choose, write_settings
+from unlearnlib.study.chosen import average, choose_settings
 from unlearnlib.study.compute import Portion, Shard, run_study
-from unlearnlib.study.grids import STUDIES, get_study
+from unlearnlib.study.grids import OWN, STUDIES, get_study
 from unlearnlib.study.publishing import publish
 
 if TYPE_CHECKING:
     from unlearnlib.bench import Bench
     from unlearnlib.store.record import Record
     from unlearnlib.study.records import StudyResult
+
+logger = logging.getLogger(__name__)
 
 KEY_METRICS = (
     "forget/perplexity",
@@ -56,8 +61,12 @@ HEADINGS = {
 
 def study_command(args: argparse.Namespace) -> Report:
     """Compute what is missing of a study; publish it, or choose settings from it, if asked."""
+    if args.all:
+        return _all_studies(args)
     if args.list or args.name is None:
         return _list_studies()
+    if args.workers is not None:
+        raise UnlearnError("--workers is for --all: leave it out, or divide the study by --shard.")
     study, limits = get_study(args.name), chosen_limits(args.limit)
     domains = chosen_domains(args.profile, args.domain)
     shard = None if args.shard is None else Shard.parse(args.shard)
@@ -82,11 +91,11 @@ def study_command(args: argparse.Namespace) -> Report:
     device = choose_device(args.device)
     hush_transformers()
 
-    def bench_for(profile: str, domain: str) -> Bench:
+    def bench_for(profile: str, domain: str, base: str) -> Bench:
         return open_bench(
             profile,
             domain,
-            models=Models(args.model, base=study.base, device=device, tokenizer=args.tokenizer),
+            models=Models(args.model, base=base, device=device, tokenizer=args.tokenizer),
             selection=Selection(args.corpora, limits),
             execution=chosen_execution(args, progress=False),  # the study has a bar of its own
         )
@@ -107,7 +116,9 @@ def study_command(args: argparse.Namespace) -> Report:
             f"{result.busy} runs of {args.name!r} are being computed by another process: give the "
             "same command again when they are done."
         )
-    chosen = _choose(args.profile, domains, result) if args.choose else {}
+    chosen = {}
+    if args.choose:
+        chosen = choose_settings(args.profile, domains, result.records, result.baselines)
     published = publish(args.name, args.profile, result) if args.publish else None
     values = {
         "study": args.name,
@@ -128,6 +139,50 @@ def _list_studies() -> Report:
     studies = [{"name": study.name, "about": study.about} for study in STUDIES.values()]
     rows = [(study["name"], study["about"]) for study in studies]
     return Report({"studies": studies}, columns(("study", "what it is"), rows))
+
+
+def _all_studies(args: argparse.Namespace) -> Report:
+    """Every study of a profile, what is missing of each; see `experiment.everything`."""
+    for flag, given in (
+        ("NAME", args.name),
+        ("--method", args.method),
+        ("--seed", args.seed),
+        ("--shard", args.shard),
+        ("--choose", args.choose),
+        ("--model", args.model),
+        ("--tokenizer", args.tokenizer),
+        ("--limit", args.limit),
+    ):
+        if given:
+            raise UnlearnError(
+                f"{flag} is given with --all, which computes every study whole: leave one of the "
+                "two out."
+            )
+    hush_transformers()
+    domains, started = chosen_domains(args.profile, args.domain), time.time()
+    where = store_path(args.store, None, ())
+    work = Work(
+        "rates",
+        args.profile,
+        domains,
+        OWN,
+        str(where),
+        published=not args.fresh,
+        device=choose_device(args.device),
+        corpora=args.corpora,
+    )
+    workers = min(args.workers or 1, cores())
+    computed = Everything(work, workers, args.publish, logger.info).compute()
+    values = {
+        "profile": args.profile,
+        "domains": list(domains),
+        "computed": computed,
+        "workers": workers,
+        "seconds": round(time.time() - started, 3),
+        "store": where,
+    }
+    text = columns(("study", "records computed now"), list(computed.items()))
+    return Report(values, text)
 
 
 def _check_choose(study: str, profile: str, some_runs: bool) -> None:
@@ -173,21 +228,6 @@ def _study_counts(result: StudyResult, shard: Shard | None) -> dict[str, Any]:
         "left": result.busy if shard is None else result.left,
         "diverged": sum(record.status == "diverged" for record in result.records),
     }
-
-
-def _choose(profile: str, domains: Sequence[str], result: StudyResult) -> dict[str, Any]:
-    """Choose and write the settings of each domain."""
-    chosen = {}
-    for domain in domains:
-        vanilla = next(
-            r
-            for r in result.baselines
-            if r.spec["domain"] == domain and r.spec["baseline"] == "vanilla"
-        )
-        records = [r for r in result.records if r.spec["domain"] == domain]
-        chosen[domain] = choose(records, vanilla)
-        write_settings(profile, domain, chosen[domain])
-    return chosen
 
 
 def _key_metrics(record: Record) -> dict[str, float]:

@@ -20,6 +20,7 @@ How templates are read and draws are made is told in `writing`; the draws of a d
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -49,7 +50,7 @@ def generate(domain: str, seed: int = 0) -> DomainData:
     """The five splits of one invented domain, as many documents each as `COUNTS` says.
 
     The general splits are the same whatever the domain. Raises `UnlearnError` for a domain that
-    is not one of `DOMAINS`. Takes about a second.
+    is not one of `DOMAINS`. Takes about a second at the first call.
     """
     if domain not in DOMAINS:
         raise unknown("domain", domain, DOMAINS)
@@ -65,7 +66,8 @@ def generate(domain: str, seed: int = 0) -> DomainData:
     )
 
 
-def _split(corpus: str, names: Sequence[str], seed: int) -> dict[str, tuple[Document, ...]]:
+@functools.cache
+def _split(corpus: str, names: tuple[str, ...], seed: int) -> dict[str, tuple[Document, ...]]:
     """The pool of one corpus, dealt to the splits `names` in a seeded random order."""
     drafts = _pool(corpus, sum(COUNTS[name] for name in names), seed)
     deal = Draw(seed, corpus, "split").shuffled(drafts)

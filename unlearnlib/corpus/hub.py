@@ -3,7 +3,8 @@
 `llmunlearn/unlearn_dataset` holds the domains arxiv and github and the domain-free general
 texts; the books were not published. A local folder of Parquet files in the same layout
 (`arxiv/forget-00000-of-00001.parquet`, and so on) is read by the same code, which is how a copy
-on a machine without network is used. Only data is ever loaded: `datasets` from version 4 on runs
+on a machine without network is used, and how a user gives books: `books/forget.parquet`, and so on.
+Only data is ever loaded: `datasets` from version 4 on runs
 no code of a repository.
 """
 
@@ -36,18 +37,24 @@ class HubSplit:
     column: str
 
 
-def hub_layout(domain: str) -> dict[str, HubSplit]:
+def hub_layout(domain: str, copied: bool = False) -> dict[str, HubSplit]:
     """Our split names -> config, split and text column of the published data set.
+
+    Args:
+        domain: one of `HUB_DOMAINS`; "books" where there is a copy.
+        copied: whether the files lie in a local folder, to which a user may add books.
 
     Raises:
         UnlearnError: "books", which was not published, or an unknown domain.
     """
-    if domain == "books":
+    if domain == "books" and not copied:
         raise UnlearnError(
-            "the domain 'books' was not published by the authors: give files of your own, "
-            "or take the public novels of the profile 'open'."
+            "the domain 'books' was not published by the authors: give a folder that has your own "
+            "as books/forget.parquet, books/retain.parquet and books/approximate.parquet beside a "
+            "copy of the published data (--corpora FOLDER), or take the profile 'open', whose "
+            "novels are public."
         )
-    if domain not in HUB_DOMAINS:
+    if domain not in (*HUB_DOMAINS, "books"):
         raise unknown("domain", domain, HUB_DOMAINS)
     return {
         "forget": HubSplit(domain, "forget", "text"),
@@ -71,7 +78,7 @@ def load_hub(
     What was downloaded once is read from the cache, also with HF_HUB_OFFLINE=1.
 
     Args:
-        domain: "arxiv" or "github".
+        domain: "arxiv" or "github", of a local folder also "books".
         source: the hub id, or a local folder in the same layout.
         revision: branch, tag or commit on the hub; the newest by default.
         limits: split -> the most documents to take, from the beginning.
@@ -81,9 +88,9 @@ def load_hub(
         UnlearnError: an unknown or unpublished domain, a missing `datasets`, an unreachable hub,
             a missing file or column.
     """
-    layout = hub_layout(domain)
-    limits = checked_limits(limits)
     local = Path(source).is_dir()
+    layout = hub_layout(domain, local)
+    limits = checked_limits(limits)
     if not local and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         raise UnlearnError(
             f"{source} is neither a folder nor a data set of the hub: "
@@ -111,7 +118,7 @@ def _load(
         if not files:
             raise UnlearnError(
                 f"{Path(source, place.config)} holds no {place.split}*.parquet: "
-                "copy the Parquet files of the data set there."
+                f"copy the Parquet files of the data set{_or_yours(place)} there."
             )
         arguments: dict[str, Any] = {"path": "parquet", "data_files": {place.split: files}}
         remedy = "write the Parquet files again"
@@ -129,6 +136,10 @@ def _load(
         cache_dir=cache and str(cache),
         **arguments,
     )
+
+
+def _or_yours(place: HubSplit) -> str:
+    return ", or your own books as such files," if place.config == "books" else ""
 
 
 def _documents(

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from unlearnlib.comparison import Comparison, compare
 from unlearnlib.devices import cores
 from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.experiment.effort import effort_of
+from unlearnlib.experiment.effort import Effort, effort_of
 from unlearnlib.experiment.parameters import (
     COMPUTE,
     DEFAULTS,
@@ -45,7 +45,7 @@ from unlearnlib.experiment.searches import (
     usual_searches,
 )
 from unlearnlib.folders import published_files
-from unlearnlib.profiles import get_profile, load_domain
+from unlearnlib.profiles import get_profile, left_out, load_domain
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
 from unlearnlib.store.published import Library
@@ -115,15 +115,37 @@ class Part:
 
 
 @dataclass
+class Kept:
+    """The bench that was opened last: the next study of its model and domain need not load it."""
+
+    name: tuple[str, str, str] | None = None  # profile, domain, base
+    bench: Bench | None = None
+
+    def open(self, work: Work, profile: str, domain: str, base: str | None = None) -> Bench:
+        """The bench that a piece of work is computed on; the one kept before is let go first."""
+        from unlearnlib.experiment.work import bench_of
+
+        base = base or get_study(work.study).base
+        name = (profile, domain, base)
+        if self.bench is None or self.name != name:
+            self.bench = None  # its memory is free before the next one is loaded
+            self.name, self.bench = name, bench_of(work, profile, domain, base)
+        return self.bench
+
+
+@dataclass
 class Experiment:
     """What a notebook was asked for. Make one with `open_experiment`.
 
     chapter   the notebook's name
     given     its parameters that are not at their defaults, for the command that repeats it
     tell      called with what is to be read, as Markdown
+    fail      called in its place with what could not be computed
     store     the local store; with compute="fresh", or with limits, one of its own
     deadline  of `time.monotonic`; None without a budget
     told      what was told already: it is told once
+    kept      the model and the data that were loaded last
+    progress  whether bars show how far it is
     The other fields are its parameters, checked.
     """
 
@@ -139,8 +161,11 @@ class Experiment:
     deadline: float | None
     given: dict[str, Any]
     tell: Callable[[str], None]
+    fail: Callable[[str], None]
     store: Store = field(default_factory=default_store)
     told: set[str] = field(default_factory=set)
+    kept: Kept = field(default_factory=Kept)
+    progress: bool = True
 
     @property
     def counts_published(self) -> bool:
@@ -180,16 +205,16 @@ class Experiment:
             )
         return found.baselines
 
-    def searches(self) -> list[Search]:
+    def searches(self, domains: Sequence[str] | None = None) -> list[Search]:
         """The searches of `unlearn tune`, those made now among them; says which are missing.
 
-        Those of the notebook's domains, and of the methods, seeds and number of updates that it was
-        given.
+        Those of the notebook's domains, or of some others, and of the methods, seeds and number of
+        updates that it was given.
         """
         asked = self.asked
         wanted = usual_searches(
             self.profile,
-            self.domains,
+            domains or self.domains,
             asked.seeds,
             asked.methods,
             None if asked.updates is None else max(asked.updates),
@@ -228,16 +253,13 @@ class Experiment:
 
     def _search(self, lacking: Sequence[Wanted]) -> None:
         """Make searches, until the deadline; one that was interrupted goes on."""
-        from unlearnlib.experiment.work import bench_of
-
         work = self._work(Part("main", self.profile, self.domains))
         path = local_path(self.store.root, self.profile)
         for domain, several in by_domain(lacking):
-            bench = None
-            for wanted in tqdm(several, desc=f"searches {domain}"):
+            for wanted in tqdm(several, desc=f"searches {domain}", disable=not self.progress):
                 if self.over:
                     return
-                bench = bench or bench_of(work, self.profile, domain)
+                bench = self.kept.open(work, self.profile, domain)
                 make_search(bench, wanted, path, self.store.root / "searches")
 
     def texts(self) -> dict[str, DomainData]:
@@ -262,12 +284,12 @@ class Experiment:
 
     def bench(self, domain: str) -> Bench | None:
         """Model and data of a domain; None where they are not here, which is told."""
-        from unlearnlib.experiment.work import bench_of
-
+        work = self._work(Part("main", self.profile, (domain,)))
         try:
-            return bench_of(self._work(Part("main", self.profile, (domain,))), self.profile, domain)
+            return self.kept.open(work, self.profile, domain)
         except UnlearnError as error:
-            self._tell_once(f"*The model or the texts of {domain} cannot be loaded: {error}*")
+            said = f"*The model or the texts of {domain} cannot be loaded: {error}*"
+            self._tell_once(said, failed=self.compute != "published")
             return None
 
     def source(self, records: Iterable[Record] = ()) -> Source:
@@ -280,8 +302,13 @@ class Experiment:
         """The command that makes this notebook again, with some parameters changed."""
         return command_of(self.chapter, {**self.given, **changes})
 
+    def effort(self, specs: Sequence[RunSpec]) -> Effort:
+        """How long some runs take here."""
+        return effort_of(specs, self.device, self.limits, self.corpora)
+
     def missing(self, part: Part) -> tuple[list[RunSpec], StudyResult]:
         """The runs of a part that have no record, and the records that there are."""
+        specs = part.specs()
         result = at_hand(
             part.study,
             part.profile,
@@ -291,7 +318,7 @@ class Experiment:
             published=self.counts_published,
         )
         there = {spec_text(record.spec) for record in result.records}
-        return [s for s in part.specs() if spec_text(s.as_dict()) not in there], result
+        return [spec for spec in specs if spec_text(spec.as_dict()) not in there], result
 
     def _found(self, part: Part) -> Found:
         failed = self.compute != "published" and not self._compute(part)
@@ -313,9 +340,12 @@ class Experiment:
 
         try:
             count = len(self.missing(part)[0])
-            compute_side_by_side(self._work(part), self.workers, count)
+            work = self._work(part)
+            benches = functools.partial(self.kept.open, work)
+            compute_side_by_side(work, self.workers, count, benches, progress=self.progress)
         except UnlearnError as error:  # its model has not been made, its texts are not here, ...
-            self._tell_once(f"*The study `{part.study}` cannot be computed: {error}*")
+            said = f"*The study `{part.study}` cannot be computed: {error}*"
+            self._tell_once(said, failed=True)
             return False
         return True
 
@@ -337,10 +367,10 @@ class Experiment:
             deadline=self.deadline,
         )
 
-    def _tell_once(self, text: str) -> None:
+    def _tell_once(self, text: str, failed: bool = False) -> None:
         if text and text not in self.told:
             self.told.add(text)
-            self.tell(text)
+            (self.fail if failed else self.tell)(text)
 
     def _state(self, part: Part, missing: Sequence[RunSpec], result: StudyResult) -> str:
         """What of a study is missing, what it would take, and by which command; else empty."""
@@ -360,7 +390,7 @@ class Experiment:
             "shown: "
             f"{first.domain}, {first.method}, learning rate {first.learning_rate:g}, "
             f"{first.updates} updates, seed {first.seed}{', and others' * (len(missing) > 1)}. "
-            f"{effort_of(missing, self.device, self.limits)} This command computes what is "
+            f"{self.effort(missing)} This command computes what is "
             f"missing: `{self.command(compute='missing')}`*"
         )
 
@@ -408,6 +438,7 @@ def open_experiment(
     *studies: str,
     more: Sequence[str] = (),
     tell: Callable[[str], None] = print,
+    fail: Callable[[str], None] | None = None,
 ) -> Experiment:
     """What a notebook's parameters ask for, checked; says what will be computed, where, how long.
 
@@ -416,6 +447,7 @@ def open_experiment(
     studies    those that it draws
     more       names of parameters of its own, beside the studies'
     tell       called with what is to be read, as Markdown
+    fail       called in its place with what could not be computed
 
     Raises UnlearnError for a parameter that there is not, and for a value that is not valid.
     """
@@ -441,8 +473,11 @@ def open_experiment(
         chosen_deadline(given["budget_minutes"]),
         {n: v for n, v in given.items() if v is not None and v != DEFAULTS.get(n)},
         tell,
+        fail or tell,
         _store(compute, limits),
     )
+    if given["domains"] in (None, "all") and (said := left_out(profile)):
+        tell(f"*{said}*")
     parts = [
         Part(name, profile, experiment.domains, experiment.asked.only(get_study(name).axes))
         for name in studies
@@ -472,10 +507,9 @@ def _opening(experiment: Experiment, missing: Sequence[RunSpec]) -> str:
     if not missing:
         return f"{where} All runs are recorded."
     precisions = ", ".join(sorted({spec.precision for spec in missing}))
-    effort = effort_of(missing, experiment.device, experiment.limits)
     return (
         f"{where} {len(missing)} {plural('run', len(missing))} in {precisions} "
-        f"{'has' if len(missing) == 1 else 'have'} no record yet. {effort}"
+        f"{'has' if len(missing) == 1 else 'have'} no record yet. {experiment.effort(missing)}"
     )
 
 

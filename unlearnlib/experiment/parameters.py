@@ -19,7 +19,7 @@ from typing import Any
 from unlearnlib.corpus.files import checked_limits
 from unlearnlib.devices import DEVICES
 from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.profiles import check_domains, get_profile
+from unlearnlib.profiles import check_domains, default_domains, get_profile
 from unlearnlib.study.grids import AXES, Asked, get_study
 
 COMPUTE = ("published", "missing", "fresh")
@@ -45,6 +45,8 @@ AXIS_NOTES = {
     "sizes": "None: the study's numbers of documents to forget; or others, as [1, 8]",
     "requests": "None: the study's numbers of requests; or others, as [1, 4]",
     "schedules": 'None: the study\'s shapes of the rate; or others, as ["linear 0.25"]',
+    "bases": 'None: the profile\'s vanillas; or some, as ["vanilla", "second"]',
+    "exposures": "None: the study's numbers of readings; or others, as [1, 16]",
 }
 _NUMBERS: dict[str, Callable[[Any], Any]] = {
     "seeds": int,
@@ -54,7 +56,10 @@ _NUMBERS: dict[str, Callable[[Any], Any]] = {
     "retain_weights": float,
     "sizes": int,
     "requests": int,
+    "exposures": int,
 }
+# In the metadata of what an executed notebook shows: that it says what could not be computed.
+FAILED = "unlearn_failed"
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 # Where a parameter has another default than None.
 DEFAULTS = {"profile": "lab", "device": "auto", "compute": "published", "workers": 1}
@@ -199,7 +204,7 @@ def chosen_values(given: Mapping[str, Any]) -> Asked:
         value = given.get(axis)
         if value is None:
             continue
-        if axis == "methods":
+        if axis in ("methods", "bases"):
             values[axis] = tuple(dict.fromkeys(map(str, items(axis, value))))
         elif axis == "schedules":
             values[axis] = _schedules(value)
@@ -228,10 +233,10 @@ def chosen_deadline(minutes: Any) -> float | None:
 
 
 def chosen_domains(profile: str, given: Any) -> tuple[str, ...]:
-    """The domains given, each once; by default all that the profile has."""
-    scale = get_profile(profile)  # one that there is not is told before its domains
+    """The domains given, each once; by default all that can be had (see `profiles.left_out`)."""
+    get_profile(profile)  # one that there is not is told before its domains
     if given in (None, "all"):
-        return scale.domains
+        return default_domains(profile)
     return check_domains(profile, map(str, items("domains", given)))
 
 
@@ -261,6 +266,13 @@ def cell_of(template: Path) -> dict[str, tuple[str, str]]:
                 value, _, note = rest.partition("  # ")
                 found[name.strip()] = value.strip(), note.strip()
     return found
+
+
+def failures_in(notebook: Mapping[str, Any]) -> list[str]:
+    """What an executed notebook says that it could not compute, in the order of its cells."""
+    outputs = [output for cell in notebook.get("cells", ()) for output in cell.get("outputs", ())]
+    marked = [output for output in outputs if output.get("metadata", {}).get(FAILED)]
+    return ["".join(output["data"]["text/markdown"]).strip("*") for output in marked]
 
 
 def title_of(template: Path) -> str:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,19 +53,25 @@ class Work:
     deadline: float | None = None
 
 
-def bench_of(work: Work, profile: str, domain: str) -> Bench:
-    """The bench that a piece of work is computed on."""
+def bench_of(work: Work, profile: str, domain: str, base: str | None = None) -> Bench:
+    """The bench that a piece of work is computed on; `base` is by default the study's."""
     return open_bench(
         profile,
         domain,
-        models=Models(base=get_study(work.study).base, device=choose_device(work.device)),
+        models=Models(base=base or get_study(work.study).base, device=choose_device(work.device)),
         selection=Selection(work.corpora, work.limits),
         execution=Execution(progress=False),  # the study has a bar of its own
     )
 
 
-def compute(work: Work, progress: bool = True) -> StudyResult:
-    """Compute what the store lacks, in this process, until the deadline."""
+Benches = Callable[[str, str, str], Bench]  # (profile, domain, base) -> the bench
+
+
+def compute(work: Work, benches: Benches | None = None, *, progress: bool = True) -> StudyResult:
+    """Compute what the store lacks, in this process, until the deadline.
+
+    `benches` opens what it is computed on; by default `bench_of`.
+    """
     hush_transformers()
     return run_study(
         work.study,
@@ -74,23 +80,30 @@ def compute(work: Work, progress: bool = True) -> StudyResult:
         portion=Portion(None if work.runs else (), asked=work.asked, deadline=work.deadline),
         store=Store(Path(work.store)),
         fresh=not work.published,
-        benches=functools.partial(bench_of, work),
+        benches=benches or functools.partial(bench_of, work),
         progress=progress,
     )
 
 
-def compute_side_by_side(work: Work, workers: int = 1, count: int | None = None) -> StudyResult:
+def compute_side_by_side(
+    work: Work,
+    workers: int = 1,
+    count: int | None = None,
+    benches: Benches | None = None,
+    *,
+    progress: bool = True,
+) -> StudyResult:
     """`compute` by several processes on one store, each taking the runs that no other has begun.
 
     Every process gets its share of the cores. `count` is how many runs are missing: no more
-    processes start. What goes wrong in one of them is told by the last call here, which gathers
-    what all have made and computes what they have left. Each ends when this process ends: the pipe
-    that told it its work stays open until then.
+    processes start; `benches` are for one that computes alone. What goes wrong in one of them is
+    told by the last call here, which gathers what all have made and computes what they have left.
+    Each ends when this process ends: the pipe that told it its work stays open until then.
     """
     if count is not None:
         workers = min(workers, count)
     if workers <= 1:
-        return compute(work)
+        return compute(work, benches, progress=progress)
     text = json.dumps(asdict(work)) + "\n"
     threads = str(max(1, cores() // workers))
     begun, running = time.time(), []
@@ -109,7 +122,8 @@ def compute_side_by_side(work: Work, workers: int = 1, count: int | None = None)
             with contextlib.suppress(OSError):  # it has ended already
                 process.stdin.write(text)
                 process.stdin.flush()
-        with tqdm(desc=f"{work.study}, {workers} processes", total=count, unit="run") as bar:
+        words = f"{work.study}, {workers} processes"
+        with tqdm(desc=words, total=count, unit="run", disable=not progress) as bar:
             while any(process.poll() is None for process in running):
                 time.sleep(0.5)
                 bar.n = _made_since(Path(work.store), begun)
@@ -120,7 +134,7 @@ def compute_side_by_side(work: Work, workers: int = 1, count: int | None = None)
                 process.terminate()
             with contextlib.suppress(OSError):
                 process.communicate()
-    return compute(work)
+    return compute(work, progress=progress)
 
 
 def _made_since(store: Path, begun: float) -> int:

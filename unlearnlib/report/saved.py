@@ -303,8 +303,9 @@ def _facts(
 
 
 def _used(data: DomainData, split: str, spec: Mapping[str, Any]) -> tuple[Document, ...]:
-    """The documents of a split that a run used: of the forget set the first `forget_size`."""
-    return data.split(split)[: spec["forget_size"] if split == "forget" else None]
+    """The documents of a split that a run used: of the forget set those that it forgets."""
+    documents = data.split(split)
+    return RunSpec.from_dict(spec).forgets(documents) if split == "forget" else documents
 
 
 def _length(record: Record) -> int:

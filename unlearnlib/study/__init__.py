@@ -20,6 +20,7 @@ _PUBLIC = {
         "Shard",
         "baseline",
         "baseline_key",
+        "baselines_of",
         "run_study",
     ),
     "unlearnlib.study.grids": (
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from unlearnlib.study.compute import Shard as Shard
     from unlearnlib.study.compute import baseline as baseline
     from unlearnlib.study.compute import baseline_key as baseline_key
+    from unlearnlib.study.compute import baselines_of as baselines_of
     from unlearnlib.study.compute import run_study as run_study
     from unlearnlib.study.grids import MAIN_SEEDS as MAIN_SEEDS
     from unlearnlib.study.grids import RATES as RATES

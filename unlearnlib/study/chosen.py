@@ -56,6 +56,18 @@ def choose(rates: Iterable[Record], vanilla: Record) -> dict[str, dict[str, Any]
     }
 
 
+def choose_settings(
+    profile: str, domains: Iterable[str], rates: Sequence[Record], baselines: Iterable[Record]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Choose and write the settings of each domain, of the runs of the study `rates`."""
+    vanillas = {r.spec["domain"]: r for r in baselines if r.spec["baseline"] == "vanilla"}
+    chosen = {}
+    for domain in domains:
+        chosen[domain] = choose([r for r in rates if r.spec["domain"] == domain], vanillas[domain])
+        write_settings(profile, domain, chosen[domain])
+    return chosen
+
+
 def _shortfall(record: Record, vanilla: Record) -> float:
     """The `shortfall` of a run; the target is vanilla's perplexity on the approximate set."""
     forget, general = (record.metrics[f"{split}/perplexity"] for split in ("forget", "general"))

@@ -55,6 +55,8 @@ class Asked:
     sizes           numbers of documents to forget
     requests        into how many requests the forget set is divided
     schedules       (shape, share of the updates that warm up), as ("linear", 0.25)
+    bases           which of a profile's models is unlearned (see `RunSpec.base`)
+    exposures       how often the model read the documents to forget; 0: all documents
     """
 
     methods: Sequence[str] | None = None
@@ -66,6 +68,8 @@ class Asked:
     sizes: Sequence[int] | None = None
     requests: Sequence[int] | None = None
     schedules: Sequence[tuple[str, float]] | None = None
+    bases: Sequence[str] | None = None
+    exposures: Sequence[int] | None = None
 
     def only(self, axes: Iterable[str]) -> Asked:
         """The values of some axes alone."""
@@ -83,7 +87,7 @@ class Study:
 
     grid   (profile, domain, values asked for) -> the specs of one domain
     axis   what the grid varies beside `COMMON_AXES`: a field of `Asked`
-    base   which model all of its runs unlearn (see `RunSpec`)
+    base   which model its baselines are of where no runs are asked for (see `RunSpec`)
     """
 
     name: str
@@ -106,6 +110,13 @@ class Study:
                     f"give {', '.join(self.axes[:-1])} or {self.axes[-1]}."
                 )
         return self.grid(profile, domain, asked)
+
+    def by_base(self, specs: Iterable[RunSpec]) -> list[tuple[str, Specs]]:
+        """Runs by the model that they unlearn; without runs those of `base`, none."""
+        groups: dict[str, Specs] = {}
+        for spec in specs:
+            groups.setdefault(spec.base, []).append(spec)
+        return list(groups.items()) or [(self.base, [])]
 
 
 def _by_rate(
@@ -283,6 +294,68 @@ def _published(profile: str, domain: str, asked: Asked) -> Specs:
     ]
 
 
+def _stopping(
+    profile: str,
+    domain: str,
+    asked: Asked,
+    method: str,
+    seed: int,
+    divisors: Sequence[float],
+    **more: Any,
+) -> Specs:
+    """A method at parts of its chosen rate, until it has forgotten as much as the retrained model.
+
+    It is measured after every update, so that all methods can be compared where they have forgotten
+    equally much. Rates that are asked for are taken as they are.
+    """
+    most = asked.updates or (get_profile(profile).stop_updates,)
+    chosen = _chosen(
+        profile,
+        domain,
+        dataclasses.replace(asked, updates=most),
+        method,
+        seed,
+        stop="retrained",
+        probe_every=1,
+        **more,
+    )
+    parts = divisors if asked.rates is None else (1.0,)
+    return [
+        spec.replace(learning_rate=spec.learning_rate / part) for spec in chosen for part in parts
+    ]
+
+
+def _equal_forgetting(profile: str, domain: str, asked: Asked) -> Specs:
+    """Every method until it has forgotten as much as the retrained model of its vanilla."""
+    scale = get_profile(profile)
+    return [
+        spec
+        for base in asked.bases or scale.bases
+        for method in asked.methods or PAPER_METHODS
+        for seed in asked.seeds or scale.seeds
+        for spec in _stopping(
+            profile, domain, asked, method, seed, scale.stop_divisors[:1], base=base
+        )
+    ]
+
+
+def _exposure(profile: str, domain: str, asked: Asked) -> Specs:
+    """Every method on the documents of each exposure, until the retrained model's level.
+
+    At more than one rate: what was read once may be forgotten in one update of the chosen rate.
+    """
+    scale = get_profile(profile)
+    return [
+        spec
+        for exposure in asked.exposures or scale.exposures
+        for method in asked.methods or PAPER_METHODS
+        for seed in asked.seeds or scale.seeds[:1]
+        for spec in _stopping(
+            profile, domain, asked, method, seed, scale.stop_divisors, exposure=exposure
+        )
+    ]
+
+
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
@@ -310,6 +383,18 @@ STUDIES: dict[str, Study] = {
             "shape of the learning rate, with and without warm-up",
             _schedule,
             "schedules",
+        ),
+        Study(
+            "equal_forgetting",
+            "every method until it has forgotten as much as the retrained model, on two vanillas",
+            _equal_forgetting,
+            "bases",
+        ),
+        Study(
+            "exposure",
+            "the same on documents that the model read once, twice, ... sixteen times",
+            _exposure,
+            "exposures",
         ),
         Study(
             "published",

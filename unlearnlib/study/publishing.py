@@ -15,7 +15,7 @@ from unlearnlib.store.claims import exclusive
 from unlearnlib.store.published import read_parquet, write_parquet
 from unlearnlib.store.record import Basis, Record
 from unlearnlib.study.grids import STUDIES, Specs, specs_of
-from unlearnlib.study.records import StudyResult, spec_text
+from unlearnlib.study.records import StudyResult, place_of, spec_text, start_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +43,15 @@ def publish_records(profile: str, records: Iterable[Record]) -> dict[str, int]:
             grid += wanted
             specs = [spec.as_dict() for spec in wanted]
             found = [r for r in records if r.kind == "run" and r.spec in specs]
-            count = Counter(r.basis for r in found)
-            most = max(count, key=lambda basis: count[basis], default=None)
-            chosen += [r for r in found if r.basis == most]
-            if left := len(found) - (count[most] if most else 0):
-                logger.warning(
-                    "%d records of study %s on %s are of another model and are left out",
-                    left, name, domain,
-                )  # fmt: skip
+            for start in dict.fromkeys(map(start_of, found)):
+                count = Counter(r.basis for r in found if start_of(r) == start)
+                most = max(count, key=lambda basis: count[basis])
+                chosen += [r for r in found if start_of(r) == start and r.basis == most]
+                if left := count.total() - count[most]:
+                    logger.warning(
+                        "%d records of study %s on %s are of another model and are left out",
+                        left, name, domain,
+                    )  # fmt: skip
         if chosen:
             counts[name] = len(chosen)
             bases |= {r.basis for r in chosen}
@@ -82,13 +83,14 @@ def _merge(path: Path, records: Sequence[Record], grid: Iterable[RunSpec] = ()) 
 
     Of several processes that add to one file none loses what another added.
 
-    The runs of a domain are of one `Basis`, hence of one model: those of another go when the new
-    ones are at least as many of the `grid`. Of fewer, both stay: a part is no reason to lose the
-    whole, and who reads the file takes the runs of the basis that has most (`load_study`). Scores
-    of vanilla and oracle stay for every basis: studies may differ in theirs.
+    The runs of a domain that unlearn the same of a profile's models (`RunSpec.base`) are of one
+    `Basis`, hence of one model: those of another go when the new ones are at least as many of the
+    `grid`. Of fewer, both stay: a part is no reason to lose the whole, and who reads the file takes
+    the runs of the basis that has most (`load_study`). Scores of vanilla and oracle stay for every
+    basis: studies may differ in theirs.
     """
     with exclusive(path):
-        kept = {_place(r): r for r in read_parquet(path)} if path.exists() else {}
+        kept = {place_of(r): r for r in read_parquet(path)} if path.exists() else {}
         write_parquet(_merged(kept, records, grid, path.name), path)
 
 
@@ -99,30 +101,25 @@ def _merged(
     file: str,
 ) -> Iterable[Record]:
     """What a published file holds after `records` are added to those that it has (`kept`)."""
-    kept.update({_place(r): r for r in records})
+    kept.update({place_of(r): r for r in records})
     wanted = {spec_text(spec.as_dict()) for spec in grid}
-    for domain in {r.spec["domain"] for r in records if r.kind == "run"}:
+    for start in {start_of(r) for r in records if r.kind == "run"}:
         count: Counter[Basis] = Counter()
         for (spec, basis), r in kept.items():
-            if r.kind == "run" and r.spec["domain"] == domain:
+            if r.kind == "run" and start_of(r) == start:
                 count[basis] += spec in wanted  # 0 for a basis of whose runs none is wanted
-        new = {r.basis for r in records if r.kind == "run" and r.spec["domain"] == domain}
+        new = {r.basis for r in records if r.kind == "run" and start_of(r) == start}
         most = max(count[basis] for basis in new)
         old = {basis for basis in count if basis not in new and count[basis] <= most}
         if more := sorted(set(count) - new - old, key=lambda basis: basis.model_hash):
             logger.warning(
                 "%s: on %s another model (%s) has %d runs, more than the %d of the new one: both "
                 "stay, and its runs are shown",
-                file, domain, more[0].model_hash[:12], count[more[0]], most,
+                file, start[0], more[0].model_hash[:12], count[more[0]], most,
             )  # fmt: skip
         kept = {
             place: r
             for place, r in kept.items()
-            if r.kind != "run" or r.spec["domain"] != domain or r.basis not in old
+            if r.kind != "run" or start_of(r) != start or r.basis not in old
         }
     return kept.values()
-
-
-def _place(record: Record) -> tuple[str, Basis]:
-    """What a record replaces in a published file: the one of the same spec and basis."""
-    return spec_text(record.spec), record.basis

@@ -59,8 +59,7 @@ def load_study(
     Records are matched by their spec, so a reader needs neither model nor torch time. Raises
     UnlearnError if there is none at all.
     """
-    base = get_study(name).base
-    result = _matching(name, specs_of(name, profile, domains), profile, domains, store, base)
+    result = _matching(name, specs_of(name, profile, domains), profile, domains, store)
     if not result.records:
         raise UnlearnError(
             f"there is no record of study {name!r} at profile {profile!r}: run "
@@ -85,7 +84,6 @@ def at_hand(
     Nor is it that a study's settings have not been chosen at a profile yet. `asked` are values in
     place of the study's own; without `published` only the records of the store count.
     """
-    base = get_study(name).base
     try:
         specs = specs_of(name, profile, domains, asked)
     except UnlearnError as error:
@@ -93,7 +91,7 @@ def at_hand(
             raise
         logger.warning("%s", error)
         specs = []
-    return _matching(name, specs, profile, domains, store, base, published=published)
+    return _matching(name, specs, profile, domains, store, published=published)
 
 
 def joined(parts: Iterable[StudyResult]) -> StudyResult:
@@ -141,7 +139,6 @@ def _matching(
     profile: str,
     domains: Sequence[str],
     store: Store | None,
-    base: str = "vanilla",
     *,
     published: bool = True,
 ) -> StudyResult:
@@ -150,10 +147,12 @@ def _matching(
     Published ones come first; the local store fills in what was computed here and is not published.
     (Whoever asks for a run by its key, `Library`, gets the local record first: it is the same.)
     A model that was trained again may be another one, and so may its tokenizer or the retrained
-    model, so all records of a domain are of one `Basis`, that of most of them.
+    model, so all records of a domain that unlearn the same of a profile's models (`RunSpec.base`)
+    are of one `Basis`, that of most of them.
     """
+    bases = {base for base, _ in get_study(name).by_base(specs)}
     wanted = {spec_text(spec.as_dict()): order for order, spec in enumerate(specs)}
-    found: dict[tuple[str, Basis], dict[int, Record]] = {}  # by domain and basis
+    found: dict[tuple[Start, Basis], dict[int, Record]] = {}
     scores: dict[tuple[str, Basis], Record] = {}
     local = Library([], store or default_store())
     public = _published_records(name, profile, specs) if published else []
@@ -161,21 +160,21 @@ def _matching(
         if record.kind == "run":
             place = wanted.get(spec_text(record.spec))
             if place is not None:
-                start = record.spec["domain"], record.basis
-                found.setdefault(start, {}).setdefault(place, record)
+                group = start_of(record), record.basis
+                found.setdefault(group, {}).setdefault(place, record)
         elif (
             record.kind == "score"
             and record.spec.get("profile") == profile
             and record.spec["domain"] in domains
-            and record.spec.get("base", "vanilla") == base
+            and record.spec.get("base", "vanilla") in bases
         ):
-            scores.setdefault((spec_text(record.spec), record.basis), record)
-    chosen: dict[str, Basis] = {}
-    for (domain, basis), runs in found.items():
-        if domain not in chosen or len(runs) > len(found[domain, chosen[domain]]):
-            chosen[domain] = basis
-    placed = {p: r for start in chosen.items() for p, r in found[start].items()}
-    baselines = [r for r in scores.values() if r.basis == chosen.get(r.spec["domain"], r.basis)]
+            scores.setdefault(place_of(record), record)
+    chosen: dict[Start, Basis] = {}
+    for (start, basis), runs in found.items():
+        if start not in chosen or len(runs) > len(found[start, chosen[start]]):
+            chosen[start] = basis
+    placed = {p: r for group in chosen.items() for p, r in found[group].items()}
+    baselines = [r for r in scores.values() if r.basis == chosen.get(start_of(r), r.basis)]
     return StudyResult(
         [placed[place] for place in sorted(placed)], baselines, 0, wanted=len(wanted)
     )
@@ -195,6 +194,25 @@ def state_in_words(name: str, profile: str, result: StudyResult) -> str:
             f"what follows is of those. {command} computes the others.*"
         )
     return ""
+
+
+Start = tuple[str, str]  # what a run begins with: its domain, and which model it unlearns
+
+
+def start_of(record: Record) -> Start:
+    """The domain of a run or of a baseline, and the model that is unlearned (`RunSpec.base`)."""
+    return str(record.spec["domain"]), str(record.spec.get("base", "vanilla"))
+
+
+def place_of(record: Record) -> tuple[str, Basis]:
+    """By what a record is one of a study: of the same spec and basis there is one.
+
+    Of a model of another seed that was made twice, too: the weights in its spec do not count.
+    """
+    spec = record.spec
+    if record.kind == "score":
+        spec = {name: value for name, value in spec.items() if name != "weights"}
+    return spec_text(spec), record.basis
 
 
 def spec_text(spec: Mapping[str, Any]) -> str:
