@@ -59,10 +59,16 @@ PAPERS: Runs = {
     ),
 }
 
-# A weight of the whole chunk, one chunk to a micro-batch; and of a token.
+# A weight of the whole chunk, one chunk to a micro-batch; of a token; and a retain weight that
+# becomes 0 in the second update.
 A_FEW: Runs = {
     "uneven, sharded, npo": ("npo_gd_in_dist", {"micro_chunks": 1, "shard": True}, {}),
     "LoRA, whole, tnpo": ("tnpo", {"micro_chunks": 2}, LORA),
+    "budget, sharded": (
+        "ga_gd_in_dist",
+        {"micro_chunks": 1, "shard": True},
+        {"retain_budget": 1.0, "retain_weight": 0.5},
+    ),
 }
 LATER: Runs = _whole_and_sharded(name for name in METHODS if name not in PAPER_METHODS)
 RUNS = {"the paper's": PAPERS | A_FEW, "all later ones": LATER}

@@ -11,8 +11,8 @@ else in the package asks which method it is running.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.target_distribution import MaximumEntropy as MaximumEntropy
@@ -36,6 +36,7 @@ from unlearnlib.weighted_ascent import Unlikelihood as Unlikelihood
 from unlearnlib.weighted_ascent import WeightedAscent as WeightedAscent
 
 RetainData = Literal["general", "in_distribution"]
+OPTIONS = ("beta", "gamma")  # fields of a forget term that are fields of `RunSpec`, too
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,12 @@ class Method:
     forget: Term
     retain: Term | None = None
     data: RetainData | None = None
+
+    @property
+    def options(self) -> dict[str, float]:
+        """The strengths of the forget term that a run may choose, as this row has them."""
+        own = getattr(self.forget, "__dataclass_fields__", {})
+        return {name: getattr(self.forget, name) for name in OPTIONS if name in own}
 
     def __post_init__(self) -> None:
         if (self.retain is None) != (self.data is None):
@@ -111,3 +118,23 @@ def get_method(name: str) -> Method:
     if name not in METHODS:
         raise unknown("method", name, METHODS)
     return METHODS[name]
+
+
+def chosen_method(name: str, **options: float | None) -> Method:
+    """The method of that name with other strengths, by their names in `OPTIONS`; None: the row's.
+
+    `UnlearnError` for a strength that the method does not have, or that its term refuses.
+    """
+    method = get_method(name)
+    given = {option: value for option, value in options.items() if value is not None}
+    for option, value in given.items():
+        if option not in method.options:
+            have = [n for n, m in METHODS.items() if option in m.options]
+            raise UnlearnError(
+                f"{option} is {value:g} and method {name!r} has none: leave it out, or choose a "
+                f"method that has one ({', '.join(have)})."
+            )
+    if not given:
+        return method
+    forget: Any = method.forget
+    return replace(method, forget=replace(forget, **given))

@@ -302,7 +302,8 @@ def plan_run(
     """
     execution, machine = execution or Execution(), machine or Machine()
     config = model_config(source) if isinstance(source, (str, Path)) else source
-    if get_method(spec.method).retain is None or not spec.retain_weight:
+    unweighted = not spec.retain_weight and spec.retain_budget is None
+    if get_method(spec.method).retain is None or unweighted:
         retain = ()
     named = source if isinstance(source, (str, Path)) else type(config).__name__
     with border("model", named, REMEDY):
@@ -519,6 +520,8 @@ def _flops(
         reference_tokens=again,
         recompute=execution.recompute,
     )
+    if spec.retain_budget is not None and not isinstance(work.terms[-1], KeepsStates):
+        flops += FLOPS_FORWARD * work.shape.active * min(_tokens(retain, spec), _once(retain))
     if work.asks_original and not work.recomputes:  # one forward pass
         flops += FLOPS_FORWARD * work.shape.active * min(tokens, _once(forget, retain))
     return flops
