@@ -138,3 +138,38 @@ def chosen_method(name: str, **options: float | None) -> Method:
         return method
     forget: Any = method.forget
     return replace(method, forget=replace(forget, **given))
+
+
+def family_of(term: Term) -> str:
+    """The mechanism that a forget term is a case of."""
+    if isinstance(term, WeightedAscent) or (isinstance(term, Descent) and term.sign < 0):
+        return "weighted ascent"
+    if isinstance(term, LabelTerm | Undial | MaximumEntropy):
+        return "target distribution"
+    return "its own"
+
+
+def formula_of(term: Term) -> str:
+    """A forget term's weight on ascent's gradient, or the distribution that it brings p to."""
+    return str(getattr(term, "formula", type(term).__name__))
+
+
+def memory_of(method: Method) -> str:
+    """What a method holds in memory beside what plain ascent does, for a model of hidden size H."""
+    parts = []
+    for term, name in ((method.forget, "forget"), (method.retain, "retain")):
+        if term is None or isinstance(term, Descent):
+            continue
+        if isinstance(term, KeepsStates):
+            parts.append(f"H numbers per {name} token")
+        elif type(term).prepare is not LabelTerm.prepare:
+            parts.append(f"1 number per {name} token")
+    if any(term is not None and term.needs_original for term in (method.forget, method.retain)):
+        parts.append("the original head")
+    return ", ".join(parts) or "nothing"
+
+
+def data_of(method: Method) -> str:
+    """The sets of documents that a method needs."""
+    more = {None: "", "general": ", general", "in_distribution": ", retain"}
+    return "forget" + more[method.data]

@@ -7,7 +7,7 @@ A term is a small class with the functions of `Term`. What a term computes with 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -105,6 +105,11 @@ class LabelTerm:
 class Descent(LabelTerm):
     """Cross-entropy of the true tokens: ordinary training."""
 
+    @property
+    def formula(self) -> str:
+        """The weight on ascent's gradient, or the target distribution."""
+        return "1" if self.sign < 0 else "q = 1 at the true token"
+
     def labels(self, targets: Tensor, kept: Tensor | None) -> Tensor:
         """The true tokens."""
         return targets
@@ -137,6 +142,8 @@ class RandomLabels(_Relabelled):
     adversarial labels are one off.
     """
 
+    formula: ClassVar[str] = "q = 1 at a random token"
+
     def prepare(self, original: Original) -> Tensor:
         """(T - 1,) i64 labels; a function of seed and chunk alone, whatever batch it is in."""
         generator = seeded_generator(f"random-labels:{original.seed}:{original.chunk.id}")
@@ -161,6 +168,7 @@ class AdversarialLabels(_Relabelled):
     authors' label generation.
     """
 
+    formula: ClassVar[str] = "q = 1 at the original's best wrong token"
     needs_original: bool = True
 
     def prepare(self, original: Original) -> Tensor:
