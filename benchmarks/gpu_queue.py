@@ -835,6 +835,7 @@ def data_at(folder: Path) -> Iterator[None]:
 def publish(folder: Path, profile: str) -> dict[str, Any]:
     """Put what a call left into the project's data: settings, trainings, records, searches."""
     from unlearnlib.folders import data_folder
+    from unlearnlib.store.manifest import note
     from unlearnlib.study import publish_records, write_settings
     from unlearnlib.trained import record_path
 
@@ -857,9 +858,11 @@ def publish(folder: Path, profile: str) -> dict[str, Any]:
         path = results / f"{profile}-throughput.parquet"
         before = read_parquet(path) if path.exists() else []
         write_parquet({r.key: r for r in (*before, *timed)}.values(), path)
+        note(path)
     if lines := state.get("tuning"):
         text = "".join(json.dumps(line) + "\n" for line in lines).encode("utf-8")
         write_file(results / f"{profile}-tuning.jsonl", text, replace=True)
+        note(results / f"{profile}-tuning.jsonl")
     return {"published": counts, "throughput": len(timed), "verify": state.get("verify", [])}
 
 

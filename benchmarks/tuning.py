@@ -20,6 +20,7 @@ from unlearnlib.bench import Selection, open_bench
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
 from unlearnlib.experiment.searches import by_domain, make_search, usual_searches
+from unlearnlib.store import manifest
 from unlearnlib.study.searches import read_searches
 
 
@@ -50,6 +51,8 @@ def main() -> None:
             )
             for wanted in several:
                 make_search(bench, wanted, arguments.out, arguments.trace)
+                if (arguments.out.parent / manifest.NAME).exists():  # it is published
+                    manifest.note(arguments.out)
     except UnlearnError as error:
         parser.exit(2, f"{error}\n")
 

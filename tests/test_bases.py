@@ -17,6 +17,7 @@ from helpers import LENGTH, QUIET, tiny_bench, tiny_data, tiny_llama, tiny_token
 
 from unlearnlib import profiles, study
 from unlearnlib.bench import Bench, Models, open_bench
+from unlearnlib.cli.study import _study_counts, _study_metrics, _study_text
 from unlearnlib.errors import UnlearnError
 from unlearnlib.metrics.distance import mean_kl
 from unlearnlib.models import model_hash, save_model
@@ -218,3 +219,19 @@ def test_a_run_that_stops_divides_the_chosen_rate_and_takes_the_rates_that_are_a
     asked = Asked(methods=("ga",), exposures=(8,), rates=(1e-3,), updates=(5,))
     (one,) = get_study("exposure").runs(PROFILE, "books", asked)
     assert (one.exposure, one.learning_rate, one.updates) == (8, 1e-3, 5)
+
+
+def test_the_tables_of_a_study_keep_vanillas_and_exposures_apart(tiny: Path) -> None:
+    found = compute("equal_forgetting", tiny)
+    values = {"study": "s", "profile": PROFILE, "domains": ["books"], "seconds": 0.0,
+              **_study_counts(found, None), "published": None, "chosen": {},
+              **_study_metrics(found)}  # fmt: skip
+    assert [row.get("base") for row in values["means"]] == [None, "second"]
+    text = _study_text(values)
+    assert "ga (second)" in text and "vanilla (second)" in text and "oracle-s1" in text
+    record = found.records[0]
+    exposed = [
+        dataclasses.replace(record, spec=record.spec | {"exposure": number}) for number in (1, 4)
+    ]
+    apart = _study_metrics(study.StudyResult(exposed, [], 0))["means"]
+    assert [row["exposure"] for row in apart] == [1, 4] and apart[0]["runs"] == 1

@@ -502,6 +502,8 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     "negative": (["--learning-rate", "-1e-4"], ["learning_rate is -0.0001"]),
     "NaN": (["--set", "learning_rate=nan"], ["learning_rate is nan", "finite"]),
     "infinite": (["--set", "retain_weight=inf"], ["retain_weight is inf", "finite"]),
+    "unknown exposure": (["--set", "exposure=2"], ["exposure is 2", "leave exposure out"]),
+    "nothing to stop at": (["--set", "stop=retrained"], ["there is no retrained model"]),
     "wrong type": (["--set", "updates=many"], ["updates is 'many'", "whole number"]),
     "half an update": (["--updates", "1.5"], ["updates is '1.5'", "whole number"]),
     "unknown setting": (["--set", "update=3"], ["unknown setting 'update'", "one of updates,"]),

@@ -58,8 +58,8 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         length=LENGTH,
         seeds=(0,),
         rates=(1e-3, 4e-3),
-        updates=2,
-        exposures=(1, 2),
+        updates=1,
+        exposures=(2,),
         stop_updates=2,
     )
     monkeypatch.setitem(PROFILES, PROFILE, scale)
@@ -99,12 +99,12 @@ def test_all_studies_are_computed_and_published_and_nothing_twice(tiny: Path) ->
     assert list(computed) == [*names, "searches"] and computed["searches"] == 1
     # Two methods at two rates, and two baselines; then two at the chosen rate, in each study anew;
     # an exposure is forgotten at two rates.
-    assert [computed[name] for name in names] == [6, 2, 2, 8]
+    assert [computed[name] for name in names] == [6, 2, 2, 4]
     assert [told[place].partition(",")[0] for place in range(4)] == [
         f"Study {number} of 4" for number in (1, 2, 3, 4)
     ]
     assert told[0].startswith("Study 1 of 4, rates (learning rates per method; ")
-    assert told[0].endswith("4 runs to compute, about 4.0 h; all that is left, 16.0 h.")
+    assert told[0].endswith("4 runs to compute, about 4.0 h; all that is left, 12.0 h.")
     assert told[3].endswith((" s.", " min.")), "at the pace of those before"
     chosen = json.loads((tiny / "data" / "settings.json").read_text())[PROFILE]["books"]
     assert set(chosen) == {"ga", "ga_gd_in_dist"}
@@ -165,7 +165,7 @@ def test_a_study_that_cannot_be_computed_is_told_and_the_others_are(
         "The study equal_forgetting is left out: the second vanilla" in line for line in told
     )
     store = {r.spec.get("exposure") for r in Store(tiny / "runs").records()}
-    assert {1, 2} <= store, "the study after it was computed"
+    assert 2 in store, "the study after it was computed"
 
 
 def test_the_command_computes_them_and_says_what(tiny: Path, unlearn: Unlearn) -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from helpers import LENGTH, documents, flat, logits_of, tiny_bench, tiny_llama, tiny_tokenizer
 from torch import nn
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from unlearnlib import lora, unlearn
 from unlearnlib.bench import Models, open_bench
@@ -137,6 +138,36 @@ def test_a_processor_trains_nothing_beside_4_bits(
         load_model(folder, device="cpu", bits=4)
     with pytest.raises(UnlearnError, match=said):
         unlearn(stand_in[0], tiny_tokenizer(), method="ga", forget=["x " * 30], lora_rank=2)
+
+
+@pytest.mark.parametrize("kind", ["load_in_4bit", "load_in_8bit"])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_plan_refuses_a_checkpoint_saved_in_few_bits_as_the_run_does(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    there: bool,
+) -> None:
+    """Without bitsandbytes by what transformers says, and with it by the bits."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    saved = {"quant_method": "bitsandbytes", kind: True}
+    path.write_text(json.dumps({**config, "quantization_config": saved}))
+    (tmp_path / "f.txt").write_text(" ".join(d.text for d in documents("forget", 3)))
+    words = ["run", "--model", str(folder), "--forget", str(tmp_path / "f.txt"), "--method", "ga"]
+    if there:  # what transformers asks of the machine is fulfilled
+        for name in ("bitsandbytes_4bit", "bitsandbytes_8bit"):
+            way = AUTO_QUANTIZER_MAPPING[name]
+            monkeypatch.setattr(way, "validate_environment", lambda *_, **__: None)
+    assert main([*words, "--plan"]) == 2
+    said = capsys.readouterr().err
+    if there:
+        assert ("is in 8 bits" if kind == "load_in_8bit" else "was loaded in 4 bits") in said
+    else:
+        assert main([*words, "--out", str(tmp_path / "out")]) == 2
+        assert capsys.readouterr().err == said and "requires bitsandbytes" in said
 
 
 def test_the_plan_counts_the_bits_and_the_plain_model_at_the_end(folder: Path) -> None:

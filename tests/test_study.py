@@ -24,6 +24,7 @@ from unlearnlib.errors import UnlearnError
 from unlearnlib.profiles import PAPER_METHODS
 from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record, Store, read_parquet, write_parquet
+from unlearnlib.store.manifest import losses, read_manifest
 
 HERE, THERE = "a" * 64, "b" * 64  # hashes of two starting models
 METHODS = tuple(PAPER_METHODS)
@@ -190,6 +191,8 @@ def test_publishing_the_same_run_again_replaces_it(data: Path) -> None:
     again = dataclasses.replace(first[0], provenance={"seconds": 99.0})
     found = publish([again])
     assert len(found) == len(METHODS) and again in found
+    assert read_manifest(data)["lab-main.parquet"]["records"] == len(found)
+    assert not losses(data, "lab")
 
 
 def test_baselines_of_two_starting_models_stay_beside_each_other(data: Path) -> None:

@@ -23,8 +23,10 @@ from unlearnlib.comparison import (
 )
 from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import data_folder
+from unlearnlib.profiles import PROFILES
 from unlearnlib.spec import DOMAINS
 from unlearnlib.store import Record, read_parquet, write_parquet
+from unlearnlib.store.manifest import PATTERNS, losses, note, read_manifest
 from unlearnlib.verification import (
     check_published,
     find_baselines,
@@ -185,6 +187,36 @@ def test_a_search_that_was_deleted_is_named(data: Path) -> None:
     path.write_text("".join(others))
     (off,) = [check for check in check_published("lab", DOMAINS) if not check.agrees]
     assert off.reason == f"it lacks the search on {gone['domain']} with seed {gone['seed']}"
+
+
+def test_a_file_that_is_gone_is_named_and_so_is_a_row(data: Path) -> None:
+    results = data / "results"
+    note(*results.glob("lab-*"))
+    assert all(check.agrees for check in check_published("lab", DOMAINS))
+    rates, searches = results / "lab-rates.parquet", results / "lab-tuning.jsonl"
+    records = read_parquet(rates)
+    # Runs of a whole method: by the grid alone they count as not published yet.
+    some = [r for r in records if r.spec["method"] != "ga"]
+    write_parquet(some, rates)
+    searches.unlink()
+    off = {c.file: c.reason for c in check_published("lab", DOMAINS) if not c.agrees}
+    assert set(off) == {rates.name, searches.name}
+    assert f"holds {len(some)} records and is not the file" in off[rates.name]
+    assert f"published with {len(records)}: restore it" in off[rates.name]
+    assert "the file is gone, which held " in off[searches.name]
+    note(rates, searches)  # as publishing does
+    assert all(check.agrees for check in check_published("lab", DOMAINS))
+    (results / "manifest.json").write_text('{"lab-rates.parquet": 1}')
+    with pytest.raises(UnlearnError, match=r"manifest\.json' cannot be read"):
+        check_published("lab", DOMAINS)
+
+
+def test_the_manifest_has_all_that_is_published() -> None:
+    """A file that came by another way than publishing is noted with `python tools/manifest.py`."""
+    folder = data_folder() / "results"
+    there = {path.name for pattern in PATTERNS for path in folder.glob(pattern)}
+    assert set(read_manifest(folder)) == there
+    assert not [name for profile in PROFILES for name in losses(folder, profile)]
 
 
 def test_what_is_published_is_whole() -> None:

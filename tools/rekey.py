@@ -42,6 +42,7 @@ from unlearnlib.identity import config_hash, oracle_hash, tokenizer_hash
 from unlearnlib.models import load_model, load_tokenizer, model_hash
 from unlearnlib.profiles import DOMAINS, PROFILES, YOURS, get_profile
 from unlearnlib.spec import RunSpec
+from unlearnlib.store import manifest
 from unlearnlib.store.files import write_file
 from unlearnlib.store.folder import Store
 from unlearnlib.store.published import write_parquet
@@ -320,6 +321,8 @@ def rekey(
     for path in files:
         if path not in tables:
             rekey_searches(path, bases, done)
+    for folder in {path.parent for path in files if (path.parent / manifest.NAME).exists()}:
+        manifest.note(*(path for path in files if path.parent == folder))
     return done
 
 

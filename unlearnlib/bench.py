@@ -339,6 +339,15 @@ def forget_perplexity(bench: Bench, model: nn.Module, spec: RunSpec) -> float:
     return perplexity(score_chunks(model, bench.forgotten(spec), execution=_quiet(bench)))
 
 
+def check_stop(bench: Bench, spec: RunSpec) -> None:
+    """`UnlearnError` for a run that is to stop at a retrained model that there is not."""
+    if spec.stop == "retrained" and bench.oracle is None:
+        raise UnlearnError(
+            "stop is 'retrained', and there is no retrained model whose perplexity could be "
+            "reached: take a profile that has one, give it as oracle, or leave stop out."
+        )
+
+
 def key_of(bench: Bench, spec: RunSpec) -> str:
     """The key of a run on a bench."""
     return run_key(spec.as_dict(), bench.basis)

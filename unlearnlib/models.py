@@ -125,7 +125,7 @@ def _loaded(
                 model = _read(folder, source, precision, bits, device)
         check_finite(model, source)
         head_of(model)
-        check_kind(model, source)
+        check_kind(bits_of(model), source)
         if commit := hub.commit_of(folder):
             model.name_or_path = model.config.name_or_path = str(source)
             model.config._commit_hash = commit

@@ -33,6 +33,7 @@ from unlearnlib.lora import inject, linear_layers, trained_parameters
 from unlearnlib.methods import KeepsStates, LabelTerm, Term, get_method
 from unlearnlib.models import DTYPES, REMEDY, model_config
 from unlearnlib.objectives import chunk_positions
+from unlearnlib.quantised import check_kind, check_same, saved_bits
 from unlearnlib.spec import RunSpec
 
 # Share of a plain matrix product's rate that training reaches: on a CPU as measured by
@@ -307,6 +308,9 @@ def plan_run(
         retain = ()
     named = source if isinstance(source, (str, Path)) else type(config).__name__
     with border("model", named, REMEDY):
+        if saved := saved_bits(config, machine.device):  # what loading it would say
+            check_kind(saved, named)
+            check_same(saved, spec.base_bits)
         work = _workload(config, spec, forget, retain, execution, machine.processes)
     tokens = _tokens(forget, spec) + _tokens(retain, spec)
     rate = machine.rate

@@ -107,9 +107,39 @@ def plain_layer(weight: Tensor, layer: Any, dtype: torch.dtype) -> nn.Linear:
     return made
 
 
-def check_kind(model: nn.Module, source: object) -> None:
+def saved_bits(config: Any, device: str) -> int:
+    """The bits, 4 or 8, in which bitsandbytes saved a checkpoint, by its configuration; else 0.
+
+    Raises what loading would raise where a way of quantising is not supported here: a plan is to
+    say so before anything is loaded.
+    """
+    saved = getattr(config, "quantization_config", None)
+    if saved is None:
+        return 0
+    from transformers.quantizers import AutoHfQuantizer
+
+    kinds: Any = AutoHfQuantizer
+    if not kinds.supports_quant_method(saved):
+        return 0
+    found = kinds.from_config(saved, pre_quantized=True)
+    found.validate_environment(device_map={"": device}, weights_only=True)
+    how = found.quantization_config
+    return 8 if getattr(how, "load_in_8bit", False) else 4 * getattr(how, "load_in_4bit", False)
+
+
+def check_same(bits: int, asked: int) -> None:
+    """`UnlearnError` for a model that is not in the bits that a spec names."""
+    if bits != asked:
+        held = f"in {bits} bits" if bits else "in full"
+        raise UnlearnError(
+            f"base_bits is {asked} and the model was loaded {held}: load it in the same, as with "
+            "load_model(..., bits=4)."
+        )
+
+
+def check_kind(bits: int, source: object) -> None:
     """`UnlearnError` for a checkpoint in 8 bits."""
-    if bits_of(model) == 8:
+    if bits == 8:
         raise UnlearnError(
             f"{str(source)!r} is in 8 bits, in which a token is rounded by its neighbours in the "
             "batch, so that a score would depend on its company: give the model in full."

@@ -21,6 +21,7 @@ from torch import nn
 from unlearnlib import cost, lora
 from unlearnlib.bench import Bench as Bench
 from unlearnlib.bench import (
+    check_stop,
     columns_before,
     evaluate,
     forget_perplexity,
@@ -64,7 +65,7 @@ from unlearnlib.loading import check_finite
 from unlearnlib.methods import Method, Term, chosen_method, get_method
 from unlearnlib.models import DTYPES
 from unlearnlib.profiles import YOURS
-from unlearnlib.quantised import bits_of, check_device
+from unlearnlib.quantised import bits_of, check_device, check_same
 from unlearnlib.sharding import gather, shard
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.provenance import provenance
@@ -191,12 +192,7 @@ def with_bits(spec: RunSpec, model: Any) -> RunSpec:
 def _check_bits(bench: Bench, spec: RunSpec) -> None:
     """`UnlearnError` for a bench whose model is not in the bits that the spec names."""
     bits = bits_of(bench.model)
-    if bits != spec.base_bits:
-        held = f"in {bits} bits" if bits else "in full"
-        raise UnlearnError(
-            f"base_bits is {spec.base_bits} and the model was loaded {held}: load it in the same, "
-            "as with load_model(..., bits=4)."
-        )
+    check_same(bits, spec.base_bits)
     if bits and bench.execution.shard:
         raise UnlearnError(
             f"base_bits is {bits}, and such a model is not divided among processes: leave out "
@@ -218,15 +214,8 @@ def _check_may_stop(spec: RunSpec) -> None:
 
 
 def _check_evaluation(bench: Bench, spec: RunSpec) -> None:
-    """Cut all chunks and questions: what cannot be cut or asked shows before training.
-
-    And `UnlearnError` for a run that is to stop at a retrained model that there is not.
-    """
-    if spec.stop == "retrained" and bench.oracle is None:
-        raise UnlearnError(
-            "stop is 'retrained', and there is no retrained model whose perplexity could be "
-            "reached: take a profile that has one, give it as oracle, or leave stop out."
-        )
+    """Cut all chunks and questions: what cannot be cut or asked shows before training."""
+    check_stop(bench, spec)
     bench.evaluated(spec)
     for split in ("forget", "approximate"):
         bench.questions(split, spec)

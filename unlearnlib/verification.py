@@ -39,6 +39,7 @@ from unlearnlib.folders import data_folder, published_files, settings_path
 from unlearnlib.profiles import DOMAINS, get_profile
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
+from unlearnlib.store.manifest import losses
 from unlearnlib.store.published import read_parquet
 from unlearnlib.store.record import Record, run_key
 from unlearnlib.study.searches import (
@@ -417,11 +418,12 @@ class Check:
 def check_published(profile: str, domains: Sequence[str]) -> list[Check]:
     """Choose a profile's settings again from its published rates, and decide its searches again.
 
-    And look whether what is published is whole: every run of a study's grid, the scores that runs
-    are held against, every search. Runs no model. What cannot be recomputed, as settings without a
-    whole published study `rates`, has no `Check`.
+    And look whether what is published is whole: every file that the manifest has, every run of a
+    study's grid, the scores that runs are held against, every search. Runs no model.
+    What cannot be recomputed, as settings without a whole published study `rates`, has no `Check`.
     """
-    whole = [*_check_studies(profile, domains), _check_baselines(profile, domains)]
+    gone = [Check(name, said) for name, said in losses(data_folder() / "results", profile).items()]
+    whole = [*gone, *_check_studies(profile, domains), _check_baselines(profile, domains)]
     found = [_check_settings(profile, domain) for domain in domains]
     every = (*found, *whole, _check_searches(profile))
     return [check for check in every if check is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,10 +13,20 @@ import equal
 import numpy as np
 import pytest
 from equal import BEST_FIRST, WAYS, Lab
-from synthetic import drawn
+from matplotlib.text import Text
+from synthetic import drawn, spoilt
 from templates import NOTEBOOKS, code, shown
 
-from unlearnlib.book.at_equal import HARM, MEASURES, AtEqual, Band, Estimate, at_equal, band_of
+from unlearnlib.book.at_equal import (
+    DISTANCE,
+    HARM,
+    MEASURES,
+    AtEqual,
+    Band,
+    Estimate,
+    at_equal,
+    band_of,
+)
 from unlearnlib.book.equal_forgetting import (
     agreement_figure,
     agreement_table,
@@ -53,7 +64,7 @@ def test_the_list_begins_with_the_method_that_does_the_least_harm() -> None:
     assert "worst on general" in lines[0] and "the most has Random labels" in lines[0]
     assert "two retrained models are 0.32 apart" in lines[1]
     assert "Min-20 %++" in lines[2]
-    assert lines[-1] == "- **28 of 28 runs** forget as much as the retrained model."
+    assert lines[-1] == "- **As much forgotten as by the retrained model** in 28 of 28 runs."
 
 
 def test_the_list_says_the_opposite_of_the_opposite() -> None:
@@ -109,7 +120,7 @@ def test_a_method_that_never_gets_there_is_named_as_such() -> None:
     table = cost_table(made, BASELINES, bands)
     assert table.loc[("Books", "GA + KL, in-dist."), "harm, nats"] == "not reached"
     last = conclusions_in_words(made, bands).splitlines()[-1]
-    assert "**1 of 2 runs**" in last and "not reached: GA + KL, in-dist. on Books 1." in last
+    assert "in 1 of 2 runs; " in last and "not reached: GA + KL, in-dist. on Books 1." in last
     assert effort_table(made).loc[("Books", "GA + KL, in-dist."), "runs that got there"] == "0 of 1"
 
 
@@ -155,9 +166,43 @@ def test_the_figures_are_drawn_at_both_widths() -> None:
     assert drawn(methods_by(made, bands)) and drawn(agreement_figure(made))
 
 
+@pytest.mark.parametrize("x", [math.nan, math.inf, 0.0])
+@pytest.mark.parametrize("whose", ["run", "baselines"])
+def test_records_that_broke_the_model_are_no_numbers_and_no_error(x: float, whose: str) -> None:
+    lab = Lab("books")
+    runs, baselines = [lab.run("ga"), lab.run("adversarial")], lab.baselines()
+    if whose == "run":
+        runs[0] = spoilt(runs[0], x)
+    else:
+        baselines = [spoilt(b, x) for b in baselines]
+    made = at_equal(runs, baselines, resamples=20)
+    bands = {d: band_of(baselines, d, made.draws) for d in made.domains}
+    assert conclusions_in_words(made, bands)
+    assert len(cost_table(made, baselines, bands)) == 4 and len(effort_table(made)) == 2
+    if whose == "run":
+        assert made.order(HARM, "books")[0] == "adversarial"
+        assert drawn(methods_by(made, bands))
+
+
+def test_records_without_documents_have_values_and_no_intervals() -> None:
+    lab = Lab("books")
+    bare = [replace(r, documents={}) for r in (lab.run("ga"), *lab.baselines())]
+    made = at_equal(bare[:1], bare[1:], resamples=20)
+    assert made.estimate(HARM, "books", "ga").value == pytest.approx(
+        at_equal([lab.run("ga")], BASELINES, resamples=20).estimate(HARM, "books", "ga").value
+    )
+    assert all(map(math.isnan, made.estimate(HARM, "books", "ga").interval))
+
+
+def test_type_is_at_least_nine_points() -> None:
+    made, bands = found()
+    for figure in (methods_by(made, bands, DISTANCE), agreement_figure(made)):
+        assert min(t.get_fontsize() for t in figure.findobj(Text) if t.get_text()) >= 9
+
+
 def test_without_any_run_at_equal_forgetting_the_figure_says_what_to_run() -> None:
     made, bands = one(Lab("books").run("ga", updates=1))
-    assert conclusions_in_words(made, bands).startswith("- **0 of 1 run")
+    assert conclusions_in_words(made, bands).endswith("in 0 of 1 run; not reached: GA on Books 1.")
     with pytest.raises(UnlearnError, match="run the study equal_forgetting"):
         methods_by(made, bands)
     with pytest.raises(UnlearnError, match="no two orders"):
@@ -175,7 +220,8 @@ def test_the_notebook_shows_all_of_it_from_published_records(
         tmp_path
     )  # where there is no book, so each figure is drawn into the page alone
     monkeypatch.setenv("UNLEARN_STORE", str(tmp_path / "runs"))
-    pages = shown("equal_forgetting", {"domains": list(DOMAINS)}, monkeypatch)
+    few = {"domains": list(DOMAINS), "methods": "ga,ga_gd_in_dist,adversarial"}
+    pages = shown("equal_forgetting", few, monkeypatch)
     figures = re.findall(r"exhibits\.show\(", code(NOTEBOOKS / "equal_forgetting.ipynb"))
     assert sum("<figure" in page for page in pages) == len(figures) == 4
     assert sum("<table" in page for page in pages) == 3

@@ -10,7 +10,7 @@ from pathlib import Path
 import equal
 import pytest
 from equal import EXPOSURES, WAYS, Lab, way
-from synthetic import drawn
+from synthetic import drawn, spoilt
 from templates import NOTEBOOKS, code, shown
 
 from unlearnlib.book.at_equal import DISTANCE, HARM, AtEqual, Draws, at_equal
@@ -208,6 +208,22 @@ def test_a_gap_in_the_runs_is_a_gap_in_the_line() -> None:
     assert math.isnan(line.get_ydata()[-1]) and drawn(figure)
 
 
+@pytest.mark.parametrize("x", [math.nan, math.inf, 0.0])
+def test_records_that_broke_the_model_are_no_numbers_and_no_error(x: float) -> None:
+    runs = [LAB.run("ga", exposure=e) for e in (1, 16)]
+    runs[0] = spoilt(runs[0], x)
+    for baselines in (BASELINES, [spoilt(b, x) for b in BASELINES]):
+        made, read = at_equal(runs, baselines, resamples=20).finest(), exposures_of(runs)
+        at = targets(baselines, read, Draws(20))
+        assert len(at) == 2 and len(target_table(at)) == 2 and target_in_words(at)
+        assert len(measure_table(made, HARM)) == 1
+        exposure_in_words(made), at_once_in_words(made)
+        if baselines is BASELINES:
+            assert drawn(by_exposure(made))
+        else:
+            assert drawn(target_figure(at))
+
+
 def test_without_records_the_figures_say_what_to_run() -> None:
     nothing = at_equal([LAB.run("ga")], BASELINES, resamples=10)
     for figure in (
@@ -229,7 +245,8 @@ def test_the_notebook_shows_all_of_it_from_published_records(
         tmp_path
     )  # where there is no book, so each figure is drawn into the page alone
     monkeypatch.setenv("UNLEARN_STORE", str(tmp_path / "runs"))
-    pages = shown("exposure", {"domains": "books"}, monkeypatch)
+    few = {"domains": "books", "methods": "ga,ga_gd_in_dist", "exposures": [1, 16]}
+    pages = shown("exposure", few, monkeypatch)
     figures = re.findall(r"exhibits\.show\(", code(NOTEBOOKS / "exposure.ipynb"))
     assert sum("<figure" in page for page in pages) == len(figures) == 5
     assert sum("<table" in page for page in pages) == 8  # not that of models: none has a record

@@ -138,8 +138,10 @@ class Draws:
         if place not in self._made:
             word = zlib.crc32(f"{domain}/{split}".encode())
             draw = np.random.default_rng([self._seed, word, documents])
-            shares = np.full(documents, 1 / max(1, documents))
-            self._made[place] = draw.multinomial(documents, shares, self.resamples)
+            made = np.zeros((self.resamples, 0), dtype=np.int64)
+            if documents:
+                made = draw.multinomial(documents, [1 / documents] * documents, self.resamples)
+            self._made[place] = made
         return self._made[place]
 
     def runs(self, domain: str, count: int) -> np.ndarray:

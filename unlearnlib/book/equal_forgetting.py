@@ -305,7 +305,8 @@ def _reached_in_words(found: AtEqual) -> str:
         for method in found.methods
     }
     reached, runs = (sum(count[i] for count in counts.values()) for i in (0, 1))
-    text = f"**{reached} of {runs} {plural('run', runs)}** forget as much as the retrained model"
+    text = f"**As much forgotten as by the retrained model** in {reached} of {runs} "
+    text += plural("run", runs)
     missing = [
         f"{method_title(method)} on {domain_title(domain)} {n - done}"
         for (domain, method), (done, n) in counts.items()
@@ -386,7 +387,7 @@ def _draw_ideal(ax: Axes, x: float, text: str) -> None:
     style = BASELINE_STYLES["oracle"]
     ax.axvline(x, zorder=1.5, **style)
     ax.set_ylim(ax.get_ylim()[0], -1.1)
-    ax.text(x, -1.05, f" {text}", color=style["color"], fontsize=8.5, va="top", ha="left")
+    ax.text(x, -1.05, f" {text}", color=style["color"], fontsize=9, va="top", ha="left")
 
 
 def _draw_estimate(ax: Axes, estimate: Estimate, y: float, method: str, filled: bool) -> None:

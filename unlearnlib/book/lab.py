@@ -303,7 +303,7 @@ def known_in_words(baselines: Iterable[Record], exposures: Mapping[str, Mapping[
         for attack in ATTACKS:
             low, high = (auc_of(scores, attack, some) for some in names)
             parts.append(f"{ATTACK_TITLES[attack]} {number(low)} and {number(high)}")
-        shares = [document_means(scores, "forget", "verbatim", some).mean() for some in names]
+        shares = [known_mean(document_means(scores, "forget", "verbatim", some)) for some in names]
         if np.isfinite(shares).all():
             parts.append(f"verbatim share {number(shares[0])} and {number(shares[1])}")
         lines.append(

@@ -123,7 +123,7 @@ def check_named(args: argparse.Namespace) -> None:
 
 def open_inputs(inputs: Inputs, execution: Execution) -> tuple[Bench, RunSpec]:
     """Load model and data: the bench, and the spec with chunks that the model can read."""
-    from unlearnlib.bench import Models, Selection, open_bench
+    from unlearnlib.bench import Models, Selection, check_stop, open_bench
     from unlearnlib.lora import check_layers
     from unlearnlib.run import warn_of_data, with_bits
 
@@ -149,6 +149,7 @@ def open_inputs(inputs: Inputs, execution: Execution) -> tuple[Bench, RunSpec]:
     if spec.lora_rank:
         check_layers(bench.model)
     bench.forgotten(spec)  # an error if there is nothing to forget
+    check_stop(bench, spec)
     if own:
         warn_of_data(bench, spec)
     if inputs.out is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -235,14 +236,21 @@ def _key_metrics(record: Record) -> dict[str, float]:
 
 
 def _study_metrics(result: StudyResult) -> dict[str, Any]:
-    """The baselines, and means over seeds: a row per domain, method and learning rate."""
-    groups: dict[tuple[str, str, float], list[Record]] = {}
+    """The baselines, and means over seeds: a row per domain, method and learning rate.
+
+    And per model that is unlearned and exposure of what is forgotten, if these are not the usual.
+    """
+    groups: dict[tuple[str, str, float, str], list[Record]] = {}
     for record in result.records:
         spec = record.spec
-        key = (spec["domain"], spec["method"], spec["learning_rate"])
+        more = json.dumps({name: spec[name] for name in ("base", "exposure") if name in spec})
+        key = (spec["domain"], spec["method"], spec["learning_rate"], more)
         groups.setdefault(key, []).append(record)
     baselines = [
-        {"domain": r.spec["domain"], "baseline": r.spec["baseline"], "metrics": _key_metrics(r)}
+        {
+            **{name: r.spec[name] for name in ("domain", "baseline", "base") if name in r.spec},
+            "metrics": _key_metrics(r),
+        }
         for r in result.baselines
     ]
     means = [
@@ -250,6 +258,7 @@ def _study_metrics(result: StudyResult) -> dict[str, Any]:
             "domain": domain,
             "method": method,
             "learning_rate": rate,
+            **json.loads(more),
             "runs": len(records),
             "diverged": sum(r.status == "diverged" for r in records),
             "metrics": {
@@ -258,21 +267,28 @@ def _study_metrics(result: StudyResult) -> dict[str, Any]:
                 if all(name in r.metrics for r in records)
             },
         }
-        for (domain, method, rate), records in groups.items()
+        for (domain, method, rate, more), records in groups.items()
     ]
     return {"baselines": baselines, "means": means}
+
+
+def _named(row: Mapping[str, Any], name: str) -> str:
+    """A method or a baseline, with the model that is unlearned and the exposure where they vary."""
+    more = [str(row["base"])] if "base" in row else []
+    more += [f"read {row['exposure']}x"] if "exposure" in row else []
+    return f"{row[name]} ({', '.join(more)})" if more else str(row[name])
 
 
 def _study_text(values: Mapping[str, Any]) -> str:
     """A study for people: its means, its counts, and what was published and chosen."""
     rows: list[Sequence[object]] = [
-        (b["domain"], b["baseline"], "", *(b["metrics"].get(m) for m in HEADINGS))
+        (b["domain"], _named(b, "baseline"), "", *(b["metrics"].get(m) for m in HEADINGS))
         for b in values["baselines"]
     ]
     rows += [
         (
             row["domain"],
-            row["method"],
+            _named(row, "method"),
             f"{row['learning_rate']:g}",
             *(row["metrics"].get(m) for m in HEADINGS),
         )

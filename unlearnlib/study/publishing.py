@@ -1,4 +1,4 @@
-"""Publishing records: writing them into `data/results/PROFILE-STUDY.parquet`."""
+"""Publishing records: writing them into `data/results/PROFILE-STUDY.parquet`, and noting it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from unlearnlib.folders import data_folder
 from unlearnlib.profiles import get_profile
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.claims import exclusive
+from unlearnlib.store.manifest import note
 from unlearnlib.store.published import read_parquet, write_parquet
 from unlearnlib.store.record import Basis, Record
 from unlearnlib.study.grids import STUDIES, Specs, specs_of
@@ -92,6 +93,7 @@ def _merge(path: Path, records: Sequence[Record], grid: Iterable[RunSpec] = ()) 
     with exclusive(path):
         kept = {place_of(r): r for r in read_parquet(path)} if path.exists() else {}
         write_parquet(_merged(kept, records, grid, path.name), path)
+    note(path)
 
 
 def _merged(
