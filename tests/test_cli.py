@@ -36,6 +36,7 @@ from unlearnlib.corpus import fictitious
 from unlearnlib.corpus.documents import Document
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
+from unlearnlib.methods import METHODS
 from unlearnlib.metrics.membership import auc, loss_score
 from unlearnlib.metrics.scores import TokenScores
 from unlearnlib.models import load_model, load_tokenizer, model_hash, save_model
@@ -1174,12 +1175,23 @@ def test_a_run_takes_its_ids_from_the_column_that_is_named(
 
 def test_methods_and_profiles_are_listed(unlearn: Unlearn) -> None:
     methods = values(unlearn("methods", "--json"))["methods"]
-    assert [m["name"] for m in methods] == list(PAPER_METHODS)
+    names = [m["name"] for m in methods]
+    assert names == list(METHODS) and names[: len(PAPER_METHODS)] == list(PAPER_METHODS)
     by_name = {m["name"]: m for m in methods}
     assert by_name["ga"]["forget"].startswith("minus cross-entropy")
     assert by_name["ga"]["retain"] is None
     assert by_name["ga_gd_general"]["data"] == "general"
     assert "random tokens" in by_name["random_label"]["forget"]
+    assert by_name["ga"]["family"] == by_name["npo"]["family"] == "weighted ascent"
+    assert by_name["adversarial"]["family"] == by_name["undial"]["family"] == "target distribution"
+    assert by_name["satimp"]["strengths"] == {"beta": 5.0, "gamma": 1.0}
+    assert by_name["wga"]["formula"] == "p^beta" and by_name["wga"]["memory"] == "nothing"
+    assert by_name["npo"]["memory"] == "1 number per forget token, the original head"
+    assert by_name["ga_js_general"]["memory"] == "H numbers per retain token, the original head"
+    assert by_name["random_label"]["memory"] == "1 number per forget token"
+    assert by_name["undial_gd_in_dist"]["documents"] == "forget, retain"
+    said = unlearn("methods")[1]
+    assert all(word in said for word in ("2 p^beta / (p^beta + r^beta)", "beta=4.5 gamma=0"))
     profiles = values(unlearn("profiles", "--json"))["profiles"]
     assert {p["name"] for p in profiles} == set(PROFILES)
     assert "ga_kl_in_dist" in unlearn("methods")[1] and "SmolLM2" in unlearn("profiles")[1]

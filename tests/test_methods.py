@@ -18,6 +18,7 @@ from helpers import (
     flat,
     logits_of,
     naive_adversarial,
+    tiny_bench,
     tiny_llama,
     tiny_tokenizer,
 )
@@ -42,6 +43,8 @@ from unlearnlib.methods import (
 )
 from unlearnlib.objectives import Head
 from unlearnlib.profiles import PAPER_METHODS, Alignment
+from unlearnlib.run import execute
+from unlearnlib.spec import RunSpec
 
 SPECIAL = frozenset({0, 1, 2})
 ALIGNMENTS: tuple[Alignment, ...] = ("aligned", "release")
@@ -91,6 +94,36 @@ def test_a_row_needs_both_or_neither_of_retain_term_and_data() -> None:
         Method("half", Ascent(), Descent())
     with pytest.raises(UnlearnError, match="retain data or the reverse"):
         Method("half", Ascent(), data="general")
+
+
+# Three updates of the tiny model in float64, before there were any other rows: gradient norm and
+# losses of the third, and the norm of the parameters after it.
+BEFORE: dict[str, tuple[float | None, ...]] = {
+    "ga": (2.1421384, -6.0242641, None, 25.302236008),
+    "random_label": (1.2834364, 5.8659084, None, 25.2750420715),
+    "adversarial": (1.7306141, 3.4869809, None, 25.2889808748),
+    "ga_gd_general": (2.2295123, -5.9605387, 5.9116951, 25.2897070834),
+    "ga_gd_in_dist": (1.7580065, -5.9594267, 5.9471168, 25.2900626115),
+    "ga_kl_general": (1.9786743, -6.022883, 0.0160346, 25.302093535),
+    "ga_kl_in_dist": (1.9770612, -6.0228015, 0.013126751, 25.3022279976),
+}
+
+
+@pytest.mark.parametrize("method", PAPER_METHODS)
+def test_the_papers_seven_compute_what_they_did_before_there_were_others(method: str) -> None:
+    spec = RunSpec(
+        method=method,
+        updates=3,
+        batch_size=4,
+        learning_rate=1e-3,
+        retain_weight=0.7,
+        precision="float64",
+    )
+    model, record = execute(tiny_bench(), spec)
+    last = record.trajectory[-1]
+    found = (*(last.get(name) for name in ("grad_norm", "forget", "retain")), flat(model).norm())
+    for number, expected in zip(found, BEFORE[method], strict=True):
+        assert number == (None if expected is None else pytest.approx(expected, rel=1e-9))
 
 
 # ---- random labels --------------------------------------------------------------------------

@@ -107,6 +107,16 @@ def test_a_saved_record_is_read_back_with_its_key_and_the_scores_before(
     }  # fmt: skip
 
 
+def test_the_card_tells_strengths_and_a_budget_where_the_run_chose_some() -> None:
+    chosen = RunSpec(method="satimp_gd_in_dist", beta=2, retain_budget=0.1, dual_rate=3)
+    spec = chosen.as_dict() | {"length": LENGTH}
+    text = card.model_card(facts(spec=spec, retain_term="descent"))
+    assert "- Strength beta of the forget term: 2\n" in text
+    assert "by 3 per nat: the retain term's loss may rise by at most 0.1 nats per token" in text
+    plain = card.model_card(facts(retain_term="descent"))
+    assert "Strength" not in plain and "per nat" not in plain
+
+
 def test_a_saved_card_tells_the_scores_to_people_and_to_the_hub(run: Run, tmp_path: Path) -> None:
     save(run.model, tiny_tokenizer(), run.record, tmp_path, TEXTS, before=run.before)
     read = ModelCard.load(tmp_path / "README.md")

@@ -179,11 +179,26 @@ def test_later_fields_at_their_defaults_leave_keys_as_they_were() -> None:
         bos_every_chunk=True,
         base_bits=4,
         exposure=4,
+        method="satimp_gd_in_dist",
+        beta=2,
+        gamma=3,
+        retain_budget=0,
+        dual_rate=2,
     )
     stopping = spec.replace(stop="retrained")  # which a run of several requests cannot
     assert set(LATER_FIELDS) < {*changed.as_dict(), *stopping.as_dict()}
     for one in (changed, stopping):
         assert RunSpec.from_dict(one.as_dict()) == one
+
+
+@pytest.mark.parametrize(("method", "own"), [("npo", 0.1), ("undial", 5), ("tnpo_gd_in_dist", 4)])
+def test_a_strength_that_is_the_rows_own_is_no_part_of_the_key(method: str, own: float) -> None:
+    spec = RunSpec(method=method, beta=own)
+    assert spec == RunSpec(method=method) and spec.beta is None
+    other = spec.replace(beta=str(own + 1))
+    assert other.as_dict() == spec.as_dict() | {"beta": own + 1}
+    assert run_key(other.as_dict(), Basis("d", "m")) != run_key(spec.as_dict(), Basis("d", "m"))
+    assert RunSpec.from_dict(other.as_dict()) == other
 
 
 @pytest.mark.parametrize(
@@ -201,6 +216,17 @@ def test_later_fields_at_their_defaults_leave_keys_as_they_were() -> None:
             "updates, so leave one of the two out.",
         ),
         ({"bos_every_chunk": "yes"}, "bos_every_chunk is 'yes': give true or false."),
+        ({"beta": 1}, "beta is 1 and method 'ga_gd_in_dist' has none: leave it out, or choose a "),
+        ({"method": "npo", "gamma": 1}, "gamma is 1 and method 'npo' has none: leave it out, or "),
+        ({"method": "npo", "beta": 0}, "beta is 0.0: give a number above 0."),
+        ({"method": "wga", "beta": "big"}, "beta is 'big': give a number."),
+        (
+            {"method": "ga", "retain_budget": 0.1},
+            "retain_budget is 0.1 and method 'ga' has no retain term: choose a method that has ",
+        ),
+        ({"dual_rate": 2}, "dual_rate is 2.0 and retain_budget is none: give a budget, or "),
+        ({"retain_budget": 1, "dual_rate": 0}, "dual_rate is 0, with which the weight would "),
+        ({"retain_budget": -1}, "retain_budget is -1.0: give a number that is not negative."),
     ],
 )
 def test_later_fields_are_checked_too(changes: dict[str, Any], said: str) -> None:

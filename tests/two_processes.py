@@ -1,13 +1,14 @@
-"""One process of a run that several share: `python two_processes.py OUT` under RANK, WORLD_SIZE.
+"""One process of runs that several share: `two_processes.py OUT WHICH` under RANK, WORLD_SIZE.
 
-Writes the parameters after each run of `RUNS` to OUT-RANK.npz and the metrics to OUT-RANK.json. The
-test starts two of these and compares with the same runs in one process.
+Writes the parameters after each run of `RUNS[WHICH]` to OUT-RANK.npz, the metrics to OUT-RANK.json.
+The test starts two of these and compares with the same runs in one process.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from helpers import flat, tiny_bench
 
 from unlearnlib.engine import Execution
+from unlearnlib.methods import METHODS
 from unlearnlib.profiles import PAPER_METHODS
 from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
@@ -22,11 +24,20 @@ from unlearnlib.spec import RunSpec
 LORA = {"lora_rank": 3}  # odd, so that two processes hold unequal parts
 # Name -> (method, how it is computed, other settings). With 64 chunks per micro-batch there is one
 # per update, so that the second process has nothing to compute and must still take part.
-RUNS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    **{f"{name}, whole": (name, {"micro_chunks": 2}, {}) for name in PAPER_METHODS},
-    **{
-        f"{name}, sharded": (name, {"micro_chunks": 2, "shard": True}, {}) for name in PAPER_METHODS
-    },
+Runs = dict[str, tuple[str, dict[str, Any], dict[str, Any]]]
+
+
+def _whole_and_sharded(methods: Iterable[str]) -> Runs:
+    ways = {"whole": {}, "sharded": {"shard": True}}
+    return {
+        f"{name}, {way}": (name, {"micro_chunks": 2, **more}, {})
+        for name in methods
+        for way, more in ways.items()
+    }
+
+
+PAPERS: Runs = {
+    **_whole_and_sharded(PAPER_METHODS),
     "idle process": ("ga_gd_in_dist", {"micro_chunks": 64}, {}),
     "idle process, sharded": ("ga_gd_in_dist", {"micro_chunks": 64, "shard": True}, {}),
     "uneven, sharded": ("ga_kl_general", {"micro_chunks": 1, "shard": True}, {}),
@@ -48,6 +59,20 @@ RUNS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
 }
 
+# A weight of the whole chunk, one chunk to a micro-batch; of a token; and a retain weight that
+# becomes 0 in the second update.
+A_FEW: Runs = {
+    "uneven, sharded, npo": ("npo_gd_in_dist", {"micro_chunks": 1, "shard": True}, {}),
+    "LoRA, whole, tnpo": ("tnpo", {"micro_chunks": 2}, LORA),
+    "budget, sharded": (
+        "ga_gd_in_dist",
+        {"micro_chunks": 1, "shard": True},
+        {"retain_budget": 1.0, "retain_weight": 0.5},
+    ),
+}
+LATER: Runs = _whole_and_sharded(name for name in METHODS if name not in PAPER_METHODS)
+RUNS = {"the paper's": PAPERS | A_FEW, "all later ones": LATER}
+
 
 def run(
     method: str, execution: dict[str, Any], settings: dict[str, Any]
@@ -67,7 +92,7 @@ def main() -> None:
     torch.set_num_threads(1)
     world = PartialState(cpu=True)
     results, numbers = {}, {}
-    for name, case in RUNS.items():
+    for name, case in RUNS[sys.argv[2]].items():
         results[name], numbers[name] = run(*case)
     out = f"{sys.argv[1]}-{world.process_index}"
     np.savez(f"{out}.npz", processes=world.num_processes, **results)

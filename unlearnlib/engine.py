@@ -41,13 +41,14 @@ from unlearnlib import rope
 from unlearnlib.corpus.chunks import Batch, Chunk, collate, collate_packed, pack
 from unlearnlib.decoder import decoder_of, head_of
 from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.methods import LabelTerm, Original, Term
+from unlearnlib.methods import KeepsStates, LabelTerm, Original, Term
 from unlearnlib.objectives import Head, cross_entropy_by_group
 from unlearnlib.profiles import Alignment
 from unlearnlib.seeds import seeded_generator
 from unlearnlib.sharding import reshard, sharded
 from unlearnlib.spec import OPTIMIZERS
 from unlearnlib.store.files import write_file
+from unlearnlib.weighted_ascent import WeightedAscent
 
 logger = logging.getLogger(__name__)
 
@@ -125,12 +126,42 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """A part's weight as the multiplier of a constraint: its loss may rise by at most so much.
+
+    After each update the weight grows by `rate` times what the loss, at the documents of the
+    update, has risen beyond `most`, and shrinks as long as it has not; it is never negative. That
+    is dual ascent, as PDU (Entesari et al. 2025, arXiv 2506.05314) has it, on a bound relative to
+    the loss before the first update, where PDU's is absolute; PDU also warms up the weight.
+
+    most    nats per target by which the loss may exceed what it was
+    rate    step of the weight per nat
+    before  loss of each chunk before the first update, summed over its targets
+    """
+
+    most: float
+    rate: float
+    before: Sequence[float]
+
+    def rise(self, loss: float, chunks: Sequence[int], targets: int) -> float:
+        """How far the mean loss at these chunks (their numbers) is above what it was."""
+        return loss - sum(self.before[i] for i in chunks) / targets
+
+    def next_weight(self, weight: float, rise: float) -> float:
+        """The weight after an update that was made with `weight`."""
+        return max(0.0, weight + self.rate * (rise - self.most))
+
+
+@dataclass(frozen=True)
 class Part:
     """Data with a term: the forget part, the retain part, or all there is to pre-train on.
 
     `stored_reference` is what the term keeps of the original model, one entry per chunk. With LoRA
     the original model is there (adapter off), so a large reference is not stored but recomputed
     for each micro-batch: `recompute_reference(chunks)` gives one entry for each of its chunks.
+
+    With a `budget` the weight is that of the first update, and the trajectory has NAME_weight of
+    every update and NAME_rise, by which the loss was above what it was at first.
     """
 
     name: str
@@ -139,6 +170,7 @@ class Part:
     weight: float = 1.0
     stored_reference: Sequence[Tensor | None] = ()
     recompute_reference: Callable[[Sequence[Chunk]], Sequence[Tensor | None]] | None = None
+    budget: Budget | None = None
 
 
 @dataclass
@@ -270,6 +302,32 @@ def keep_original(
     return kept
 
 
+@torch.no_grad()
+def losses_before(
+    model: nn.Module, part: Part, used: Sequence[int], execution: Execution
+) -> list[float]:
+    """The loss of each chunk of a part, summed over its targets; 0 of those that are not `used`.
+
+    A distance to the original model is 0 at the original, and is not computed.
+    """
+    found = [0.0] * len(part.chunks)
+    if isinstance(part.term, KeepsStates):
+        return found
+    head = head_of(model)
+    device = next(model.parameters()).device
+    for rows in micro_batches(model.config, [part.chunks[i] for i in used], execution):
+        indices = [used[row] for row in rows]
+        batch = collate([part.chunks[i] for i in indices], device)
+        states = hidden_states(model, batch)
+        targets = batch.targets.split([part.chunks[i].targets for i in indices])
+        for row, index in enumerate(indices):
+            kept = part.stored_reference[index] if part.stored_reference else None
+            hidden = states[row][batch.target_mask[row]]
+            at = hidden, head, targets[row], None if kept is None else kept.to(device)
+            found[index] = _loss_alone(part.term, at, head)
+    return found
+
+
 def optimise(
     model: nn.Module,
     parts: Sequence[Part],
@@ -296,8 +354,7 @@ def optimise(
     check_gradients()
     execution = execution or Execution()
     world = PartialState(cpu=next(model.parameters()).device.type == "cpu")
-    parts = [part for part in parts if part.chunks]
-    _check_chunks(model, parts, execution)
+    parts = _check_chunks(model, parts, execution)
     masters = _master_parameters(model)
     parameters = _trainable_parameters(model)
     optimizer = make_optimizer(
@@ -319,6 +376,7 @@ def optimise(
         picks = draw_update(parts, streams, training.batch_size)
         if update < done:  # made before the interruption; drawn again to reach the next one
             continue
+        parts = _with_weights(parts, outcome.trajectory)
         sums = accumulate_gradients(model, parts, picks, original_head, execution, world)
         _all_reduce_gradients(parameters, sums, world)
         norm = gradient_norm(parameters)
@@ -329,6 +387,7 @@ def optimise(
             for part, value in zip(parts, sums.tolist(), strict=True)
         }
         row = {"update": float(update + 1), "rate": rate, "grad_norm": norm, **losses}
+        row.update(_rises(parts, picks, losses))
         if not all(math.isfinite(v) for v in (norm, *losses.values())):
             logger.warning("diverged at update %d: %s", update + 1, row)
             outcome.trajectory.append(row)
@@ -351,6 +410,37 @@ def optimise(
     return outcome
 
 
+def _with_weights(parts: list[Part], trajectory: Sequence[Mapping[str, float]]) -> list[Part]:
+    """The parts with the weights of the next update: of budgets, by the last row so far."""
+    if not trajectory or all(part.budget is None for part in parts):
+        return parts
+    last = trajectory[-1]
+    return [
+        part
+        if part.budget is None
+        else replace(
+            part,
+            weight=part.budget.next_weight(last[f"{part.name}_weight"], last[f"{part.name}_rise"]),
+        )
+        for part in parts
+    ]
+
+
+def _rises(
+    parts: Sequence[Part], picks: Sequence[tuple[int, int]], losses: Mapping[str, float]
+) -> dict[str, float]:
+    """Weight and rise of each part that has a budget, for the trajectory."""
+    row = {}
+    for number, part in enumerate(parts):
+        if part.budget is None:
+            continue
+        own = [i for p, i in picks if p == number]
+        targets = sum(part.chunks[i].targets for i in own)
+        row[f"{part.name}_weight"] = part.weight
+        row[f"{part.name}_rise"] = part.budget.rise(losses[part.name], own, targets)
+    return row
+
+
 def _streams(parts: Sequence[Part], training: Training) -> list[Iterator[int]]:
     """In which order the chunks of each part come."""
     if training.in_order:
@@ -358,14 +448,19 @@ def _streams(parts: Sequence[Part], training: Training) -> list[Iterator[int]]:
     return [order(training.seed, part.name, len(part.chunks)) for part in parts]
 
 
-def _check_chunks(model: nn.Module, parts: Sequence[Part], execution: Execution) -> None:
-    """`UnlearnError` without chunks, and by `check_computation` on a few of them."""
+def _check_chunks(model: nn.Module, parts: Sequence[Part], execution: Execution) -> list[Part]:
+    """The parts that have chunks.
+
+    `UnlearnError` if there is none, and by `check_computation` on a few of the chunks.
+    """
+    parts = [part for part in parts if part.chunks]
     if not parts:
         raise UnlearnError("there are no documents to train on: give at least one.")
     sample = [part.chunks[0] for part in parts] + list(parts[0].chunks[1:2])
     check_computation(model, sample, execution)
     if execution.packed:
         _check_row(model, sample, execution)
+    return parts
 
 
 @torch.no_grad()
@@ -758,13 +853,7 @@ def _micro_batch_loss(
     references = [_reference(model, parts, number, picks) for number in range(len(parts))]
     batch = (collate_packed if packed else collate)(chunks, device)
     hidden = hidden_states(model, batch)[batch.target_mask]  # (N, H)
-    head = head_of(model)
-    if torch.is_autocast_enabled(device.type):
-        # Once for the micro-batch: left to itself autocast would convert the head anew for every
-        # chunk of positions.
-        narrow = torch.get_autocast_dtype(device.type)
-        hidden = hidden.to(narrow)
-        head = head.to(narrow)
+    hidden, head = _as_autocast(hidden, head_of(model))
     owner = torch.repeat_interleave(
         torch.tensor([p for p, _ in picks]), torch.tensor([c.targets for c in chunks])
     ).to(device)  # (N,) which part each target belongs to
@@ -775,6 +864,7 @@ def _micro_batch_loss(
     labelled = torch.zeros(len(owner), device=device, dtype=torch.bool)
     losses: list[Tensor] = []
     values = torch.zeros(len(parts), dtype=torch.float64)
+    own: dict[int, float] = {}  # losses that are not the sum that goes backward
     for number, part in enumerate(parts):
         mine = owner == number
         if not bool(mine.any()):  # a micro-batch of the other parts' chunks alone
@@ -782,10 +872,21 @@ def _micro_batch_loss(
         tensors = [tensor for tensor in references[number] if tensor is not None]
         old = torch.cat(tensors).to(device) if tensors else None
         share = part.weight / counts[number]
+        if part.budget is not None and not part.weight:
+            # Nothing is pushed, and the loss must be known all the same.
+            at = hidden[mine].detach(), head.detach(), batch.targets[mine], old
+            own[number] = _loss_alone(part.term, at, original_head) / counts[number]
         if isinstance(part.term, LabelTerm):
             labels[mine] = part.term.labels(batch.targets[mine], old)
             coefficient[mine] = part.term.sign * share
             labelled |= mine
+            if isinstance(part.term, WeightedAscent):
+                lengths = [part.chunks[i].targets for p, i in picks if p == number]
+                weight, loss = part.term.weigh_at(
+                    hidden[mine], head, batch.targets[mine], old, lengths
+                )
+                coefficient[mine] *= weight
+                own[number] = share * float(loss.sum())
             continue
         weights = torch.full((int(mine.sum()),), share, device=device, dtype=wide)
         losses.append(
@@ -803,7 +904,33 @@ def _micro_batch_loss(
         )
         losses.append(total)
         values += by_part.cpu().double()
+    for number, value in own.items():
+        values[number] = value
     return torch.stack(losses).sum(), values
+
+
+def _as_autocast(hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
+    """Hidden states and head in the precision that autocast computes in, where it is on.
+
+    Once for the micro-batch: left to itself autocast would convert the head anew for every chunk of
+    positions.
+    """
+    kind = hidden.device.type
+    if not torch.is_autocast_enabled(kind):
+        return hidden, head
+    narrow = torch.get_autocast_dtype(kind)
+    return hidden.to(narrow), head.to(narrow)
+
+
+@torch.no_grad()
+def _loss_alone(
+    term: Term, at: tuple[Tensor, Head, Tensor, Tensor | None], original_head: Head
+) -> float:
+    """The sum of a term's loss over the positions `at`: hidden states, head, targets, kept."""
+    hidden, head, targets, kept = at
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    ones = torch.ones(len(hidden), device=hidden.device, dtype=wide)
+    return float(term.loss(hidden, head, targets, kept, ones, original_head))
 
 
 def _reference(

@@ -11,202 +11,32 @@ else in the package asks which method it is running.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
-from unlearnlib.corpus.chunks import Chunk
 from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.objectives import Head, cross_entropy, kl_to_reference, positions_per_chunk
-from unlearnlib.profiles import Alignment
-from unlearnlib.seeds import seeded_generator
+from unlearnlib.target_distribution import MaximumEntropy as MaximumEntropy
+from unlearnlib.target_distribution import Undial as Undial
+from unlearnlib.terms import AdversarialLabels as AdversarialLabels
+from unlearnlib.terms import Ascent as Ascent
+from unlearnlib.terms import Descent as Descent
+from unlearnlib.terms import JensenShannon as JensenShannon
+from unlearnlib.terms import KeepsStates as KeepsStates
+from unlearnlib.terms import KLToOriginal as KLToOriginal
+from unlearnlib.terms import LabelTerm as LabelTerm
+from unlearnlib.terms import Original as Original
+from unlearnlib.terms import RandomLabels as RandomLabels
+from unlearnlib.terms import Term as Term
+from unlearnlib.weighted_ascent import NPO as NPO
+from unlearnlib.weighted_ascent import WGA as WGA
+from unlearnlib.weighted_ascent import SatImp as SatImp
+from unlearnlib.weighted_ascent import SimNPO as SimNPO
+from unlearnlib.weighted_ascent import TokenNPO as TokenNPO
+from unlearnlib.weighted_ascent import Unlikelihood as Unlikelihood
+from unlearnlib.weighted_ascent import WeightedAscent as WeightedAscent
 
 RetainData = Literal["general", "in_distribution"]
-
-
-@dataclass(frozen=True)
-class Original:
-    """What a term may know of the original model at one chunk, before the first update.
-
-    chunk      the chunk, T tokens
-    hidden     (T, H) final hidden states of the original model at every token, or None where
-               the term did not ask for them
-    head       the original output head
-    special    ids of the tokenizer's special tokens
-    vocabulary size of the tokenizer's vocabulary (the head may be padded beyond it)
-    seed       the run's seed
-    alignment  "aligned", or "release" for the authors' labels
-    """
-
-    chunk: Chunk
-    hidden: Tensor | None
-    head: Head
-    special: frozenset[int]
-    vocabulary: int
-    seed: int
-    alignment: Alignment
-
-
-class Term(Protocol):
-    """One term of the objective.
-
-    needs_original  ask for the original model's hidden states in `prepare`
-    prepare(o)      what to keep per chunk from the original model, (T - 1, ...) or None
-    loss(...)       the weighted sum over the N target positions of a micro-batch; `kept` is
-                    what `prepare` returned, concatenated over the micro-batch's chunks
-    """
-
-    @property
-    def needs_original(self) -> bool: ...
-
-    def prepare(self, original: Original) -> Tensor | None: ...
-
-    def loss(
-        self,
-        hidden: Tensor,
-        head: Head,
-        targets: Tensor,
-        kept: Tensor | None,
-        coefficient: Tensor,
-        original_head: Head,
-    ) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class LabelTerm:
-    """`sign` times a cross-entropy against labels, whichever: the engine computes all of an
-    update's label terms in one call (`objectives.cross_entropy_by_group`)."""
-
-    sign: float = 1.0
-    needs_original: bool = False
-
-    def prepare(self, original: Original) -> Tensor | None:
-        """Nothing to keep."""
-        return None
-
-    def labels(self, targets: Tensor, kept: Tensor | None) -> Tensor:
-        """(N,) i64 labels of the positions whose true tokens are `targets`."""
-        raise TypeError(f"{type(self).__name__} does not say which labels it takes")
-
-    def loss(
-        self,
-        hidden: Tensor,
-        head: Head,
-        targets: Tensor,
-        kept: Tensor | None,
-        coefficient: Tensor,
-        original_head: Head,
-    ) -> Tensor:
-        """`sign` times the weighted sum of -log p(label)."""
-        return cross_entropy(hidden, head, self.labels(targets, kept), self.sign * coefficient)
-
-
-@dataclass(frozen=True)
-class Descent(LabelTerm):
-    """Cross-entropy of the true tokens: ordinary training."""
-
-    def labels(self, targets: Tensor, kept: Tensor | None) -> Tensor:
-        """The true tokens."""
-        return targets
-
-
-def Ascent() -> Descent:
-    """Minus cross-entropy of the true tokens: gradient ascent."""
-    return Descent(sign=-1.0)
-
-
-@dataclass(frozen=True)
-class _Relabelled(LabelTerm):
-    """Cross-entropy against labels that `prepare` made."""
-
-    def labels(self, targets: Tensor, kept: Tensor | None) -> Tensor:
-        """The made labels."""
-        assert kept is not None
-        return kept
-
-
-@dataclass(frozen=True)
-class RandomLabels(_Relabelled):
-    """Cross-entropy against uniformly random tokens, drawn once per run and chunk.
-
-    Labels are uniform over the tokens that are not special; a target that is itself a special
-    token keeps it, so that a document still ends where it ends. With `alignment="release"` each
-    label is uniform over all ids of the tokenizer, specials among them and the truth, whatever the
-    target is, as the release draws them. (There a drawn padding id is ignored; here it is a label
-    like any other, since a padding id need not exist.) They are in place: only the release's
-    adversarial labels are one off.
-    """
-
-    def prepare(self, original: Original) -> Tensor:
-        """(T - 1,) i64 labels; a function of seed and chunk alone, whatever batch it is in."""
-        generator = seeded_generator(f"random-labels:{original.seed}:{original.chunk.id}")
-        targets = torch.tensor(original.chunk.tokens[original.chunk.context :])
-        if original.alignment == "release":
-            return torch.randint(original.vocabulary, targets.shape, generator=generator)
-        ordinary = torch.tensor(
-            [t for t in range(original.vocabulary) if t not in original.special]
-        )
-        labels = ordinary[torch.randint(len(ordinary), targets.shape, generator=generator)]
-        special = torch.isin(targets, torch.tensor(sorted(original.special), dtype=torch.int64))
-        return torch.where(special, targets, labels)
-
-
-@dataclass(frozen=True)
-class AdversarialLabels(_Relabelled):
-    """Cross-entropy against the original model's most likely *wrong* token.
-
-    Aligned: the label of the token at t + 1 is the original model's best guess there (its output
-    at t) with x_{t+1} removed. "release": the label that the library's shift ends up comparing
-    with the output at t is the best guess for t + 2 with x_{t+1} removed, the off-by-one of the
-    authors' label generation.
-    """
-
-    needs_original: bool = True
-
-    def prepare(self, original: Original) -> Tensor:
-        """(T - 1,) i64 labels from the original model's hidden states."""
-        assert original.hidden is not None
-        # Row t predicts token t + 1; the release reads the row one further on.
-        first = original.chunk.context - 1 + (original.alignment == "release")
-        hidden = original.hidden[first : first + original.chunk.targets]
-        truth = torch.tensor(original.chunk.tokens[original.chunk.context :], device=hidden.device)
-        labels = torch.empty_like(truth)
-        step = positions_per_chunk(original.head.weight)
-        for start in range(0, len(hidden), step):
-            rows = slice(start, start + step)
-            logits = original.head.logits(hidden[rows])
-            logits[:, original.vocabulary :] = -torch.inf  # rows that pad the head are no tokens
-            logits.scatter_(1, truth[rows, None], -torch.inf)
-            labels[rows] = logits.argmax(-1)
-        return labels.cpu()
-
-
-@dataclass(frozen=True)
-class KLToOriginal:
-    """KL(original model || current model), per position over the whole vocabulary."""
-
-    needs_original: bool = True
-
-    def prepare(self, original: Original) -> Tensor:
-        """(T - 1, H): the original hidden states at the target positions."""
-        assert original.hidden is not None
-        first = original.chunk.context - 1
-        return original.hidden[first : first + original.chunk.targets]
-
-    def loss(
-        self,
-        hidden: Tensor,
-        head: Head,
-        targets: Tensor,
-        kept: Tensor | None,
-        coefficient: Tensor,
-        original_head: Head,
-    ) -> Tensor:
-        """The weighted sum of KL(original || current)."""
-        assert kept is not None
-        return kl_to_reference(hidden, head, kept, original_head, coefficient)
+OPTIONS = ("beta", "gamma")  # fields of a forget term that are fields of `RunSpec`, too
 
 
 @dataclass(frozen=True)
@@ -221,6 +51,12 @@ class Method:
     forget: Term
     retain: Term | None = None
     data: RetainData | None = None
+
+    @property
+    def options(self) -> dict[str, float]:
+        """The strengths of the forget term that a run may choose, as this row has them."""
+        own = getattr(self.forget, "__dataclass_fields__", {})
+        return {name: getattr(self.forget, name) for name in OPTIONS if name in own}
 
     def __post_init__(self) -> None:
         if (self.retain is None) != (self.data is None):
@@ -245,6 +81,31 @@ METHODS: dict[str, Method] = {
 }
 
 
+def _with_and_without_descent(name: str, title: str, forget: Term) -> dict[str, Method]:
+    """Two rows: the forget term alone, and with descent on retain documents of the domain."""
+    both = Method(f"{title} + descent, in-distribution", forget, Descent(), "in_distribution")
+    return {name: Method(title, forget), f"{name}_gd_in_dist": both}
+
+
+# What came after the paper. Other retain terms and data: `register` a row of your own.
+METHODS |= {
+    **_with_and_without_descent("npo", "Negative preference optimisation", NPO()),
+    **_with_and_without_descent("simnpo", "SimNPO", SimNPO()),
+    **_with_and_without_descent("tnpo", "Token-wise NPO", TokenNPO()),
+    **_with_and_without_descent("wga", "Weighted gradient ascent", WGA()),
+    **_with_and_without_descent("satimp", "Saturation and importance", SatImp()),
+    **_with_and_without_descent("ceu", "Unlikelihood (CE-U)", Unlikelihood()),
+    **_with_and_without_descent("undial", "Self-distillation (UNDIAL)", Undial()),
+    **_with_and_without_descent("max_entropy", "Maximum entropy", MaximumEntropy()),
+    "ga_js_general": Method(
+        "Ascent + Jensen-Shannon, general", Ascent(), JensenShannon(), "general"
+    ),
+    "ga_js_in_dist": Method(
+        "Ascent + Jensen-Shannon, in-distribution", Ascent(), JensenShannon(), "in_distribution"
+    ),
+}
+
+
 def register(name: str, method: Method) -> None:
     """Add a method under a new name; from then on every command and study knows it."""
     if name in METHODS:
@@ -257,3 +118,58 @@ def get_method(name: str) -> Method:
     if name not in METHODS:
         raise unknown("method", name, METHODS)
     return METHODS[name]
+
+
+def chosen_method(name: str, **options: float | None) -> Method:
+    """The method of that name with other strengths, by their names in `OPTIONS`; None: the row's.
+
+    `UnlearnError` for a strength that the method does not have, or that its term refuses.
+    """
+    method = get_method(name)
+    given = {option: value for option, value in options.items() if value is not None}
+    for option, value in given.items():
+        if option not in method.options:
+            have = [n for n, m in METHODS.items() if option in m.options]
+            raise UnlearnError(
+                f"{option} is {value:g} and method {name!r} has none: leave it out, or choose a "
+                f"method that has one ({', '.join(have)})."
+            )
+    if not given:
+        return method
+    forget: Any = method.forget
+    return replace(method, forget=replace(forget, **given))
+
+
+def family_of(term: Term) -> str:
+    """The mechanism that a forget term is a case of."""
+    if isinstance(term, WeightedAscent) or (isinstance(term, Descent) and term.sign < 0):
+        return "weighted ascent"
+    if isinstance(term, LabelTerm | Undial | MaximumEntropy):
+        return "target distribution"
+    return "its own"
+
+
+def formula_of(term: Term) -> str:
+    """A forget term's weight on ascent's gradient, or the distribution that it brings p to."""
+    return str(getattr(term, "formula", type(term).__name__))
+
+
+def memory_of(method: Method) -> str:
+    """What a method holds in memory beside what plain ascent does, for a model of hidden size H."""
+    parts = []
+    for term, name in ((method.forget, "forget"), (method.retain, "retain")):
+        if term is None or isinstance(term, Descent):
+            continue
+        if isinstance(term, KeepsStates):
+            parts.append(f"H numbers per {name} token")
+        elif type(term).prepare is not LabelTerm.prepare:
+            parts.append(f"1 number per {name} token")
+    if any(term is not None and term.needs_original for term in (method.forget, method.retain)):
+        parts.append("the original head")
+    return ", ".join(parts) or "nothing"
+
+
+def data_of(method: Method) -> str:
+    """The sets of documents that a method needs."""
+    more = {None: "", "general": ", general", "in_distribution": ", retain"}
+    return "forget" + more[method.data]

@@ -13,11 +13,17 @@ V * C instead of V * N floats and the same three matrix products.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# Distributions to bring the model to: (q, log q), (n, V) or (1, V), at a slice of the positions.
+# Where q is 0 its logarithm is any finite number.
+Target = Callable[[slice], tuple[Tensor, Tensor]]
 
 CHUNK_FLOATS = 1 << 20  # logits at a time: 4 MiB in float32, which a processor's cache holds
 # But with a large vocabulary that is a handful of positions, for each of which the whole head
@@ -116,8 +122,11 @@ class _CrossEntropy(torch.autograd.Function):
         return (*_scaled(ctx, grads[0]), None, None, None, None, None)
 
 
-class _KL(torch.autograd.Function):
-    """sum_i coefficient_i * KL(reference_i || softmax(logits_i)), chunked over positions."""
+class _ToTarget(torch.autograd.Function):
+    """sum_i coefficient_i * KL(target_i || softmax(logits_i)), chunked over positions.
+
+    `target` gives the distributions of a slice of positions, see `Target`.
+    """
 
     @staticmethod
     def forward(
@@ -126,15 +135,13 @@ class _KL(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         form: Head,
-        reference_hidden: Tensor,
-        reference: Head,
+        target: Target,
         coefficient: Tensor,
     ) -> Tensor:
 
         def piece(rows: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
             logp = torch.log_softmax(logits, dim=-1)
-            logq = torch.log_softmax(reference.logits(reference_hidden[rows]), dim=-1)
-            q = logq.exp()
+            q, logq = target(rows)
             value = (q * (logq - logp)).sum(-1)
             return value, logp.exp_().sub_(q)
 
@@ -143,7 +150,42 @@ class _KL(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        return (*_scaled(ctx, grads[0]), None, None, None, None)
+        return (*_scaled(ctx, grads[0]), None, None, None)
+
+
+class _JensenShannon(torch.autograd.Function):
+    """sum_i coefficient_i * JS(target_i, softmax(logits_i)), chunked over positions."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        form: Head,
+        target: Target,
+        coefficient: Tensor,
+    ) -> Tensor:
+
+        def piece(rows: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
+            logp = torch.log_softmax(logits, dim=-1)
+            q, logq = target(rows)
+            apart = logq - logp
+            nothing = torch.zeros((), dtype=logp.dtype, device=logp.device)
+            # With m the mean of p and q: log(q / m) and log(p / m), both exactly 0 where p is q.
+            other = math.log(2) - torch.logaddexp(-apart, nothing)
+            own = math.log(2) - torch.logaddexp(apart, nothing)
+            p = logp.exp_()
+            far = (p * own).sum(-1)  # KL(p || m)
+            value = (far + (q * other).sum(-1)) / 2
+            return value, own.sub_(far[:, None]).mul_(p).div_(2)
+
+        head = replace(form, weight=weight, bias=bias)
+        return _accumulate(ctx, piece, hidden, head, coefficient)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        return (*_scaled(ctx, grads[0]), None, None, None)
 
 
 def _accumulate(ctx: Any, piece: Any, hidden: Tensor, head: Head, coefficient: Tensor) -> Tensor:
@@ -223,6 +265,71 @@ def cross_entropy_by_group(
     )
 
 
+@torch.no_grad()
+def log_probability(hidden: Tensor, head: Head, labels: Tensor) -> Tensor:
+    """(N,) log p(labels_i | position i) in nats, without gradient.
+
+    hidden (N, H), labels (N,) i64. A first pass over the head, for terms whose gradient depends on
+    these numbers; as in every term a few positions' logits exist at a time.
+    """
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    picked = torch.empty(len(labels), dtype=wide, device=hidden.device)
+    step = positions_per_chunk(head.weight)
+    for start in range(0, len(hidden), step):
+        rows = slice(start, start + step)
+        logp = torch.log_softmax(head.logits(hidden[rows]), dim=-1)
+        picked[rows] = logp.gather(1, labels[rows, None]).squeeze(1)
+    return picked
+
+
+def kl_to_target(hidden: Tensor, head: Head, target: Target, coefficient: Tensor) -> Tensor:
+    """sum_i coefficient_i * KL(target_i || current), in nats.
+
+    Its gradient is that of the cross-entropy to the target; the target's own entropy is taken off,
+    so that the value is 0 where the model is at the target. `cross_entropy` is the same for a
+    target that is all on one token, without a target of V numbers per position.
+    """
+    return _ToTarget.apply(  # type: ignore[no-untyped-call]
+        hidden, head.weight, head.bias, head.detach(), target, coefficient
+    )
+
+
+def model_target(hidden: Tensor, head: Head) -> Target:
+    """What another model, of these hidden states (N, H) and this head, says at the N positions."""
+
+    def target(rows: slice) -> tuple[Tensor, Tensor]:
+        logq = torch.log_softmax(head.logits(hidden[rows]), dim=-1)
+        return logq.exp(), logq
+
+    return target
+
+
+def lowered_target(hidden: Tensor, head: Head, tokens: Tensor, by: float) -> Target:
+    """`model_target` with the logit of the token at each position, (N,) i64, lowered by `by`."""
+
+    def target(rows: slice) -> tuple[Tensor, Tensor]:
+        logits = head.logits(hidden[rows])
+        down = logits.new_full((len(logits), 1), -by)
+        logq = torch.log_softmax(logits.scatter_add(1, tokens[rows, None], down), dim=-1)
+        return logq.exp(), logq
+
+    return target
+
+
+def uniform_target(head: Head, count: int) -> Target:
+    """The uniform distribution over the first `count` tokens; rows beyond pad the head."""
+    weight = head.weight
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    ids = torch.arange(weight.shape[0], device=weight.device)
+    q = (ids < count).to(wide)[None] / count  # (1, V)
+    logq = torch.where(q > 0, -math.log(count), torch.zeros_like(q))
+
+    def target(rows: slice) -> tuple[Tensor, Tensor]:
+        return q, logq
+
+    return target
+
+
 def kl_to_reference(
     hidden: Tensor, head: Head, reference_hidden: Tensor, reference: Head, coefficient: Tensor
 ) -> Tensor:
@@ -233,12 +340,21 @@ def kl_to_reference(
     so the value is a divergence (0 for equal models), and padding is not among the N positions;
     the authors' release averages a cross-entropy between the distributions over padding too.
     """
-    return _KL.apply(  # type: ignore[no-untyped-call]
+    return kl_to_target(hidden, head, model_target(reference_hidden, reference), coefficient)
+
+
+def jensen_shannon(
+    hidden: Tensor, head: Head, reference_hidden: Tensor, reference: Head, coefficient: Tensor
+) -> Tensor:
+    """sum_i coefficient_i * JS(original, current) of the next-token distribution, in nats.
+
+    Half of each one's KL to the mean of both: symmetric, 0 for equal models and at most log 2.
+    """
+    return _JensenShannon.apply(  # type: ignore[no-untyped-call]
         hidden,
         head.weight,
         head.bias,
         head.detach(),
-        reference_hidden,
-        reference,
+        model_target(reference_hidden, reference),
         coefficient,
     )

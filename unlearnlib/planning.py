@@ -30,7 +30,7 @@ from unlearnlib.engine import Execution, micro_batches
 from unlearnlib.errors import UnlearnError
 from unlearnlib.loading import blank_model, border
 from unlearnlib.lora import inject, linear_layers, trained_parameters
-from unlearnlib.methods import LabelTerm, Term, get_method
+from unlearnlib.methods import KeepsStates, LabelTerm, Term, get_method
 from unlearnlib.models import DTYPES, REMEDY, model_config
 from unlearnlib.objectives import chunk_positions
 from unlearnlib.quantised import check_kind, check_same, saved_bits
@@ -40,7 +40,14 @@ from unlearnlib.spec import RunSpec
 # benchmarks/run.py (0.40 to 0.48 in float32); on a GPU the aim of benchmarks/gpu_queue.py.
 CPU_SHARE, GPU_SHARE = 0.45, 0.45
 MOMENT_BYTES = {"adamw": 4, "adamw_8bit": 1, "paged_adamw_8bit": 1}
-LOGITS_HELD = {"cross_entropy": 3, "kl": 6}  # (n, V) tensors at once in objectives.py
+# (n, V) tensors at once in objectives.py, by the kind of term; any other has "cross_entropy".
+LOGITS_HELD = {
+    "cross_entropy": 3,
+    "MaximumEntropy": 4,
+    "KLToOriginal": 6,
+    "Undial": 7,
+    "JensenShannon": 9,
+}
 
 
 @dataclass(frozen=True)
@@ -296,7 +303,8 @@ def plan_run(
     """
     execution, machine = execution or Execution(), machine or Machine()
     config = model_config(source) if isinstance(source, (str, Path)) else source
-    if get_method(spec.method).retain is None or not spec.retain_weight:
+    unweighted = not spec.retain_weight and spec.retain_budget is None
+    if get_method(spec.method).retain is None or unweighted:
         retain = ()
     named = source if isinstance(source, (str, Path)) else type(config).__name__
     with border("model", named, REMEDY):
@@ -336,7 +344,7 @@ class _Workload:
     share          number of processes that hold a part of the model each
     stored_tokens  tokens whose original hidden states are stored before the first update
     bits           that the linear layers are held in; 0: in `size` bytes
-    recomputes     whether the retain term's reference is recomputed in each micro-batch
+    recomputes     whether a term's reference is recomputed in each micro-batch
     """
 
     shape: Anatomy
@@ -380,9 +388,9 @@ class _Workload:
         return any(term.needs_original for term in self.terms)
 
     @property
-    def distances(self) -> bool:
-        """Whether the retain term is a distance to the original model."""
-        return len(self.terms) > 1 and self.terms[1].needs_original
+    def keeps_states(self) -> bool:
+        """Whether a term is computed from the original model's hidden states."""
+        return any(isinstance(term, KeepsStates) for term in self.terms)
 
 
 def _workload(
@@ -405,14 +413,16 @@ def _workload(
     shape = anatomy(config, spec.precision, rows, width, spec.lora_rank)
     size = torch.empty((), dtype=DTYPES[spec.precision]).element_size()
     terms: tuple[Term, ...] = (method.forget,)
-    stored_tokens, recomputes = 0.0, False
     if retain and method.retain is not None:
         terms += (method.retain,)
-        if method.retain.needs_original:
-            recomputes = bool(spec.lora_rank) and spec.requests == 1
-            used = min(len(retain), spec.updates * spec.batch_size)
-            average = sum(len(c.tokens) for c in retain) / len(retain)
-            stored_tokens = 0.0 if recomputes else used * average
+    states = [
+        # All chunks to forget, as soon as they are prepared; of the others those that are drawn.
+        (part, len(part) if part is forget else min(len(part), spec.updates * spec.batch_size))
+        for part, term in zip((forget, retain), terms, strict=False)
+        if isinstance(term, KeepsStates)
+    ]
+    recomputes = bool(states) and bool(spec.lora_rank) and spec.requests == 1
+    stored_tokens = sum(used * _once(part) / len(part) for part, used in states if not recomputes)
     return _Workload(
         shape,
         terms,
@@ -445,7 +455,7 @@ def _always(work: _Workload, optimizer: str, oracle: bool, copied: bool) -> dict
     always["optimizer"] = 2 * moment * work.trained // work.share
     if work.asks_original and not work.lora:  # a frozen head is the original one
         always["original head"] = shape.vocabulary * shape.hidden * size
-    if work.distances and not work.recomputes:
+    if work.keeps_states and not work.recomputes:
         always["original hidden states"] = int(work.stored_tokens * shape.hidden * size)
     return always
 
@@ -454,7 +464,8 @@ def _backward(work: _Workload, execution: Execution, on_gpu: bool) -> dict[str, 
     """Bytes held in addition while gradients are computed, by part; none that is 0."""
     shape, size = work.shape, work.size
     chunk = min(work.positions, chunk_positions(shape.vocabulary, on_gpu))
-    held = LOGITS_HELD["kl" if work.distances else "cross_entropy"]
+    plain = LOGITS_HELD["cross_entropy"]
+    held = max(LOGITS_HELD.get(type(term).__name__, plain) for term in work.terms)
     logits = held * chunk * shape.vocabulary * max(4, size)
     # All label terms are computed in one call, each other term in one of its own.
     others = sum(not isinstance(term, LabelTerm) for term in work.terms)
@@ -501,13 +512,20 @@ def _flops(
 ) -> float:
     """Floating-point operations of all updates, and of what is stored of the original."""
     tokens = _tokens(forget, spec) + _tokens(retain, spec)
+    again = sum(
+        _tokens(part, spec)
+        for part, term in zip((forget, retain), work.terms, strict=False)
+        if work.recomputes and isinstance(term, KeepsStates)
+    )
     flops = training_flops(
         work.shape.active,
         tokens,
         adapter=work.shape.adapter,
-        reference_tokens=_tokens(retain, spec) if work.recomputes else 0,
+        reference_tokens=again,
         recompute=execution.recompute,
     )
+    if spec.retain_budget is not None and not isinstance(work.terms[-1], KeepsStates):
+        flops += FLOPS_FORWARD * work.shape.active * min(_tokens(retain, spec), _once(retain))
     if work.asks_original and not work.recomputes:  # one forward pass
         flops += FLOPS_FORWARD * work.shape.active * min(tokens, _once(forget, retain))
     return flops

@@ -43,6 +43,7 @@ from unlearnlib.decoder import (
 )
 from unlearnlib.devices import tell_of_emulation
 from unlearnlib.engine import (
+    Budget,
     Checkpoint,
     Execution,
     Labelling,
@@ -52,6 +53,7 @@ from unlearnlib.engine import (
     check_execution,
     check_gradients,
     keep_original,
+    losses_before,
     optimise,
     order,
     peak_memory_bytes,
@@ -59,7 +61,7 @@ from unlearnlib.engine import (
 from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import cache_folder
 from unlearnlib.loading import check_finite
-from unlearnlib.methods import Method, Term, get_method
+from unlearnlib.methods import Method, Term, chosen_method, get_method
 from unlearnlib.models import DTYPES
 from unlearnlib.profiles import YOURS
 from unlearnlib.quantised import bits_of, check_device, check_same
@@ -461,7 +463,7 @@ def _parts(
     retain: Sequence[Chunk],
 ) -> list[Part]:
     """The forget part of a request and, where the method has a retain term, the retain part."""
-    method, seed = get_method(spec.method), spec.seed + request
+    method, seed = chosen_method(spec.method, beta=spec.beta, gamma=spec.gamma), spec.seed + request
     alignment: Any = spec.label_alignment
     labelling = Labelling(bench.special, bench.vocabulary, seed, alignment)
     # Later requests look at the model as they found it, which has the adapter on.
@@ -469,10 +471,15 @@ def _parts(
     part = Part("forget", forget, method.forget)
     used: Sequence[int] = range(len(forget))
     parts = [_with_reference(part, model, used, labelling, bench.execution, recompute)]
-    if method.retain is not None and spec.retain_weight > 0:
+    if method.retain is not None and (spec.retain_weight > 0 or spec.retain_budget is not None):
         part = Part("retain", retain, method.retain, spec.retain_weight)
         used = _needed(retain, spec, seed)
-        parts.append(_with_reference(part, model, used, labelling, bench.execution, recompute))
+        part = _with_reference(part, model, used, labelling, bench.execution, recompute)
+        if spec.retain_budget is not None:
+            before = losses_before(model, part, used, bench.execution)
+            budget = Budget(spec.retain_budget, spec.dual_rate, before)
+            part = dataclasses.replace(part, budget=budget)
+        parts.append(part)
     return parts
 
 
@@ -490,12 +497,13 @@ def _with_reference(
     anew in each micro-batch instead of stored: tokens x hidden numbers, which for a large model
     and long documents is more than the rest of a small computer's memory. It costs a forward pass
     per use: as many operations as storing while no chunk comes twice, and half as many as training
-    on the chunk with an adapter. Labels are small, and are stored.
+    on the chunk with an adapter. A number per token (a label, a log-probability) is small, and is
+    stored.
     """
     if recompute and part.term.needs_original and used:
         first = [part.chunks[used[0]]]
         (sample,) = keep_original(model, first, part.term, labelling, execution=execution)
-        if sample is not None and sample.is_floating_point():
+        if sample is not None and sample.dim() > 1:
             again = functools.partial(_recompute_reference, model, part.term, labelling, execution)
             return dataclasses.replace(part, recompute_reference=again)
     stored: list[torch.Tensor | None] = [None] * len(part.chunks)

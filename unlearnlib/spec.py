@@ -65,6 +65,10 @@ LATER_FIELDS = (
     "base_bits",
     "exposure",
     "stop",
+    "beta",
+    "gamma",
+    "retain_budget",
+    "dual_rate",
 )
 
 
@@ -156,6 +160,14 @@ class RunSpec:
                       `forget_size` takes the first
     stop              "end": make all updates; "retrained": end after the first update at which the
                       perplexity of the forgotten chunks is at least that of the retrained model
+    beta, gamma       strengths of the forget term, for methods that have them (`unlearn methods`);
+                      None: the row's own, which are the authors'
+    retain_budget     nats per token by which the retain term's loss may rise above what it is
+                      before the run; the weight of the retain term is then adapted after every
+                      update, beginning with retain_weight (PDU, see `engine.Budget`). None: it
+                      stays as it is
+    dual_rate         with retain_budget: how much the weight changes per update and nat; PDU's
+                      authors have 1 to 5
     """
 
     profile: str = "lab"
@@ -184,6 +196,10 @@ class RunSpec:
     base_bits: int = 0
     exposure: int = 0
     stop: Stop = "end"
+    beta: float | None = None
+    gamma: float | None = None
+    retain_budget: float | None = None
+    dual_rate: float = 1.0
 
     def __post_init__(self) -> None:
         kinds = typing.get_type_hints(type(self))
@@ -224,6 +240,7 @@ class RunSpec:
         if self.length is not None and self.length < 8:
             raise UnlearnError(f"length is {self.length}: give at least 8 tokens per chunk.")
         self._check_together()
+        self._check_method()
         if self.lora_alpha == 2 * self.lora_rank:  # the same run, hence the same key
             object.__setattr__(self, "lora_alpha", None)
         if self.warmup > 1:
@@ -257,6 +274,36 @@ class RunSpec:
             raise UnlearnError(
                 f"stop is {self.stop!r} and requests is {self.requests}: a run of several requests "
                 "makes all of its updates, so leave one of the two out."
+            )
+
+    def _check_method(self) -> None:
+        """`UnlearnError` for strengths and a budget that the method has no use for.
+
+        A strength that is the row's own is left out: the same run has the same key.
+        """
+        if self.retain_budget is None and self.dual_rate != 1.0:
+            raise UnlearnError(
+                f"dual_rate is {self.dual_rate} and retain_budget is none: give a budget, or leave "
+                "dual_rate out."
+            )
+        if not self.dual_rate:
+            raise UnlearnError(
+                "dual_rate is 0, with which the weight would stay as it is: give a number above 0, "
+                "or leave retain_budget out."
+            )
+        if self.beta is self.gamma is self.retain_budget is None:
+            return
+        from unlearnlib.methods import chosen_method  # here, because methods need torch
+
+        chosen_method(self.method, beta=self.beta, gamma=self.gamma)  # refuses what there is not
+        row = chosen_method(self.method)
+        for name, usual in row.options.items():
+            if getattr(self, name) == usual:
+                object.__setattr__(self, name, None)
+        if self.retain_budget is not None and row.retain is None:
+            raise UnlearnError(
+                f"retain_budget is {self.retain_budget} and method {self.method!r} has no retain "
+                "term: choose a method that has one, or leave retain_budget out."
             )
 
     def replace(self, **changes: Any) -> RunSpec:
