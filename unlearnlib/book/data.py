@@ -123,13 +123,13 @@ def trigram_table(
     """Accuracy on the approximate set: vanilla's beside that of a trigram of its training data."""
     import pandas as pd
 
-    from unlearnlib.metrics.ngram import Trigram
+    from unlearnlib.metrics.ngram import NGram
 
     def tokens(documents: Iterable[Document]) -> list[list[int]]:
         return [tokenizer(d.text, verbose=False)["input_ids"] for d in documents]
 
     baselines = list(baselines)
-    model = Trigram(tokens(trained_on), len(tokenizer))
+    model = NGram(tokens(trained_on), len(tokenizer))
     rows = []
     for domain, one in data.items():
         right, perplexity = model.score(tokens(one.approximate))
