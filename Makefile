@@ -67,6 +67,7 @@ browser: $(STAMP) ## Test the built book in Chromium (builds it first if there i
 
 lab: $(STAMP) ## Train the lab's models again, from scratch
 	$(BIN)/unlearn pretrain --profile lab
+	$(BIN)/unlearn pretrain --profile stream --missing
 
 # What is recorded is left; models of other seeds, which do not come with the project, are made first.
 study: $(STAMP) ## Compute every study that has no record and publish it (hours; goes on where it stopped)
