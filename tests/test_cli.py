@@ -44,7 +44,7 @@ from unlearnlib.profiles import PAPER_METHODS
 from unlearnlib.report import card
 from unlearnlib.report.verification import verification
 from unlearnlib.spec import PROFILES, RunSpec
-from unlearnlib.store import Basis, Record, Store, read_parquet, run_key, write_parquet
+from unlearnlib.store import Basis, Record, Store, manifest, read_parquet, run_key, write_parquet
 from unlearnlib.text import printable, shell_join, show, strict_json
 from unlearnlib.verification import find_runs, pick, runs_to_verify, verify_records
 
@@ -588,7 +588,7 @@ def test_a_method_that_needs_retain_data_says_which(
             ["'open_cpu_github'", "'books'", "--choose"],
         ),
         (["study", "main"], ["no settings are chosen", "unlearn study rates"]),
-        (["pretrain", "--profile", "paper"], ["'paper'", "Yi-6B", "lab, open"]),
+        (["pretrain", "--profile", "paper"], ["'paper'", "Yi-6B", "lab, stream, open"]),
         (["pretrain", "--profile", "open_cpu", "--jobs", "2"], ["--jobs is 2", "vanilla"]),
         (["pretrain", "--profile", "open_cpu", "--only", "oracle-arxiv"], ["oracle-books"]),
         (["pretrain", "--corpora", "x"], ["--corpora is given", "leave it out"]),
@@ -813,6 +813,7 @@ def test_a_study_goes_on_where_it_stopped_is_published_and_verified(
     metrics = changed.metrics | {"general/nll": changed.metrics["general/nll"] * 1.02}
     records["ga0"] = dataclasses.replace(changed, metrics=metrics)
     write_parquet(records.values(), path)
+    manifest.note(path)
     code, out, _ = unlearn(*words, "--sample", 9)
     line = json.loads(out)
     assert code == 1 and (line["agree"], line["differ"]) == (5, 1)

@@ -49,7 +49,7 @@ from unlearnlib.report.saved import check_out
 from unlearnlib.run import execute
 from unlearnlib.scoring import score_chunks
 from unlearnlib.spec import RunSpec
-from unlearnlib.store import FORMAT, Store, read_parquet, write_parquet
+from unlearnlib.store import FORMAT, Store, manifest, read_parquet, write_parquet
 from unlearnlib.store.claims import _boot, _born, _namespace, reserved, scratch_name
 from unlearnlib.study import Portion, Shard, Study, StudyResult, run_study
 from unlearnlib.study.grids import Asked
@@ -683,7 +683,8 @@ def test_two_processes_that_publish_into_one_file_lose_nothing_of_each_other(
     assert (first.wait(60), second.wait(60)) == (0, 0)
     found = read_parquet(folder / "lab-main.parquet")
     assert {r.spec["domain"] for r in found} == {"books", "arxiv"}
-    assert [path.name for path in folder.iterdir()] == ["lab-main.parquet"]  # and no lock
+    assert {path.name for path in folder.iterdir()} == {"lab-main.parquet", "manifest.json"}
+    assert manifest.losses(folder, "lab") == {}  # and no lock: what both have sent is noted
 
 
 # --- claims of processes that are no more --------------------------------------------------------
@@ -835,7 +836,7 @@ def test_two_do_not_train_one_model_and_the_next_removes_what_a_killed_one_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("UNLEARN_DATA", str(tmp_path))
-    monkeypatch.setattr(cli_pretrain, "train_lab_model", lambda name, execution: RECORD)
+    monkeypatch.setattr(cli_pretrain, "train_lab_model", lambda name, **how: RECORD)
     folder = tmp_path / "lab" / "vanilla"
     words = ["pretrain", "--only", "vanilla", "--quiet"]
     with reserved(folder, "it"):

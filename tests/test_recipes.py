@@ -122,7 +122,8 @@ def test_a_method_that_is_kept_can_be_run_and_has_its_look(place: Path) -> None:
     (run,) = commands(METHOD, place)
     assert run["spec"]["method"] == "random_label_gd"
     listed = json.loads(python(place, "-m", "unlearnlib", "methods", "--json"))["methods"]
-    assert listed[-1]["title"] == "Random labels + descent"
+    titles = {row["name"]: row["title"] for row in listed}
+    assert titles["random_label_gd"] == "Random labels + descent"
     look = "from unlearnlib.looks import *; print(method_look('random_label_gd'))"
     assert "Random + GD, in-dist." in python(place, "-c", look)
 
