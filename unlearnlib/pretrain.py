@@ -275,11 +275,11 @@ def train_lab_model(
 ) -> dict[str, Any]:
     """Make a lab model and save it with its record (`record.json`); returns the record.
 
-    The recipe is the profile's, with the seed of the model's name. With `Execution.save_every` the
-    training goes on where it was interrupted.
+    By default the recipe is the profile's, with the seed of the model's name. With
+    `Execution.save_every` the training goes on where it was interrupted.
     """
     started = time.time()
-    recipe = replace(recipe or recipe_of(profile), seed=seed_of(name)[1])
+    recipe = recipe or replace(recipe_of(profile), seed=seed_of(name)[1])
     documents = lab_documents(name, recipe.corpus_seed, recipe.documents)
     tokenizer = lab_tokenizer(recipe)
     model, outcome = train_from_scratch(
