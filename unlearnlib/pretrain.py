@@ -89,7 +89,8 @@ class Recipe:
 
 
 RECIPE = Recipe()
-# The peak rate of the stream was chosen by `tools/peak_rate.py`, on a stream of a quarter the size.
+# `tools/peak_rate.py` tries peak rates on a stream of a quarter the size; what it has tried so far
+# is in `data/stream/peak_rate.json`.
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "lab": RECIPE,
