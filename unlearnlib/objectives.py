@@ -24,6 +24,7 @@ from torch import Tensor
 # Distributions to bring the model to: (q, log q), (n, V) or (1, V), at a slice of the positions.
 # Where q is 0 its logarithm is any finite number.
 Target = Callable[[slice], tuple[Tensor, Tensor]]
+Compare = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # see `_ToTarget`
 
 CHUNK_FLOATS = 1 << 20  # logits at a time: 4 MiB in float32, which a processor's cache holds
 # But with a large vocabulary that is a handful of positions, for each of which the whole head
@@ -123,9 +124,10 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 class _ToTarget(torch.autograd.Function):
-    """sum_i coefficient_i * KL(target_i || softmax(logits_i)), chunked over positions.
+    """sum_i coefficient_i * compare(softmax(logits_i), target_i), chunked over positions.
 
-    `target` gives the distributions of a slice of positions, see `Target`.
+    `target` gives the distributions of a slice of positions, see `Target`; `compare` takes log p, q
+    and log q, (n, V) each, and gives the value of each position and its gradient by the logits.
     """
 
     @staticmethod
@@ -136,56 +138,38 @@ class _ToTarget(torch.autograd.Function):
         bias: Tensor | None,
         form: Head,
         target: Target,
+        compare: Compare,
         coefficient: Tensor,
     ) -> Tensor:
 
         def piece(rows: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
-            logp = torch.log_softmax(logits, dim=-1)
-            q, logq = target(rows)
-            value = (q * (logq - logp)).sum(-1)
-            return value, logp.exp_().sub_(q)
+            return compare(torch.log_softmax(logits, dim=-1), *target(rows))
 
         head = replace(form, weight=weight, bias=bias)
         return _accumulate(ctx, piece, hidden, head, coefficient)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        return (*_scaled(ctx, grads[0]), None, None, None)
+        return (*_scaled(ctx, grads[0]), None, None, None, None)
 
 
-class _JensenShannon(torch.autograd.Function):
-    """sum_i coefficient_i * JS(target_i, softmax(logits_i)), chunked over positions."""
+def _kl(logp: Tensor, q: Tensor, logq: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(q || p)."""
+    value = (q * (logq - logp)).sum(-1)
+    return value, logp.exp_().sub_(q)
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        form: Head,
-        target: Target,
-        coefficient: Tensor,
-    ) -> Tensor:
 
-        def piece(rows: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
-            logp = torch.log_softmax(logits, dim=-1)
-            q, logq = target(rows)
-            apart = logq - logp
-            nothing = torch.zeros((), dtype=logp.dtype, device=logp.device)
-            # With m the mean of p and q: log(q / m) and log(p / m), both exactly 0 where p is q.
-            other = math.log(2) - torch.logaddexp(-apart, nothing)
-            own = math.log(2) - torch.logaddexp(apart, nothing)
-            p = logp.exp_()
-            far = (p * own).sum(-1)  # KL(p || m)
-            value = (far + (q * other).sum(-1)) / 2
-            return value, own.sub_(far[:, None]).mul_(p).div_(2)
-
-        head = replace(form, weight=weight, bias=bias)
-        return _accumulate(ctx, piece, hidden, head, coefficient)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        return (*_scaled(ctx, grads[0]), None, None, None)
+def _js(logp: Tensor, q: Tensor, logq: Tensor) -> tuple[Tensor, Tensor]:
+    """JS(q, p)."""
+    apart = logq - logp
+    nothing = torch.zeros((), dtype=logp.dtype, device=logp.device)
+    # With m the mean of p and q: log(q / m) and log(p / m), both exactly 0 where p is q.
+    other = math.log(2) - torch.logaddexp(-apart, nothing)
+    own = math.log(2) - torch.logaddexp(apart, nothing)
+    p = logp.exp_()
+    far = (p * own).sum(-1)  # KL(p || m)
+    value = (far + (q * other).sum(-1)) / 2
+    return value, own.sub_(far[:, None]).mul_(p).div_(2)
 
 
 def _accumulate(ctx: Any, piece: Any, hidden: Tensor, head: Head, coefficient: Tensor) -> Tensor:
@@ -290,7 +274,14 @@ def kl_to_target(hidden: Tensor, head: Head, target: Target, coefficient: Tensor
     target that is all on one token, without a target of V numbers per position.
     """
     return _ToTarget.apply(  # type: ignore[no-untyped-call]
-        hidden, head.weight, head.bias, head.detach(), target, coefficient
+        hidden, head.weight, head.bias, head.detach(), target, _kl, coefficient
+    )
+
+
+def js_to_target(hidden: Tensor, head: Head, target: Target, coefficient: Tensor) -> Tensor:
+    """sum_i coefficient_i * JS(target_i, current), in nats: at most log 2 at a position."""
+    return _ToTarget.apply(  # type: ignore[no-untyped-call]
+        hidden, head.weight, head.bias, head.detach(), target, _js, coefficient
     )
 
 
@@ -350,11 +341,4 @@ def jensen_shannon(
 
     Half of each one's KL to the mean of both: symmetric, 0 for equal models and at most log 2.
     """
-    return _JensenShannon.apply(  # type: ignore[no-untyped-call]
-        hidden,
-        head.weight,
-        head.bias,
-        head.detach(),
-        model_target(reference_hidden, reference),
-        coefficient,
-    )
+    return js_to_target(hidden, head, model_target(reference_hidden, reference), coefficient)

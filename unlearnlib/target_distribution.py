@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unlearnlib.objectives import Head, kl_to_target, lowered_target, uniform_target
-from unlearnlib.terms import KeepsStates, Original
+from unlearnlib.objectives import Head, Target, lowered_target, uniform_target
+from unlearnlib.terms import KeepsStates, Original, TargetTerm
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,13 @@ class Undial(KeepsStates):
     formula: ClassVar[str] = "q = softmax(z_original - beta e_true)"
     beta: float = 5.0
 
-    def loss(
-        self,
-        hidden: Tensor,
-        head: Head,
-        targets: Tensor,
-        kept: Tensor | None,
-        coefficient: Tensor,
-        original_head: Head,
-    ) -> Tensor:
-        """The weighted sum of KL(target || current)."""
-        assert kept is not None
-        target = lowered_target(kept, original_head, targets, self.beta)
-        return kl_to_target(hidden, head, target, coefficient)
+    def target(self, targets: Tensor, kept: Tensor, head: Head, original_head: Head) -> Target:
+        """The original model's distributions with the true tokens' logits lowered."""
+        return lowered_target(kept, original_head, targets, self.beta)
 
 
 @dataclass(frozen=True)
-class MaximumEntropy:
+class MaximumEntropy(TargetTerm):
     """Cross-entropy to the uniform distribution over the tokenizer's tokens.
 
     At its fixed point the perplexity is the size of the vocabulary. Yuan et al. 2024 (arXiv
@@ -65,16 +55,6 @@ class MaximumEntropy:
         """(T - 1,) i64: how many tokens there are to spread the target over."""
         return torch.full((original.chunk.targets,), original.vocabulary)
 
-    def loss(
-        self,
-        hidden: Tensor,
-        head: Head,
-        targets: Tensor,
-        kept: Tensor | None,
-        coefficient: Tensor,
-        original_head: Head,
-    ) -> Tensor:
-        """The weighted sum of KL(uniform || current)."""
-        assert kept is not None
-        target = uniform_target(head.detach(), int(kept[0]))
-        return kl_to_target(hidden, head, target, coefficient)
+    def target(self, targets: Tensor, kept: Tensor, head: Head, original_head: Head) -> Target:
+        """The uniform distribution."""
+        return uniform_target(head.detach(), int(kept[0]))

@@ -6,6 +6,7 @@ A term is a small class with the functions of `Term`. What a term computes with 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -15,13 +16,17 @@ from torch import Tensor
 from unlearnlib.corpus.chunks import Chunk
 from unlearnlib.objectives import (
     Head,
+    Target,
     cross_entropy,
-    jensen_shannon,
-    kl_to_reference,
+    js_to_target,
+    kl_to_target,
+    model_target,
     positions_per_chunk,
 )
 from unlearnlib.profiles import Alignment
 from unlearnlib.seeds import seeded_generator
+
+Distance = Callable[[Tensor, Head, Target, Tensor], Tensor]  # as `kl_to_target`
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,16 @@ class Original:
     vocabulary: int
     seed: int
     alignment: Alignment
+
+    def states(self, ahead: int = 0) -> Tensor:
+        """(T - 1, H) hidden states that predict the targets, or those `ahead` of these."""
+        assert self.hidden is not None
+        first = self.chunk.context - 1 + ahead
+        return self.hidden[first : first + self.chunk.targets]
+
+    def truth(self) -> Tensor:
+        """(T - 1,) i64 the targets."""
+        return torch.tensor(self.chunk.tokens[self.chunk.context :])
 
 
 class Term(Protocol):
@@ -147,7 +162,7 @@ class RandomLabels(_Relabelled):
     def prepare(self, original: Original) -> Tensor:
         """(T - 1,) i64 labels; a function of seed and chunk alone, whatever batch it is in."""
         generator = seeded_generator(f"random-labels:{original.seed}:{original.chunk.id}")
-        targets = torch.tensor(original.chunk.tokens[original.chunk.context :])
+        targets = original.truth()
         if original.alignment == "release":
             return torch.randint(original.vocabulary, targets.shape, generator=generator)
         ordinary = torch.tensor(
@@ -173,11 +188,9 @@ class AdversarialLabels(_Relabelled):
 
     def prepare(self, original: Original) -> Tensor:
         """(T - 1,) i64 labels from the original model's hidden states."""
-        assert original.hidden is not None
         # Row t predicts token t + 1; the release reads the row one further on.
-        first = original.chunk.context - 1 + (original.alignment == "release")
-        hidden = original.hidden[first : first + original.chunk.targets]
-        truth = torch.tensor(original.chunk.tokens[original.chunk.context :], device=hidden.device)
+        hidden = original.states(ahead=int(original.alignment == "release"))
+        truth = original.truth().to(hidden.device)
         labels = torch.empty_like(truth)
         step = positions_per_chunk(original.head.weight)
         for start in range(0, len(hidden), step):
@@ -190,21 +203,14 @@ class AdversarialLabels(_Relabelled):
 
 
 @dataclass(frozen=True)
-class KeepsStates:
-    """A term that keeps the original model's hidden states: H numbers at every target."""
+class TargetTerm:
+    """The distance of the current model's distribution from a target, per position."""
 
-    needs_original: bool = field(default=True, init=False)
+    distance: ClassVar[Distance] = staticmethod(kl_to_target)
 
-    def prepare(self, original: Original) -> Tensor:
-        """(T - 1, H): the original hidden states at the target positions."""
-        assert original.hidden is not None
-        first = original.chunk.context - 1
-        return original.hidden[first : first + original.chunk.targets]
-
-
-@dataclass(frozen=True)
-class KLToOriginal(KeepsStates):
-    """KL(original model || current model), per position over the whole vocabulary."""
+    def target(self, targets: Tensor, kept: Tensor, head: Head, original_head: Head) -> Target:
+        """The distributions at the positions; `targets` are their true tokens."""
+        raise TypeError(f"{type(self).__name__} does not say what its target is")
 
     def loss(
         self,
@@ -215,9 +221,33 @@ class KLToOriginal(KeepsStates):
         coefficient: Tensor,
         original_head: Head,
     ) -> Tensor:
-        """The weighted sum of KL(original || current)."""
+        """The weighted sum of the distances."""
         assert kept is not None
-        return kl_to_reference(hidden, head, kept, original_head, coefficient)
+        target = self.target(targets, kept, head, original_head)
+        return type(self).distance(hidden, head, target, coefficient)
+
+
+@dataclass(frozen=True)
+class KeepsStates(TargetTerm):
+    """A term that keeps the original model's hidden states: H numbers at every target.
+
+    Its target is what the original model says there.
+    """
+
+    needs_original: bool = field(default=True, init=False)
+
+    def prepare(self, original: Original) -> Tensor:
+        """(T - 1, H): the original hidden states at the target positions."""
+        return original.states()
+
+    def target(self, targets: Tensor, kept: Tensor, head: Head, original_head: Head) -> Target:
+        """The original model's distributions."""
+        return model_target(kept, original_head)
+
+
+@dataclass(frozen=True)
+class KLToOriginal(KeepsStates):
+    """KL(original model || current model), per position over the whole vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -228,15 +258,4 @@ class JensenShannon(KeepsStates):
     the retain term of JensUn (Singh et al. 2025, arXiv 2509.02820).
     """
 
-    def loss(
-        self,
-        hidden: Tensor,
-        head: Head,
-        targets: Tensor,
-        kept: Tensor | None,
-        coefficient: Tensor,
-        original_head: Head,
-    ) -> Tensor:
-        """The weighted sum of JS(original, current)."""
-        assert kept is not None
-        return jensen_shannon(hidden, head, kept, original_head, coefficient)
+    distance: ClassVar[Distance] = staticmethod(js_to_target)

@@ -90,11 +90,8 @@ class _AgainstOriginal(WeightedAscent):
 
     def prepare(self, original: Original) -> Tensor:
         """(T - 1,) log r of the true tokens."""
-        assert original.hidden is not None
-        chunk = original.chunk
-        hidden = original.hidden[chunk.context - 1 : chunk.context - 1 + chunk.targets]
-        truth = torch.tensor(chunk.tokens[chunk.context :], device=hidden.device)
-        return log_probability(hidden, original.head, truth)
+        hidden = original.states()
+        return log_probability(hidden, original.head, original.truth().to(hidden.device))
 
 
 @dataclass(frozen=True)
