@@ -386,20 +386,30 @@ def by_exposure(found: AtEqual, measure: str = DOSE, *, narrow: bool = False) ->
         values = [x for row in rows.values() for e in row for x in (e.value,) if math.isfinite(x)]
         _exposure_axis(ax, [float(e) for e in exposures])
         if measure == HARM:
-            low, high = min([0.0, *values]), max([0.0, *values])
-            room = 0.06 * (high - low or 1.0)
-            ax.set_ylim(low - room, high + room)
-            ax.axhline(0, zorder=1.5, **BASELINE_STYLES["oracle"])
+            _around_the_retrained(ax, values, 0.06)
         else:
             set_log_axis(ax, "y", *axis_range(values))
         _draw_methods(ax, exposures, rows, labelled=narrow or ax is panels[-1][0])
-        said = [
-            f"{method_title(m)} {', '.join(with_interval(e) for e in row)}"
-            for m, row in rows.items()
-        ]
-        alt.append(f"{domain_title(domain)}, from the least read: {'; '.join(said)}.")
+        alt.append(_rows_in_words(domain, rows))
     figure.alt = " ".join(alt)
     return figure
+
+
+def _around_the_retrained(ax: Axes, values: Sequence[float], room: float) -> None:
+    """A y axis from the least to the largest value with 0, where the retrained model's line is.
+
+    `room` is the share of that stretch which is left free on either side.
+    """
+    low, high = min([0.0, *values]), max([0.0, *values])
+    free = room * (high - low or 1.0)
+    ax.set_ylim(low - free, high + free)
+    ax.axhline(0, zorder=1.5, **BASELINE_STYLES["oracle"])
+
+
+def _rows_in_words(domain: str, rows: Mapping[str, Sequence[Estimate]]) -> str:
+    """What a panel shows, for those who cannot see it."""
+    said = [f"{method_title(m)} {', '.join(map(with_interval, row))}" for m, row in rows.items()]
+    return f"{domain_title(domain)}, from the least read: {'; '.join(said)}."
 
 
 def _draw_methods(
@@ -572,15 +582,8 @@ def mixed_figure(found: Sequence[Mixed], *, narrow: bool = False) -> DescribedFi
         exposures = next(list(one.off) for one in found if one.domain == domain)
         _exposure_axis(ax, [float(e) for e in exposures])
         values = [e.value for row in rows.values() for e in row]
-        low, high = min([0.0, *values]), max([0.0, *values])
-        room = 0.08 * (high - low or 1.0)
-        ax.set_ylim(low - room, high + room)
-        ax.axhline(0, zorder=1.5, **BASELINE_STYLES["oracle"])
+        _around_the_retrained(ax, values, 0.08)
         _draw_methods(ax, exposures, rows, labelled=narrow or ax is panels[-1][0])
-        said = [
-            f"{method_title(m)} {', '.join(with_interval(e) for e in row)}"
-            for m, row in rows.items()
-        ]
-        alt.append(f"{domain_title(domain)}, from the least read: {'; '.join(said)}.")
+        alt.append(_rows_in_words(domain, rows))
     figure.alt = " ".join(alt)
     return figure
