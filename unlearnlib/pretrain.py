@@ -10,6 +10,7 @@ apart is the noise of every comparison with one.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -40,6 +42,7 @@ from unlearnlib.folders import cache_folder
 from unlearnlib.methods import Descent
 from unlearnlib.models import model_hash, parameter_count, save_model
 from unlearnlib.profiles import DOMAINS
+from unlearnlib.store.claims import exclusive
 from unlearnlib.store.files import write_file
 from unlearnlib.store.provenance import provenance
 from unlearnlib.trained import lab_checkpoint, lab_names, lab_record, seed_of
@@ -99,15 +102,16 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             hidden=192,
             heads=6,
             key_value_heads=3,
-            mlp=512,
+            mlp=704,
             epochs=1,
             batch_size=8,
-            learning_rate=2e-3,
+            learning_rate=1.4e-3,
             documents=11_800,
         ),
     }
 )
 LAB_MODELS = lab_names("lab")
+_TOKENS = "tokens.npz"
 _OF_TOKENIZER = 4  # every so manieth document of the stream trains the tokenizer
 
 
@@ -205,22 +209,29 @@ def new_model(recipe: Recipe, tokenizer: Any) -> nn.Module:
 
 
 def train_from_scratch(
+    recipe: Recipe, tokenizer: Any, documents: Sequence[Document], **how: Any
+) -> tuple[nn.Module, Outcome]:
+    """A model trained on `documents`; `how` are the arguments of `train_on_chunks`."""
+    return train_on_chunks(recipe, tokenizer, training_chunks(recipe, tokenizer, documents), **how)
+
+
+def train_on_chunks(
     recipe: Recipe,
     tokenizer: Any,
-    documents: Sequence[Document],
+    chunks: Sequence[Chunk],
     *,
     most_updates: int | None = None,
     execution: Execution | None = None,
     name: str = "pretrain",
     checkpoint: Checkpoint | None = None,
+    device: str = "cpu",
 ) -> tuple[nn.Module, Outcome]:
-    """A model trained on `documents`; `most_updates` ends early, on the schedule of the whole.
+    """A model trained on `chunks`; `most_updates` ends early, on the schedule of the whole.
 
     With a `checkpoint` the training goes on where it was interrupted, and each row of the outcome's
     trajectory has the seconds of its update, whichever sitting made it.
     """
-    model = new_model(recipe, tokenizer)
-    chunks = training_chunks(recipe, tokenizer, documents)
+    model = new_model(recipe, tokenizer).to(device)
     updates = recipe.updates(len(chunks))
     ticks = [time.time()]
 
@@ -267,29 +278,164 @@ def training_chunks(
     return [own[document.id] for document in stream.readings(documents, recipe.seed)]
 
 
+@dataclass(frozen=True)
+class TrainingText:
+    """What a lab model is trained on.
+
+    chunks     in the order of the pass, where there is one
+    documents  how many, each counted once
+    data_hash  SHA-256 of the documents
+    """
+
+    tokenizer: Any
+    chunks: Sequence[Chunk]
+    documents: int
+    data_hash: str
+
+
+def text_of(name: str, recipe: Recipe) -> TrainingText:
+    """What a lab model (one of `lab_names`) is trained on.
+
+    The stream is written and tokenised once for all models, which takes two minutes, and kept in
+    the user's cache.
+    """
+    if not recipe.documents:
+        documents = lab_documents(name, recipe.corpus_seed)
+        tokenizer = lab_tokenizer(recipe)
+        chunks = training_chunks(recipe, tokenizer, documents)
+        return TrainingText(tokenizer, chunks, len(documents), hash_documents(documents))
+    return TokenisedStream.of(recipe).text(name, recipe.seed)
+
+
+@dataclass(frozen=True)
+class TokenisedStream:
+    """The stream of a recipe as it is kept: D documents, each once, in their order.
+
+    readings  (D,) how often each is read, with its id
+    tokens    (T,) of all documents, one after the other
+    offsets   (D + 1,) where each begins and ends
+    hashes    domain whose forget set is left out ("" for none) -> hash of the documents
+    """
+
+    tokenizer: Any
+    readings: Sequence[stream.Reading]
+    tokens: np.ndarray
+    offsets: np.ndarray
+    hashes: Mapping[str, str]
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> TokenisedStream:
+        """The kept stream of a recipe; it is made where there is none."""
+        folder = cache_folder() / "training" / f"stream-{_stream_key(recipe)}"
+        if not (folder / _TOKENS).exists():
+            with exclusive(folder):
+                if not (folder / _TOKENS).exists():  # another process may have made it
+                    cls.make(recipe).keep(folder)
+        return cls.read(folder)
+
+    @classmethod
+    def make(cls, recipe: Recipe) -> TokenisedStream:
+        """Write the stream and tokenise it. `UnlearnError` for a document longer than a chunk."""
+        tokenizer = lab_tokenizer(recipe)
+        documents = lab_documents("vanilla", recipe.corpus_seed, recipe.documents)
+        chunks = cut(documents, tokenizer, recipe.length, name="training")
+        if [chunk.document for chunk in chunks] != [document.id for document in documents]:
+            raise UnlearnError(
+                f"a document is longer than {recipe.length} tokens: give a larger length."
+            )
+        hashes = {}
+        for domain in ("", *stream.DOMAINS):
+            read = [d for d in documents if not stream.is_forgotten(d.id, domain)]
+            hashes[domain] = hash_documents(read)
+        return cls(
+            tokenizer,
+            [stream.Reading(document.id, document.exposure) for document in documents],
+            np.concatenate([np.asarray(chunk.tokens, dtype=np.uint16) for chunk in chunks]),
+            np.cumsum([0, *(len(chunk.tokens) for chunk in chunks)]),
+            hashes,
+        )
+
+    def keep(self, folder: Path) -> None:
+        """Write it to a folder, the tokens last: where they are, all is there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(folder)
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            ids=np.array([reading.id for reading in self.readings]),
+            exposures=np.array([reading.exposure for reading in self.readings]),
+            tokens=self.tokens,
+            offsets=self.offsets,
+            hashes=np.array(json.dumps(dict(self.hashes))),
+        )
+        write_file(folder / _TOKENS, buffer.getvalue(), replace=True)
+
+    @classmethod
+    def read(cls, folder: Path) -> TokenisedStream:
+        """What `keep` wrote."""
+        from transformers import PreTrainedTokenizerFast
+
+        with np.load(folder / _TOKENS, allow_pickle=False) as kept:
+            each = zip(kept["ids"].tolist(), kept["exposures"].tolist(), strict=True)
+            return cls(
+                PreTrainedTokenizerFast.from_pretrained(folder),
+                [stream.Reading(*one) for one in each],
+                kept["tokens"],
+                kept["offsets"],
+                json.loads(str(kept["hashes"])),
+            )
+
+    def text(self, name: str, seed: int) -> TrainingText:
+        """What the model `name` is trained on, in the order of a seed."""
+        if name not in (known := lab_names("stream")):
+            raise unknown("lab model", name, known)
+        kind = seed_of(name)[0]
+        without = kind.removeprefix("oracle-") if kind != "vanilla" else ""
+        read = [one for one in self.readings if not stream.is_forgotten(one.id, without)]
+        place = {one.id: number for number, one in enumerate(self.readings)}
+        own = {one.id: self._chunk(place[one.id], one.id) for one in read}
+        chunks = [own[one.id] for one in stream.readings(read, seed)]
+        return TrainingText(self.tokenizer, chunks, len(read), self.hashes[without])
+
+    def _chunk(self, number: int, name: str) -> Chunk:
+        start, end = self.offsets[number : number + 2]
+        return Chunk(f"{name}#0", name, self.tokens[start:end].tolist())
+
+
+def _stream_key(recipe: Recipe) -> str:
+    """What the tokenised stream depends on: four numbers, and the code that writes the texts."""
+    told = [recipe.vocabulary, recipe.length, recipe.corpus_seed, recipe.documents]
+    digest = hashlib.sha256(json.dumps(told).encode())
+    for path in sorted(Path(stream.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def train_lab_model(
     name: str,
     recipe: Recipe | None = None,
     execution: Execution | None = None,
     folder: Path | None = None,
     profile: str = "lab",
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Make a lab model and save it with its record (`record.json`); returns the record.
 
     By default the recipe is the profile's, with the seed of the model's name. With
-    `Execution.save_every` the training goes on where it was interrupted.
+    `Execution.save_every` the training goes on where it was interrupted. The bits of the model
+    depend on the `device`; its record names it.
     """
     started = time.time()
     recipe = recipe or replace(recipe_of(profile), seed=seed_of(name)[1])
-    documents = lab_documents(name, recipe.corpus_seed, recipe.documents)
-    tokenizer = lab_tokenizer(recipe)
-    model, outcome = train_from_scratch(
+    text = text_of(name, recipe)
+    model, outcome = train_on_chunks(
         recipe,
-        tokenizer,
-        documents,
+        text.tokenizer,
+        text.chunks,
         execution=execution,
         name=name,
-        checkpoint=_checkpoint(name, profile, recipe, documents),
+        checkpoint=_checkpoint(name, profile, recipe, text.data_hash, device),
+        device=device,
     )
     if outcome.diverged_at is not None:
         raise UnlearnError(
@@ -300,8 +446,8 @@ def train_lab_model(
         "name": name,
         "recipe": asdict(recipe),
         "parameters": parameter_count(model),
-        "documents": len(documents),
-        "data_hash": hash_documents(documents),
+        "documents": text.documents,
+        "data_hash": text.data_hash,
         "model_hash": model_hash(model),
         "updates": len(outcome.trajectory),
         "tokens": outcome.tokens,
@@ -309,22 +455,23 @@ def train_lab_model(
         "provenance": provenance(
             started=datetime.fromtimestamp(started, UTC),
             seconds=sum(row["seconds"] for row in outcome.trajectory),
-            device="cpu",
+            device=device,
             command=f"unlearn pretrain --profile {profile} --only {name}",
-            peak_memory_bytes=peak_memory_bytes("cpu"),
+            peak_memory_bytes=peak_memory_bytes(device),
         ),
     }
-    text = json.dumps(record, indent=1) + "\n"
-    save_model(model, tokenizer, folder or lab_checkpoint(name, profile), {"record.json": text})
+    told = json.dumps(record, indent=1) + "\n"
+    place = folder or lab_checkpoint(name, profile)
+    save_model(model.cpu(), text.tokenizer, place, {"record.json": told})
     if folder is None and seed_of(name)[1]:  # the weights stay in the cache
-        write_file(lab_record(name, profile), text.encode(), replace=True)
+        write_file(lab_record(name, profile), told.encode(), replace=True)
     return record
 
 
-def _checkpoint(
-    name: str, profile: str, recipe: Recipe, documents: Sequence[Document]
-) -> Checkpoint:
-    """Where an interrupted training goes on: by what it is trained on and how."""
-    state = json.dumps([name, asdict(recipe), hash_documents(documents)], sort_keys=True)
+def _checkpoint(name: str, profile: str, recipe: Recipe, data_hash: str, device: str) -> Checkpoint:
+    """Where an interrupted training goes on: by what it is trained on, how, and on which device."""
+    state = json.dumps([name, asdict(recipe), data_hash], sort_keys=True)
+    if device != "cpu":
+        state += device
     key = hashlib.sha256(state.encode()).hexdigest()
     return Checkpoint(cache_folder() / "training" / f"{profile}-{key[:16]}.safetensors", key)

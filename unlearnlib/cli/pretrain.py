@@ -78,24 +78,28 @@ def pretrain_command(args: argparse.Namespace) -> Report:
             "seconds": r["provenance"]["seconds"],
             "model_hash": r["model_hash"],
         }
-        for r in _train_lab(args.profile, names, args.jobs, progress=not args.quiet)
+        for r in _train_lab(
+            args.profile, names, args.jobs, not args.quiet, choose_device(args.device)
+        )
     ]
     header = ("name", "parameters", "updates", "loss", "seconds")
     return _models_report(args.profile, models, header)
 
 
 def _train_lab(
-    profile: str, names: Sequence[str], jobs: int, progress: bool
+    profile: str, names: Sequence[str], jobs: int, progress: bool, device: str
 ) -> list[dict[str, Any]]:
     """Train lab models, at most `jobs` at a time; the records of their training, in order."""
     jobs = max(1, min(jobs, len(names)))
     if jobs == 1:
-        return [train_one(name, progress, profile=profile) for name in names]
+        return [train_one(name, progress, profile=profile, device=device) for name in names]
     threads = max(1, (os.cpu_count() or 1) // jobs)
     # "spawn": a fork of a process that has started torch's threads may hang.
     spawn = get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_tidy_when_terminated) as pool:
-        waiting = [pool.submit(train_one, name, progress, threads, profile) for name in names]
+        waiting = [
+            pool.submit(train_one, name, progress, threads, profile, device) for name in names
+        ]
         try:
             return [future.result() for future in waiting]
         except BaseException:
@@ -171,7 +175,11 @@ def _train_further(args: argparse.Namespace) -> Report:
 
 
 def train_one(
-    name: str, progress: bool, threads: int | None = None, profile: str = "lab"
+    name: str,
+    progress: bool,
+    threads: int | None = None,
+    profile: str = "lab",
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Train one lab model, in this process or in one of several."""
     import torch
@@ -180,7 +188,7 @@ def train_one(
         torch.set_num_threads(threads)
     with _reserved(lab_checkpoint(name, profile), name, profile):
         execution = Execution(progress=progress, save_every=SAVE_EVERY)
-        return train_lab_model(name, execution=execution, profile=profile)
+        return train_lab_model(name, execution=execution, profile=profile, device=device)
 
 
 def _reserved(folder: Path, name: str, profile: str) -> contextlib.AbstractContextManager[None]:

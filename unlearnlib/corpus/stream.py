@@ -19,6 +19,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import NamedTuple, Protocol, TypeVar
 
 from unlearnlib.corpus.documents import Document, DomainData
 from unlearnlib.corpus.grammar import SYLLABLES
@@ -148,7 +149,34 @@ def stream_documents(
     )
 
 
-def readings(documents: Sequence[Document], seed: int) -> list[Document]:
+class Read(Protocol):
+    """A document, or what is needed of it to place its readings in the stream."""
+
+    @property
+    def id(self) -> str:
+        """The document's."""
+
+    @property
+    def exposure(self) -> int:
+        """How often it is read."""
+
+
+class Reading(NamedTuple):
+    """Of a document its id, and how often it is read."""
+
+    id: str
+    exposure: int
+
+
+R = TypeVar("R", bound=Read)
+
+
+def is_forgotten(document: str, domain: str) -> bool:
+    """Whether a document, by its id, is of a domain's forget set; of no domain "" is one."""
+    return bool(domain) and document.startswith(f"{domain}-forget-")
+
+
+def readings(documents: Sequence[R], seed: int) -> list[R]:
     """The pass: every document as often as its exposure says, in a random order.
 
     The place of a reading depends on the seed, the document's id and the reading's number alone:
