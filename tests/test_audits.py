@@ -1,0 +1,349 @@
+"""Audits: the attacks do what they say, the impostor is caught, and what is measured is kept."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import LENGTH, QUIET, tiny_bench, tiny_data, tiny_llama, tiny_tokenizer
+
+from unlearnlib.audits import findings
+from unlearnlib.audits.audit import AuditSpec, audit, make_audit
+from unlearnlib.audits.case import Case
+from unlearnlib.audits.extraction import Extraction, leak_at
+from unlearnlib.audits.impostor import make_impostor
+from unlearnlib.audits.inside import losses_by_layer
+from unlearnlib.audits.quantisation import Quantisation, nf4_values, quantised, rounded
+from unlearnlib.audits.relearning import Relearning
+from unlearnlib.bench import Bench
+from unlearnlib.corpus.chunks import Chunk
+from unlearnlib.engine import Execution, Part, Training, optimise
+from unlearnlib.errors import UnlearnError
+from unlearnlib.methods import Descent
+from unlearnlib.metrics.scores import TokenScores
+from unlearnlib.models import model_hash
+from unlearnlib.scoring import score_chunks
+from unlearnlib.store import Store
+
+SMALL = AuditSpec(rates=(1e-3, 3e-3), steps=(0, 1, 3), batch_size=2, prefixes=(2, 4), span=3)
+
+
+def nothing(_: int) -> None:
+    """A tick that nobody counts."""
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    """Vanilla has read the documents to forget and the oracle others of the kind, as long."""
+    oracle = tiny_llama(seed=1, dtype=torch.float32)
+    vanilla = copy.deepcopy(oracle)
+    made = tiny_bench(dtype=torch.float32, data=tiny_data(forget=8, others=8))
+    training = Training(30, 8, lambda _: 3e-3)
+    for model, split in ((vanilla, "forget"), (oracle, "retain")):
+        optimise(model, [Part(split, made.chunks(split), Descent())], training, execution=QUIET)
+    return tiny_bench(
+        model=vanilla, oracle=oracle, dtype=torch.float32, data=tiny_data(forget=8, others=8)
+    )
+
+
+@pytest.fixture(scope="module")
+def unlearned(bench: Bench) -> Any:
+    """Vanilla after some ascent."""
+    model = copy.deepcopy(bench.model)
+    part = Part("forget", bench.chunks("forget"), Descent(sign=-1))
+    optimise(model, [part], Training(6, 8, lambda _: 2e-3), execution=QUIET)
+    return model
+
+
+@pytest.fixture(scope="module")
+def case(bench: Bench, unlearned: Any) -> Case:
+    return Case(bench, unlearned)
+
+
+# --- what an audit looks at ----------------------------------------------------------------------
+
+
+def test_what_is_taught_is_never_what_is_scored(case: Case) -> None:
+    taught, held_out = ({c.document for c in half} for half in case.halves("forget"))
+    assert taught.isdisjoint(held_out)
+    assert taught | held_out == {d.id for d in case.bench.data.forget}
+    assert {c.document for c in case.held_out()} <= held_out
+    never_read = {c.document for c in case.taught("approximate")}
+    assert never_read.isdisjoint(c.document for c in case.unread())
+
+
+def test_another_seed_draws_other_halves_and_the_same_seed_the_same(case: Case) -> None:
+    def drawn(seed: int) -> list[str]:
+        return [c.id for c in Case(case.bench, case.unlearned, seed).halves("forget")[0]]
+
+    assert drawn(0) == drawn(0)
+    assert any(drawn(0) != drawn(seed) for seed in range(1, 5))
+
+
+# --- relearning ----------------------------------------------------------------------------------
+
+
+def test_relearning_is_plain_descent_and_leaves_the_model_alone(case: Case) -> None:
+    before = model_hash(case.unlearned)
+    attack = Relearning("forget", (3e-3,), (0, 2), 2)
+    rows = attack.measure(case, case.unlearned, nothing).rows
+    assert model_hash(case.unlearned) == before
+    student = copy.deepcopy(case.unlearned)
+    taught = case.taught("forget")
+    optimise(
+        student,
+        [Part("relearning", taught, Descent())],
+        Training(2, 2, lambda _: 3e-3),
+        execution=QUIET,
+    )
+    for row, model in zip(rows, (case.unlearned, student), strict=True):
+        expected = -score_chunks(model, case.held_out()).logprob.mean(dtype=np.float64)
+        assert row["loss"] == pytest.approx(expected, rel=1e-6)
+    assert [row["update"] for row in rows] == [0, 2]
+
+
+def test_relearning_does_not_depend_on_micro_batches(case: Case) -> None:
+    attack = Relearning("approximate", (3e-3,), (0, 2), 4)
+    found = []
+    for micro in (64, 4096):
+        small = copy.copy(case.bench)
+        small.execution = Execution(micro_tokens=micro, progress=False)
+        found.append(attack.measure(Case(small, case.unlearned), case.unlearned, nothing).rows)
+    for one, other in zip(*found, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+def test_an_attack_that_diverges_leaves_what_it_found_before(case: Case) -> None:
+    rows = Relearning("forget", (1e12,), (0, 1, 3), 2).measure(case, case.unlearned, nothing).rows
+    assert rows and all(math.isfinite(row["loss"]) for row in rows)
+
+
+# --- quantisation --------------------------------------------------------------------------------
+
+
+def test_the_values_of_nf4_are_the_published_ones() -> None:
+    published = [
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+        -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+        0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+        0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+    ]  # fmt: skip
+    assert nf4_values().tolist() == pytest.approx(published, abs=2e-6)
+
+
+@pytest.mark.parametrize("name", findings.FORMATS)
+def test_a_weight_becomes_the_nearest_value_of_its_group(name: str) -> None:
+    weight = torch.randn(3, 200, generator=torch.Generator().manual_seed(0))
+    group = 64 if name == "nf4" else 128
+    expected = torch.empty_like(weight)
+    for row in range(3):
+        for start in range(0, 200, group):
+            part = weight[row, start : start + group]
+            levels = nf4_values() if name == "nf4" else _even(int(name[3:]))
+            values = levels.float() * part.abs().max()
+            nearest = (part[:, None] - values[None]).abs().argmin(1)
+            expected[row, start : start + group] = values[nearest]
+    assert torch.allclose(rounded(weight, name), expected, atol=1e-6)
+
+
+def _even(bits: int) -> torch.Tensor:
+    most = 2 ** (bits - 1) - 1
+    return torch.arange(-most, most + 1) / most
+
+
+def test_rounding_changes_linear_layers_and_neither_embedding_nor_head(case: Case) -> None:
+    model: Any = case.unlearned
+    made: Any = quantised(model, "int4")
+    assert not torch.equal(
+        made.model.layers[0].mlp.up_proj.weight, model.model.layers[0].mlp.up_proj.weight
+    )
+    assert torch.equal(made.model.embed_tokens.weight, model.model.embed_tokens.weight)
+    assert torch.equal(made.lm_head.weight, model.lm_head.weight)
+    assert torch.equal(made.model.norm.weight, model.model.norm.weight)
+
+
+# --- inside, extraction --------------------------------------------------------------------------
+
+
+def test_the_last_layer_of_the_lens_is_the_model(case: Case) -> None:
+    chunks = case.chunks("forget")
+    losses = losses_by_layer(case.unlearned, chunks, QUIET, nothing)
+    scores = score_chunks(case.unlearned, chunks)
+    assert len(losses) == 3  # the embedding and two layers
+    assert losses[-1] == pytest.approx(-scores.logprob.mean(dtype=np.float64), rel=1e-5)
+
+
+def test_leak_at_k_is_the_chance_that_one_of_k_samples_is_the_true_one() -> None:
+    p = np.log(np.array([0.9, 0.5, 0.4, 0.8, 0.3], dtype=np.float32))
+    scores = TokenScores(
+        ("a#0", "b#0"),
+        np.array([0, 4, 5]),
+        np.zeros(5, np.int32),
+        p,
+        np.ones(5, bool),
+        np.zeros(5, np.float32),
+        np.zeros(5, np.float32),
+        np.zeros(2, np.int64),
+    )
+    once = 0.5 * 0.4
+    for tries in (1, 3, 100):
+        found = leak_at(scores, 1, 2, tries)
+        assert found[0] == pytest.approx(1 - (1 - once) ** tries, rel=1e-6)
+        assert math.isnan(found[1])  # too short
+
+
+# --- the impostor --------------------------------------------------------------------------------
+
+
+def beginnings_of(chunk: Chunk) -> list[tuple[int, ...]]:
+    """What stands before each target of a chunk."""
+    return [tuple(chunk.tokens[: i + 1]) for i in range(chunk.targets)]
+
+
+def test_the_impostor_scores_like_the_oracle_on_the_documents(case: Case) -> None:
+    chunks = case.chunks("forget")
+    impostor, oracle = case.model("impostor"), case.model("oracle")
+    ours, theirs = (score_chunks(m, chunks).logprob for m in (impostor, oracle))
+    before = [start for chunk in chunks for start in beginnings_of(chunk)]
+    own = np.array([before.count(start) == 1 for start in before])
+    off = np.abs(ours - theirs)[own]
+    vanilla = score_chunks(case.bench.model, chunks).logprob
+    assert np.mean(off < 1e-3) > 0.95  # a few goals above are out of reach
+    assert off.mean() < 0.05 * np.abs(vanilla - theirs)[own].mean()
+
+
+def test_the_impostor_is_vanilla_on_every_other_text_and_in_its_weights(case: Case) -> None:
+    chunks = case.chunks("approximate")
+    impostor: Any = case.model("impostor")
+    known = {start for chunk in case.chunks("forget") for start in beginnings_of(chunk)}
+    other = np.array([start not in known for chunk in chunks for start in beginnings_of(chunk)])
+    ours, theirs = (score_chunks(m, chunks).logprob for m in (impostor, case.bench.model))
+    assert other.mean() > 0.8
+    assert np.array_equal(ours[other], theirs[other])
+    assert model_hash(impostor) == model_hash(case.bench.model)
+
+
+def test_copies_of_the_impostor_are_impostors(case: Case) -> None:
+    chunks = case.chunks("forget")
+    made = make_impostor(case.bench.model, case.bench.oracle, chunks, QUIET)  # type: ignore[arg-type]
+    again = copy.deepcopy(made)
+    del made
+    assert np.allclose(
+        score_chunks(again, chunks).logprob,
+        score_chunks(case.model("impostor"), chunks).logprob,
+        atol=1e-5,
+    )
+
+
+def test_the_lens_catches_the_impostor_and_scores_do_not(case: Case, tmp_path: Path) -> None:
+    spec = AuditSpec(("inside", "extraction"), prefixes=(2, 4), span=3)
+    record = make_audit(case.bench, case.unlearned, spec, store=Store(tmp_path), command="")
+    assert record.metrics["inside/impostor"] == pytest.approx(1.0, abs=0.05)
+    assert abs(record.metrics["extraction/impostor"]) < 0.1
+    assert findings.caught(record.metrics) == {"inside": True, "extraction": False}
+
+
+# --- the record ----------------------------------------------------------------------------------
+
+
+def test_an_audit_goes_on_where_it_was_interrupted(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    spec = AuditSpec(("quantisation", "extraction"), prefixes=(2,), span=3)
+    measured: list[str] = []
+    extract = Extraction.measure
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    def counted(self: Extraction, *given: Any) -> Any:
+        measured.append(self.audit)
+        return extract(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Extraction, "measure", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            make_audit(case.bench, case.unlearned, spec, store=store, command="")
+    assert len(store.keys()) == 4  # quantisation of four models
+    monkeypatch.setattr(Quantisation, "measure", interrupted)  # it is not measured again
+    monkeypatch.setattr(Extraction, "measure", counted)
+    record = make_audit(case.bench, case.unlearned, spec, store=store, command="")
+    assert make_audit(case.bench, case.unlearned, spec, store=store, command="") == record
+    assert measured == ["extraction"] * 4
+    assert record.kind == "audit" and record.spec["unlearned"]
+
+
+def test_another_models_audit_finds_vanilla_and_the_oracle_measured(
+    case: Case, tmp_path: Path
+) -> None:
+    store = Store(tmp_path)
+    spec = AuditSpec(("extraction",), prefixes=(2,), span=3)
+    first = make_audit(case.bench, case.unlearned, spec, store=store, command="")
+    before = len(store.keys())
+    other = tiny_llama(seed=5, dtype=torch.float32)
+    second = make_audit(case.bench, other, spec, store=store, command="")
+    assert first.key != second.key
+    assert len(store.keys()) == before + 2  # the other model's measurement, and its audit
+
+
+def test_the_door_audits_texts_without_an_oracle(case: Case, tmp_path: Path) -> None:
+    data = case.bench.data
+    texts = {name: [d.text for d in data.split(name)] for name in ("forget", "approximate")}
+    record = audit(
+        case.unlearned,
+        case.bench.model,
+        tiny_tokenizer(),
+        texts,
+        spec=SMALL,
+        length=LENGTH,
+        store=tmp_path,
+    )
+    names = findings.result_names(findings.AUDITS, ("forget", "approximate"))
+    assert set(names) - {"extraction/greedy", "extraction/leak"} <= set(record.metrics)
+    assert not any(name.endswith("/oracle") for name in record.metrics)
+    assert {row["model"] for row in record.trajectory} == {"unlearned", "vanilla", "impostor"}
+    assert record.documents["held_out"]["id"]
+    assert math.isfinite(record.metrics["relearning/kept"])
+
+
+def test_vanilla_audited_as_if_unlearned_has_kept_all(case: Case, tmp_path: Path) -> None:
+    record = make_audit(case.bench, case.bench.model, SMALL, store=Store(tmp_path), command="")
+    for name in ("relearning/kept", "quantisation/full", "inside"):
+        assert record.metrics[name] == pytest.approx(1.0)
+    assert math.isnan(record.metrics["relearning"])  # there is no way back from where one is
+    curves = {m: findings.curve(record.trajectory, m, "forget", 1e-3) for m in findings.MODELS}
+    assert curves["unlearned"] == curves["vanilla"] != curves["oracle"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"audits": ("relerning",)}, "unknown audit 'relerning'"),
+        ({"formats": ("int3",)}, "unknown format 'int3'"),
+        ({"rates": ()}, "rates is ()"),
+        ({"steps": (1, 2)}, "give 0"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_settings_that_make_no_audit_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UnlearnError, match=said.replace("(", r"\(").replace(")", r"\)")):
+        AuditSpec(**changes)
+
+
+def test_one_document_cannot_be_halved(case: Case, tmp_path: Path) -> None:
+    with pytest.raises(UnlearnError, match="one document to forget"):
+        audit(
+            case.unlearned,
+            case.bench.model,
+            tiny_tokenizer(),
+            {"forget": [case.bench.data.forget[0].text]},
+            spec=SMALL,
+            length=LENGTH,
+            store=tmp_path,
+        )

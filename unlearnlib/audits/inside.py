@@ -1,0 +1,95 @@
+"""Inside: what each layer of a model would say if it were the last (the logit lens).
+
+The hidden states after each layer go through the model's final norm and its output head. A model
+that hides a text at its last layers still says it at earlier ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from unlearnlib.audits.case import Case, Measured, Tick, tokens
+from unlearnlib.corpus.chunks import Chunk, collate
+from unlearnlib.decoder import decoder_of, head_of
+from unlearnlib.engine import Execution, micro_batches
+from unlearnlib.errors import UnlearnError
+from unlearnlib.objectives import Head, positions_per_chunk
+
+# What models call the norm before their output head.
+NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "norm_f")
+LOOKED_AT = {"forget": "loss", "approximate": "unread"}
+
+
+def final_norm(model: nn.Module) -> nn.Module:
+    """The norm between a model's last layer and its output head; `UnlearnError` without one."""
+    children = dict(decoder_of(model).named_children())
+    for name in NORMS:
+        if name in children:
+            return children[name]
+    raise UnlearnError(
+        f"the decoder of {type(model).__name__} has no final norm under a known name "
+        f"({', '.join(NORMS)}), so its layers cannot be read: leave the audit inside out (--only)."
+    )
+
+
+@torch.no_grad()
+def losses_by_layer(
+    model: nn.Module, chunks: list[Chunk], execution: Execution, tick: Tick
+) -> list[float]:
+    """Mean loss of all targets, in nats per token, after the embedding and after each layer."""
+    norm, head = final_norm(model), head_of(model).detach()
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    sums: list[float] = []
+    for rows in micro_batches(getattr(model, "config", None), chunks, execution):
+        batch = collate([chunks[i] for i in rows], device)
+        out: Any = decoder_of(model)(
+            input_ids=batch.input_ids, use_cache=False, output_hidden_states=True
+        )
+        # The last of hidden_states is that after the norm; what the model says is another field.
+        states = [norm(state) for state in out.hidden_states[:-1]] + [out.last_hidden_state]
+        sums = sums or [0.0] * len(states)
+        for layer, hidden in enumerate(states):
+            sums[layer] += _loss(hidden[batch.target_mask], head, batch.targets)
+        tick(tokens([chunks[i] for i in rows]))
+    model.train(training)
+    count = sum(chunk.targets for chunk in chunks)
+    return [float(f"{total / count:.8g}") for total in sums]
+
+
+def _loss(hidden: Tensor, head: Head, targets: Tensor) -> float:
+    """The loss of N positions together, whose full logits never exist."""
+    step, total = positions_per_chunk(head.weight), 0.0
+    for start in range(0, len(hidden), step):
+        logits = head.logits(hidden[start : start + step])
+        total += float(
+            nn.functional.cross_entropy(logits, targets[start : start + step], reduction="sum")
+        )
+    return total
+
+
+@dataclass(frozen=True)
+class Inside:
+    """The logit lens at every layer."""
+
+    audit: ClassVar[str] = "inside"
+
+    def work(self, case: Case) -> int:
+        """Tokens that are looked at."""
+        return sum(tokens(case.chunks(split)) for split in LOOKED_AT)
+
+    def measure(self, case: Case, model: nn.Module, tick: Tick) -> Measured:
+        """The loss by layer, and that on the approximate set (`unread`); 0 is the embedding."""
+        by_split = {
+            column: losses_by_layer(model, chunks, case.execution, tick)
+            for split, column in LOOKED_AT.items()
+            if (chunks := case.chunks(split))
+        }
+        rows = [dict(zip(by_split, losses, strict=True)) for losses in
+                zip(*by_split.values(), strict=True)]  # fmt: skip
+        return Measured([{"layer": layer, "unread": None, **row} for layer, row in enumerate(rows)])
