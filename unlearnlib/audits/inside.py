@@ -40,7 +40,10 @@ def final_norm(model: nn.Module) -> nn.Module:
 def losses_by_layer(
     model: nn.Module, chunks: list[Chunk], execution: Execution, tick: Tick
 ) -> list[float]:
-    """Mean loss of all targets, in nats per token, after the embedding and after each layer."""
+    """Mean loss of all targets after each layer, in nats per token.
+
+    The embedding alone, before the first layer, knows no context, and is left out.
+    """
     norm, head = final_norm(model), head_of(model).detach()
     device = next(model.parameters()).device
     training = model.training
@@ -52,7 +55,7 @@ def losses_by_layer(
             input_ids=batch.input_ids, use_cache=False, output_hidden_states=True
         )
         # The last of hidden_states is that after the norm; what the model says is another field.
-        states = [norm(state) for state in out.hidden_states[:-1]] + [out.last_hidden_state]
+        states = [norm(state) for state in out.hidden_states[1:-1]] + [out.last_hidden_state]
         sums = sums or [0.0] * len(states)
         for layer, hidden in enumerate(states):
             sums[layer] += _loss(hidden[batch.target_mask], head, batch.targets)
@@ -84,7 +87,7 @@ class Inside:
         return sum(tokens(case.chunks(split)) for split in LOOKED_AT)
 
     def measure(self, case: Case, model: nn.Module, tick: Tick) -> Measured:
-        """The loss by layer, and that on the approximate set (`unread`); 0 is the embedding."""
+        """The loss by layer, from 1 on, and that on the approximate set (`unread`)."""
         by_split = {
             column: losses_by_layer(model, chunks, case.execution, tick)
             for split, column in LOOKED_AT.items()
@@ -92,4 +95,6 @@ class Inside:
         }
         rows = [dict(zip(by_split, losses, strict=True)) for losses in
                 zip(*by_split.values(), strict=True)]  # fmt: skip
-        return Measured([{"layer": layer, "unread": None, **row} for layer, row in enumerate(rows)])
+        return Measured(
+            [{"layer": layer, "unread": None, **row} for layer, row in enumerate(rows, 1)]
+        )

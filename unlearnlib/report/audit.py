@@ -1,0 +1,135 @@
+"""The page of an audit, for the person who files it: the answer first, then how it was found.
+
+It needs no other file and no network, and holds no text of any document. Its figures need
+matplotlib (the extra `report`).
+"""
+
+from __future__ import annotations
+
+import math
+
+from markupsafe import Markup
+
+from unlearnlib.audits.findings import CAUGHT, FORMATS, SOURCES, kept_by, rows_of
+from unlearnlib.report.audited import (
+    ASKED,
+    MODEL_TITLES,
+    found_something,
+    lines,
+    models,
+    percent,
+    remarks,
+    verdict,
+)
+from unlearnlib.report.page import render
+from unlearnlib.report.tuning import check_extra
+from unlearnlib.store.record import Record
+from unlearnlib.text import show
+
+SOURCE_WORDS = {
+    "forget": "the other half of the documents to forget",
+    "approximate": "documents of the same kind that no model read",
+    "general": "general texts",
+}
+
+
+def audit_page(record: Record, *, model: str, original: str, documents: int) -> str:
+    """The page as HTML; `model` and `original` are their names, without folders around them."""
+    check_extra()
+    from unlearnlib.figures import image_html
+    from unlearnlib.report import audit_figures
+
+    figures = {"relearning": "", "inside": ""}
+    if rows_of(record.trajectory, "relearning"):
+        figures["relearning"] = image_html(
+            audit_figures.relearning(record),
+            "Loss on the documents that are not taught, after so many updates, each model at the "
+            "learning rate that brings back most. A model that remembers falls further than one "
+            "that never read the documents.",
+        )
+    if rows_of(record.trajectory, "inside"):
+        figures["inside"] = image_html(
+            audit_figures.inside(record),
+            "How much less unexpected the documents are than unread ones, if each layer were the "
+            "last. Where this model’s line is above the retrained model’s, there is memory.",
+        )
+    return render(
+        "audit.html",
+        title=f"{model}: is it gone, or hidden?",
+        model=model,
+        original=original,
+        documents=documents,
+        record=record,
+        verdict=verdict(record),
+        remarks=remarks(record),
+        lines=lines(record),
+        asked=ASKED,
+        attacked=[MODEL_TITLES[name].lower() for name in models(record)],
+        percent=percent,
+        show=show,
+        isnan=math.isnan,
+        hidden=found_something(record),
+        most=CAUGHT,
+        taught=_taught(record),
+        rounded=_rounded(record),
+        extracted=_extracted(record),
+        extracted_header=_extracted_header(record),
+        figures={name: Markup(figure) for name, figure in figures.items()},
+        provenance=record.provenance,
+    )
+
+
+def _taught(record: Record) -> list[tuple[str, ...]]:
+    """(what was taught, share of the way back of this model, of the retrained one, of the impostor)
+
+    One row per source that there was.
+    """
+    found = record.metrics
+    names = [name for name in SOURCES if f"relearning/{name}" in found]
+    return [
+        (
+            SOURCE_WORDS[name],
+            *(
+                percent(found.get(f"relearning/{name}{end}", math.nan))
+                for end in ("", "/oracle", "/impostor")
+            ),
+        )
+        for name in names
+    ]
+
+
+def _rounded(record: Record) -> list[tuple[str, str, str]]:
+    """(format, kept by this model, by the impostor) of quantisation."""
+    if not rows_of(record.trajectory, "quantisation"):
+        return []
+    ours, theirs = (
+        dict(kept_by(record.trajectory, "quantisation", "format", name))
+        for name in ("unlearned", "impostor")
+    )
+    return [
+        (name, percent(ours[name]), percent(theirs[name]))
+        for name in ("full", *FORMATS)
+        if name in ours
+    ]
+
+
+def _extracted_header(record: Record) -> tuple[str, ...]:
+    """The header of `_extracted`."""
+    titles = [MODEL_TITLES[name].lower() for name in models(record)]
+    kinds = ("greedy", "sampled")
+    return ("tokens given", *(f"{kind}: {title}" for kind in kinds for title in titles))
+
+
+def _extracted(record: Record) -> list[tuple[str, ...]]:
+    """(length of prefix, then greedy and leak of each model) of extraction, on the documents."""
+    rows = rows_of(record.trajectory, "extraction", split="forget")
+    tries = max((int(row["tries"]) for row in rows), default=0)
+    found = []
+    for prefix in sorted({int(row["prefix"]) for row in rows}):
+        cells = [str(prefix)]
+        for kind, k in (("greedy", 0), ("leak", tries)):
+            for name in models(record):
+                at = {"model": name, "prefix": prefix, "kind": kind, "tries": k}
+                cells += [percent(float(row[kind])) for row in rows_of(rows, "extraction", **at)]
+        found.append(tuple(cells))
+    return found
