@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from helpers import LENGTH, QUIET, tiny_bench, tiny_data, tiny_llama, tiny_token
 from unlearnlib.audits import findings
 from unlearnlib.audits.audit import AuditSpec, audit, make_audit
 from unlearnlib.audits.case import Case
+from unlearnlib.audits.context import Context, behind, from_middle
 from unlearnlib.audits.extraction import Extraction, leak_at
 from unlearnlib.audits.impostor import make_impostor
 from unlearnlib.audits.inside import losses_by_layer
@@ -203,6 +205,37 @@ def test_leak_at_k_is_the_chance_that_one_of_k_samples_is_the_true_one() -> None
         assert math.isnan(found[1])  # too short
 
 
+# --- context -------------------------------------------------------------------------------------
+
+
+def test_other_contexts_ask_for_the_same_words(case: Case) -> None:
+    chunks, length = case.chunks("forget"), case.bench.length
+    for chunk, half in zip(chunks, from_middle(chunks, case.bench.special), strict=True):
+        kept = chunk.tokens[len(chunk.tokens) // 2 :]
+        assert tuple(half.tokens[-len(kept) :]) == tuple(kept)
+        assert half.tokens[0] == 1 and half.context == 1  # <bos>
+    others = case.chunks("general_evaluation")
+    for chunk, after in zip(chunks, behind(chunks, others, length), strict=True):
+        asked = tuple(after.tokens[after.context :])
+        assert asked and asked == tuple(chunk.tokens[1 : 1 + len(asked)])
+        assert len(after.tokens) <= length
+
+
+def test_questions_are_asked_in_words_that_no_document_has(case: Case) -> None:
+    fact = case.bench.data.forget[0].facts[0]
+    documents = tuple(
+        dataclasses.replace(d, facts=tuple(dataclasses.replace(f, paraphrases=("It was ",))
+                                           for f in d.facts))
+        for d in case.bench.data.forget
+    )  # fmt: skip
+    data = dataclasses.replace(case.bench.data, forget=documents)
+    asked = Context().chunks(Case(tiny_bench(data=data), tiny_llama()), "questions", "forget")
+    assert len(asked) == len(documents)
+    text = tiny_tokenizer().decode(list(asked[0].tokens), skip_special_tokens=True)
+    assert text == f"It was {fact.answer}"
+    assert Context().chunks(case, "questions", "forget") == []
+
+
 # --- the impostor --------------------------------------------------------------------------------
 
 
@@ -246,12 +279,21 @@ def test_copies_of_the_impostor_are_impostors(case: Case) -> None:
     )
 
 
-def test_the_lens_catches_the_impostor_and_scores_do_not(case: Case, tmp_path: Path) -> None:
-    spec = AuditSpec(("inside", "extraction"), prefixes=(2, 4), span=3)
-    record = make_audit(case.bench, case.unlearned, spec, store=Store(tmp_path), command="")
+def test_lens_and_context_catch_the_impostor_and_the_others_do_not(
+    case: Case, tmp_path: Path
+) -> None:
+    record = make_audit(case.bench, case.unlearned, SMALL, store=Store(tmp_path), command="")
     assert record.metrics["inside/impostor"] == pytest.approx(1.0, abs=0.05)
+    assert record.metrics["context/after/impostor"] == pytest.approx(1.0, abs=0.05)
     assert abs(record.metrics["extraction/impostor"]) < 0.1
-    assert findings.caught(record.metrics) == {"inside": True, "extraction": False}
+    assert abs(record.metrics["quantisation/full/impostor"]) < 0.1
+    assert findings.caught(record.metrics) == {
+        "relearning": False,
+        "quantisation": False,
+        "inside": True,
+        "context": True,
+        "extraction": False,
+    }
 
 
 # --- the record ----------------------------------------------------------------------------------
@@ -311,7 +353,8 @@ def test_the_door_audits_texts_without_an_oracle(case: Case, tmp_path: Path) -> 
         store=tmp_path,
     )
     names = findings.result_names(findings.AUDITS, ("forget", "approximate"))
-    assert set(names) - {"extraction/greedy", "extraction/leak"} <= set(record.metrics)
+    asked_elsewhere = {"context/after", "context/questions"}  # no general texts, no facts
+    assert set(names) - asked_elsewhere <= set(record.metrics)
     assert not any(name.endswith("/oracle") for name in record.metrics)
     assert {row["model"] for row in record.trajectory} == {"unlearned", "vanilla", "impostor"}
     assert record.documents["held_out"]["id"]

@@ -21,6 +21,7 @@ from torch import nn
 from tqdm import tqdm
 
 from unlearnlib.audits.case import Attack, Case, Tick
+from unlearnlib.audits.context import Context
 from unlearnlib.audits.extraction import Extraction
 from unlearnlib.audits.findings import AUDITS, FORMATS, results
 from unlearnlib.audits.inside import Inside, final_norm
@@ -45,6 +46,8 @@ from unlearnlib.text import duration
 
 logger = logging.getLogger(__name__)
 
+# To be raised when an attack measures something else than before: what was kept is of the earlier.
+VERSION = 1
 LENGTH = 1024  # tokens per chunk of a user's documents, as in `unlearnlib.unlearn`
 
 
@@ -104,6 +107,8 @@ class AuditSpec:
                 made.append(Quantisation(self.formats))
             elif audit == "inside":
                 made.append(Inside())
+            elif audit == "context":
+                made.append(Context())
             else:
                 made.append(Extraction(self.prefixes, self.span, self.tries))
         return made
@@ -238,8 +243,10 @@ def _check_models(case: Case, spec: AuditSpec) -> None:
 
 
 def _part_spec(case: Case, attack: Attack) -> dict[str, Any]:
-    return {"audit": attack.audit, "most": case.most, "halves": case.seed,
-            **dataclasses.asdict(attack)}  # fmt: skip
+    spec = {"audit": attack.audit, "most": case.most, "halves": case.seed}
+    if VERSION > 1:
+        spec["version"] = VERSION
+    return spec | dataclasses.asdict(attack)  # type: ignore[call-overload, unused-ignore]
 
 
 def _part_key(case: Case, attack: Attack, name: str) -> str:

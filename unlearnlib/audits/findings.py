@@ -11,9 +11,10 @@ if it had never read the documents, 1 is as if nothing had been unlearned. Witho
 model its memory is taken to be 0; without unread documents memory is the loss itself, negated.
 
     relearning        share of the way back from a model's own loss to vanilla's, at most
-    relearning/kept   kept after the attack that brings back most
+    relearning/kept   kept after the attack, of several, that lowers the loss most
     quantisation      kept at the number format that brings back most
     inside            kept at the layer at which most is
+    context           kept in the context in which most is
     extraction        the same of what comes out, verbatim
 
 With "/" and a model's name at the end a number is of that model: "relearning/oracle".
@@ -25,7 +26,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-AUDITS = ("relearning", "quantisation", "inside", "extraction")
+AUDITS = ("relearning", "quantisation", "inside", "context", "extraction")
 MODELS = ("unlearned", "vanilla", "oracle", "impostor")
 SOURCES = ("forget", "approximate", "general")  # what is taught in relearning
 FORMATS = ("int8", "int4", "nf4")
@@ -78,14 +79,10 @@ def sources_of(rows: Iterable[Row]) -> tuple[str, ...]:
     return tuple(name for name in SOURCES if name in there)
 
 
-def worst_rate(rows: Sequence[Row], model: str, source: str) -> float:
-    """The rate at which an attack by relearning came furthest; NaN without one."""
-    attacks = [
-        (min(loss for _, loss in points), rate)
-        for rate in rates_of(rows)
-        if (points := curve(rows, model, source, rate))
-    ]
-    return min(attacks)[1] if attacks else math.nan
+def best_attack(rows: Sequence[Row], model: str, source: str) -> Row:
+    """The row of the learning rate and the update at which most came back: the lowest loss."""
+    attacks = rows_of(rows, "relearning", model=model, source=source)
+    return min(attacks, key=lambda row: (row["loss"], row["update"], row["rate"]))
 
 
 def memory(row: Row) -> float:
@@ -120,24 +117,22 @@ def _relearning(rows: Sequence[Row]) -> dict[str, float]:
     if not sources:
         return {}
     before = {m: curve(mine, m, sources[0], rates_of(mine)[0])[0][1] for m in models}
-    attacks = {(m, s): rows_of(mine, "relearning", model=m, source=s) for m in models
-               for s in sources}  # fmt: skip
-    most = {s: {m: max(map(memory, attacks[m, s])) for m in models} for s in sources}
     found: dict[str, float] = {}
     for m in models:
         if m == "vanilla":
             continue
-        back = {
-            s: share(
-                before[m] - min(float(row["loss"]) for row in attacks[m, s]),
-                before[m] - before["vanilla"],
-            )
-            for s in sources
-        }
+        back, left = {}, []
+        for source in sources:
+            best = best_attack(mine, m, source)
+            whole = before[m] - before["vanilla"]
+            back[source] = share(before[m] - float(best["loss"]), whole)
+            at = {"source": source, "rate": best["rate"], "update": best["update"]}
+            each = {row["model"]: memory(row) for row in rows_of(mine, "relearning", **at)}
+            if "vanilla" in each and ("oracle" in each or "oracle" not in models):
+                left.append(kept(each, m, _is_compared(mine)))
         found[f"relearning{_suffix(m)}"] = highest(back.values())
         if m != "oracle":
-            values = [kept(most[s], m, _is_compared(mine)) for s in sources]
-            found[f"relearning/kept{_suffix(m)}"] = highest(values)
+            found[f"relearning/kept{_suffix(m)}"] = highest(left)
         found |= {f"relearning/{s}{_suffix(m)}": value for s, value in back.items()}
     return found
 
@@ -161,6 +156,11 @@ def _quantisation(rows: Sequence[Row]) -> dict[str, float]:
 def _inside(rows: Sequence[Row]) -> dict[str, float]:
     """What is kept at the layer where most of it is."""
     return _kept_at_most(rows, "inside", "layer", named=False)
+
+
+def _context(rows: Sequence[Row]) -> dict[str, float]:
+    """What is kept in each context, and the most of it."""
+    return _kept_at_most(rows, "context", "form", named=True)
 
 
 def _kept_at_most(rows: Sequence[Row], audit: str, name: str, named: bool) -> dict[str, float]:
@@ -215,7 +215,13 @@ def _extraction(rows: Sequence[Row]) -> dict[str, float]:
 
 def results(rows: Sequence[Row]) -> dict[str, float]:
     """The numbers that follow from the rows, as the metrics of an audit's record."""
-    return {**_relearning(rows), **_quantisation(rows), **_inside(rows), **_extraction(rows)}
+    return {
+        **_relearning(rows),
+        **_quantisation(rows),
+        **_inside(rows),
+        **_context(rows),
+        **_extraction(rows),
+    }
 
 
 def result_names(audits: Sequence[str], sources: Sequence[str] = SOURCES) -> tuple[str, ...]:
@@ -224,6 +230,7 @@ def result_names(audits: Sequence[str], sources: Sequence[str] = SOURCES) -> tup
         "relearning": ("kept", *sources),
         "quantisation": ("full", *FORMATS),
         "inside": (),
+        "context": ("as_is", "middle", "after", "questions"),
         "extraction": ("greedy", "leak"),
     }
     return tuple(

@@ -445,10 +445,10 @@ def _add_audit(commands: Any) -> None:
     unlearn audit --model unlearned --original FOLDER --forget f.jsonl --approximate a.jsonl \\
         --require "relearning<=0.25" --require "inside<=0.25"
 
-The audits are relearning, quantisation, inside and extraction. Each is made on the model before,
-on the retrained one and on an impostor, too. What is measured is kept, and the same command goes
-on with the rest. A requirement is about a number of the report, such as relearning,
-relearning/kept, quantisation/int4, inside or extraction; one that is not known is not met.
+The audits are relearning, quantisation, inside, context and extraction. Each is made on the model
+before, on the retrained one and on an impostor, too. What is measured is kept, and the same command
+goes on with the rest. A requirement is about a number of the report, such as relearning,
+relearning/kept, quantisation/int4, inside or context; one that is not known is not met.
 
 Exits with 0, with 1 if a requirement is not met, with 2 on bad input.""",
     )
@@ -475,7 +475,7 @@ Exits with 0, with 1 if a requirement is not met, with 2 on bad input.""",
         "--only",
         action="append",
         metavar="AUDIT",
-        help="relearning, quantisation, inside or extraction; repeat for several (default: all)",
+        help="relearning, quantisation, inside, context or extraction; repeatable (default: all)",
     )
     parser.add_argument(
         "--require",

@@ -10,7 +10,7 @@ import math
 
 from markupsafe import Markup
 
-from unlearnlib.audits.findings import CAUGHT, FORMATS, SOURCES, kept_by, rows_of
+from unlearnlib.audits.findings import CAUGHT, SOURCES, kept_by, rows_of
 from unlearnlib.report.audited import (
     ASKED,
     MODEL_TITLES,
@@ -30,6 +30,17 @@ SOURCE_WORDS = {
     "forget": "the other half of the documents to forget",
     "approximate": "documents of the same kind that no model read",
     "general": "general texts",
+}
+
+WORDS = {
+    "full": "as they are",
+    "int8": "8 bits, evenly spaced",
+    "int4": "4 bits, evenly spaced",
+    "nf4": "4 bits, NormalFloat",
+    "as_is": "as they are",
+    "middle": "from the middle on",
+    "after": "behind another text",
+    "questions": "facts, asked in other words",
 }
 
 
@@ -71,7 +82,8 @@ def audit_page(record: Record, *, model: str, original: str, documents: int) -> 
         hidden=found_something(record),
         most=CAUGHT,
         taught=_taught(record),
-        rounded=_rounded(record),
+        rounded=_kept(record, "quantisation", "format"),
+        contexts=_kept(record, "context", "form"),
         extracted=_extracted(record),
         extracted_header=_extracted_header(record),
         figures={name: Markup(figure) for name, figure in figures.items()},
@@ -98,19 +110,14 @@ def _taught(record: Record) -> list[tuple[str, ...]]:
     ]
 
 
-def _rounded(record: Record) -> list[tuple[str, str, str]]:
-    """(format, kept by this model, by the impostor) of quantisation."""
-    if not rows_of(record.trajectory, "quantisation"):
+def _kept(record: Record, audit: str, column: str) -> list[tuple[str, str, str]]:
+    """(what was tried, kept by this model, by the impostor) of quantisation, or of context."""
+    if not rows_of(record.trajectory, audit):
         return []
     ours, theirs = (
-        dict(kept_by(record.trajectory, "quantisation", "format", name))
-        for name in ("unlearned", "impostor")
+        dict(kept_by(record.trajectory, audit, column, name)) for name in ("unlearned", "impostor")
     )
-    return [
-        (name, percent(ours[name]), percent(theirs[name]))
-        for name in ("full", *FORMATS)
-        if name in ours
-    ]
+    return [(WORDS[name], percent(ours[name]), percent(theirs[name])) for name in ours]
 
 
 def _extracted_header(record: Record) -> tuple[str, ...]:

@@ -10,13 +10,13 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from unlearnlib.audits.findings import (
     Row,
+    best_attack,
     curve,
     kept_by,
     memory,
     models_of,
     rows_of,
     sources_of,
-    worst_rate,
 )
 from unlearnlib.figures import DescribedFigure, Layout, add_legend, figure_function, mark_handle
 from unlearnlib.looks import BASELINE_STYLES, GREY
@@ -44,7 +44,7 @@ def _legend(figure: DescribedFigure, layout: Layout, models: tuple[str, ...]) ->
 
 @figure_function
 def relearning(record: Record, *, narrow: bool = False) -> DescribedFigure:
-    """Loss on documents that are not taught after so many updates; each model at its worst rate."""
+    """Loss on documents that are not taught after so many updates; each model at its best rate."""
     rows: list[Row] = rows_of(record.trajectory, "relearning")
     sources, models = sources_of(rows), models_of(rows, "relearning")
     layout = Layout(narrow)
@@ -53,7 +53,7 @@ def relearning(record: Record, *, narrow: bool = False) -> DescribedFigure:
     for ax, source in zip(axes, sources, strict=True):
         steps: list[int] = []
         for model in models:
-            points = curve(rows, model, source, worst_rate(rows, model, source))
+            points = curve(rows, model, source, best_attack(rows, model, source)["rate"])
             steps = max(steps, [update for update, _ in points], key=len)
             at = [math.log2(1 + update) for update, _ in points]
             ax.plot(at, [loss for _, loss in points], markersize=3.5, **STYLES[model])

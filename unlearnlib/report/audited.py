@@ -19,6 +19,8 @@ ASKED = {
     "relearning": "What comes back when the model is trained a little on related texts",
     "quantisation": "What comes back when the weights are rounded to 8 or 4 bits",
     "inside": "What layers before the last one still say",
+    "context": "What it says in another place: from the middle of a document on, behind another "
+    "text, or asked in other words",
     "extraction": "What the model says word by word when it is given a beginning",
 }
 MODEL_TITLES = {
@@ -87,29 +89,43 @@ def percent(value: float) -> str:
 
 def found_something(record: Record) -> bool:
     """Whether the answer is not good: something was found, or nothing that counts was asked."""
-    known = [line for line in lines(record) if line.catches and not math.isnan(line.value)]
-    return not known or any(line.value >= PART for line in known)
+    return _worst(record) is not None or not _cleared(record)
+
+
+def _worst(record: Record) -> Line | None:
+    """The audit that found most, if that is more than `PART`.
+
+    Also one that the impostor passes: what it finds is there, and only where it finds nothing does
+    it say little.
+    """
+    known = [line for line in lines(record) if line.value >= PART]
+    return max(known, key=lambda line: line.value, default=None)
+
+
+def _cleared(record: Record) -> list[Line]:
+    """The audits that catch an impostor and found nothing in this model."""
+    return [line for line in lines(record) if line.catches and line.value < PART]
 
 
 def verdict(record: Record) -> str:
-    """One sentence: what the audits that catch an impostor found, at the worst."""
-    known = [line for line in lines(record) if line.catches and not math.isnan(line.value)]
-    if not known:
-        return (
-            "Not known: none of the audits that were made tells an impostor, which has forgotten "
-            "nothing, from a model that has forgotten."
-        )
-    worst = max(known, key=lambda line: line.value)
-    if worst.value >= PART:
+    """One sentence: what was found at the worst, or by which audits nothing was."""
+    worst, cleared = _worst(record), _cleared(record)
+    if worst is not None:
         how = "Hidden" if worst.value >= CAUGHT else "Hidden in part"
         return (
             f"{how}: the audit “{worst.audit}” finds {percent(worst.value)} of what the model "
             f"before had of the documents beyond {_measure(record)}."
         )
-    names = " and ".join(f"“{line.audit}”" for line in known)
+    if not cleared:
+        return (
+            "Not known: nothing was found, by audits that find nothing in an impostor either, "
+            "which has forgotten nothing."
+        )
+    names = " and ".join(f"“{line.audit}”" for line in cleared)
     return (
-        f"Nothing found beyond {percent(PART)} of what the model before had of the documents "
-        f"beyond {_measure(record)}, by {names}, which catch an impostor."
+        f"Nothing was found beyond {percent(PART)} of what the model before had of the documents "
+        f"beyond {_measure(record)}, by {names}, which {'catch' if len(cleared) > 1 else 'catches'}"
+        " an impostor."
     )
 
 
@@ -125,8 +141,8 @@ def remarks(record: Record) -> list[str]:
     if passed:
         names = ", ".join(passed)
         said.append(
-            f"The impostor has forgotten nothing and passes these audits: {names}. Alone they are "
-            "no evidence."
+            f"The impostor has forgotten nothing and passes these audits: {names}. Where they find "
+            "nothing, that alone is no evidence."
         )
     for line in lines(record):
         if math.isnan(line.value):
