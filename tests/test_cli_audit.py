@@ -110,6 +110,9 @@ def test_what_is_no_requirement_is_refused(text: str) -> None:
         (["--model", "x", "--original", "y", "--retain", "f"], "--forget is missing"),
         (["--model", "x", "--domain", "books", "--only", "relerning"], "unknown audit 'relerning'"),
         (["--model", "x", "--domain", "books", "--require", "gone<=1"], "unknown result 'gone'"),
+        (["--model", "x", "--domain", "books", "--set", "rate=1"], "unknown setting 'rate'"),
+        (["--model", "x", "--domain", "books", "--set", "rates=x"], "rates is 'x': give numbers"),
+        (["--model", "x", "--domain", "books", "--set", "most=1.5"], "give whole numbers"),
         (["--model", "x", "--domain", "books", "--length", "9"], "--length 9 is for documents"),
         (["--model", "x", "--domain", "books", "--tokenizer", "t"], "given without --original"),
         (["--model", "x", "--domain", "books", "--out", "no/such"], "does not exist: make it"),
@@ -121,6 +124,11 @@ def test_bad_input_is_one_sentence(given: list[str], said: str, unlearn: Unlearn
     code, out, err = unlearn("audit", *given)
     assert (code, out) == (2, "")
     assert said in err and len(err.splitlines()) == 1
+
+
+def test_settings_are_lists_of_numbers_with_commas() -> None:
+    spec = AuditSpec.of_texts(("inside",), {"rates": "1e-6, 1e-5", "steps": "0,4", "most": "9"})
+    assert spec == AuditSpec(("inside",), rates=(1e-6, 1e-5), steps=(0, 4), most=9)
 
 
 # --- the page and the card -----------------------------------------------------------------------

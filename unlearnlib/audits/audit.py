@@ -23,7 +23,7 @@ from tqdm import tqdm
 from unlearnlib.audits.case import Attack, Case, Tick
 from unlearnlib.audits.context import Context
 from unlearnlib.audits.extraction import Extraction
-from unlearnlib.audits.findings import AUDITS, FORMATS, results
+from unlearnlib.audits.findings import AUDITS, FORMATS, results, slim
 from unlearnlib.audits.inside import Inside, final_norm
 from unlearnlib.audits.quantisation import Quantisation
 from unlearnlib.audits.relearning import Relearning
@@ -66,7 +66,7 @@ class AuditSpec:
     """
 
     audits: tuple[str, ...] = AUDITS
-    rates: tuple[float, ...] = Relearning.rates
+    rates: tuple[float, ...] = (1e-5, 5e-5, 2e-4, 1e-3)
     steps: tuple[int, ...] = Relearning.steps
     batch_size: int = Relearning.batch_size
     formats: tuple[str, ...] = FORMATS
@@ -94,6 +94,29 @@ class AuditSpec:
                 f"steps is {self.steps}: give 0, from where the way back is measured, and others."
             )
 
+    @classmethod
+    def of_texts(cls, audits: tuple[str, ...], settings: Mapping[str, str]) -> AuditSpec:
+        """The spec with settings that are given as texts, several values with commas.
+
+        `UnlearnError` for an unknown setting, and for what is no number where one is needed.
+        """
+        usual = {f.name: f.default for f in dataclasses.fields(cls) if f.name != "audits"}
+        changes: dict[str, Any] = {}
+        for name, text in settings.items():
+            if name not in usual:
+                raise unknown("setting", name, usual)
+            default: Any = usual[name]
+            kind = type(default[0] if isinstance(default, tuple) else default)
+            try:
+                values = tuple(kind(part.strip()) for part in text.split(","))
+            except ValueError:
+                what = "whole numbers" if kind is int else "numbers"
+                raise UnlearnError(f"{name} is {text!r}: give {what}, with commas.") from None
+            if not isinstance(default, tuple) and len(values) > 1:
+                raise UnlearnError(f"{name} is {text!r}: give one number.")
+            changes[name] = values if isinstance(default, tuple) else values[0]
+        return cls(audits, **changes)
+
     def attacks(self, case: Case) -> list[Attack]:
         """What is done to every model, in this order."""
         made: list[Attack] = []
@@ -101,8 +124,8 @@ class AuditSpec:
             if audit not in self.audits:
                 continue
             if audit == "relearning":
-                how = self.rates, self.steps, self.batch_size, self.seed
-                made += [Relearning(source, *how) for source in case.sources()]
+                how = self.steps, self.batch_size, self.seed
+                made += [Relearning(s, r, *how) for s in case.sources() for r in self.rates]
             elif audit == "quantisation":
                 made.append(Quantisation(self.formats))
             elif audit == "inside":
@@ -213,7 +236,7 @@ def make_audit(
         spec=_audit_spec(case, attacks, profile),
         **bench.basis.as_dict(),
         metrics=results(rows),
-        trajectory=rows,
+        trajectory=slim(rows),
         documents=_documents(case, parts),
         provenance={**origin, "seconds": seconds, **(about or {})},
     )
@@ -294,7 +317,7 @@ def _measure(
     quiet = not case.bench.execution.progress
     with tqdm(total=work, unit="tok", unit_scale=True, desc="audit", disable=quiet) as bar:
         for attack, name, key in jobs:
-            words = (attack.audit, getattr(attack, "source", ""), name)
+            words = [attack.audit, *(str(getattr(attack, n, "")) for n in ("source", "rate")), name]
             bar.set_postfix_str(" ".join(word for word in words if word))
             done = bar.n
             with store.claim(key):  # whoever else measures it: the first to be done counts
@@ -347,7 +370,7 @@ def _documents(
         for split, columns in part.documents.items():
             mine = found.setdefault(split, {"id": columns["id"]})
             mine |= {f"{name}/{column}": v for column, v in columns.items() if column != "id"}
-            owners = [chunk.rpartition("#")[0] for chunk in columns["id"]]
+            owners = [str(name).rpartition("#")[0] or str(name) for name in columns["id"]]
             if any(read.get(owner) for owner in owners):
                 mine["exposure"] = [read.get(owner, 0) for owner in owners]
     return found

@@ -20,7 +20,6 @@ from unlearnlib.corpus.chunks import Chunk
 from unlearnlib.engine import Execution
 from unlearnlib.errors import UnlearnError
 from unlearnlib.identity import config_hash, oracle_hash
-from unlearnlib.metrics.scores import TokenScores
 from unlearnlib.models import model_hash
 from unlearnlib.scoring import score_chunks
 from unlearnlib.seeds import seeded_generator
@@ -63,7 +62,7 @@ class Case:
     bench      has vanilla (its model), the oracle if there is one, and the documents
     unlearned  the model that is audited
     seed       of how documents are halved, and of the order in which they are taught
-    most       documents of a set that are looked at, at most
+    most       documents of a half, or of general texts, that are looked at, at most
     """
 
     bench: Bench
@@ -121,9 +120,9 @@ class Case:
         return oracle_hash(*self._hashes["unlearned"])
 
     def chunks(self, split: str) -> list[Chunk]:
-        """The chunks of a split: all of the forget set, of another the first `most` documents'."""
+        """The chunks of a split; of the forget and the approximate set all, else of `most`."""
         chunks = self.bench.chunks(split)
-        if split == "forget":
+        if split in ("forget", "approximate"):
             return chunks
         names = [document.id for document in self.bench.data.split(split)[: self.most]]
         return _of(chunks, names)
@@ -181,14 +180,35 @@ def _hashes(model: nn.Module) -> tuple[str, str]:
     return model_hash(model), config_hash(getattr(model, "config", None))
 
 
-def loss_of(
-    model: nn.Module, chunks: Sequence[Chunk], execution: Execution
-) -> tuple[float | None, TokenScores | None]:
-    """(mean loss in nats per token, the scores) of chunks; None of none."""
+def by_document(chunks: Sequence[Chunk], sums: Sequence[float]) -> list[float]:
+    """The loss per token of each document, from the summed losses of its chunks."""
+    names = {name: i for i, name in enumerate(dict.fromkeys(chunk.document for chunk in chunks))}
+    total, count = np.zeros(len(names)), np.zeros(len(names))
+    for chunk, value in zip(chunks, sums, strict=True):
+        total[names[chunk.document]] += value
+        count[names[chunk.document]] += chunk.targets
+    return [float(f"{value:.6g}") for value in total / count]
+
+
+def losses_of(model: nn.Module, chunks: Sequence[Chunk], execution: Execution) -> list[float]:
+    """The loss of each document that the chunks are of, in nats per token."""
     if not chunks:
-        return None, None
+        return []
     scores = score_chunks(model, chunks, execution=execution)
-    return float(f"{-np.mean(scores.logprob, dtype=np.float64):.8g}"), scores
+    return by_document(chunks, -scores.chunk_means(scores.logprob) * scores.lengths)
+
+
+def measured(losses: Sequence[float], unread: Sequence[float]) -> dict[str, Any]:
+    """What a row says of the losses of the documents, and of unread ones: means, and each.
+
+    A mean is over documents, so that a long one counts no more than a short one.
+    """
+    return {
+        "loss": float(f"{np.mean(losses):.8g}"),
+        "unread": float(f"{np.mean(unread):.8g}") if len(unread) else None,
+        "losses": list(losses),
+        "unreads": list(unread),
+    }
 
 
 def tokens(chunks: Sequence[Chunk]) -> int:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 
-from unlearnlib.audits.case import Case, Measured, Tick, loss_of, tokens
+from unlearnlib.audits.case import Case, Measured, Tick, losses_of, measured, tokens
 from unlearnlib.corpus.chunks import MINIMUM_TOKENS, Chunk
 from unlearnlib.scoring import cloze_chunks
 
 FORMS = ("as_is", "middle", "after", "questions")
-LOOKED_AT = {"forget": "loss", "approximate": "unread"}
+LOOKED_AT = ("forget", "approximate")
 
 
 def from_middle(chunks: Sequence[Chunk], special: frozenset[int]) -> list[Chunk]:
@@ -99,14 +99,12 @@ class Context:
         return sum(tokens(self.chunks(case, f, s)) for f in self.forms for s in LOOKED_AT)
 
     def measure(self, case: Case, model: nn.Module, tick: Tick) -> Measured:
-        """The loss in nats per token of each form, on the documents and on unread ones."""
+        """The losses of each form, on the documents and on unread ones."""
         found = Measured()
         for form in self.forms:
-            row: dict[str, Any] = {"form": form}
-            for split, column in LOOKED_AT.items():
-                chunks = self.chunks(case, form, split)
-                row[column] = loss_of(model, chunks, case.execution)[0]
-                tick(tokens(chunks))
-            if row["loss"] is not None:
-                found.rows.append(row)
+            chunks = [self.chunks(case, form, split) for split in LOOKED_AT]
+            if chunks[0]:
+                losses = [losses_of(model, some, case.execution) for some in chunks]
+                found.rows.append({"form": form, **measured(*losses)})
+            tick(sum(map(tokens, chunks)))
         return found

@@ -3,20 +3,17 @@
 The record of an audit has one row per measurement in its `trajectory`; each says of which
 `audit` and of which `model` it is. `results` makes the numbers of its `metrics` from them.
 
-*Memory* of documents is how much less unexpected they are than documents of the same kind that
-no model read: the difference of two losses, in nats per token. Harm that unlearning did to texts of
-this kind, and what any training on such texts repairs, is on both sides and falls out. *Kept* is
-how much of vanilla's memory beyond the retrained model's a model has under the same attack: 0 is as
-if it had never read the documents, 1 is as if nothing had been unlearned. Without a retrained
-model its memory is taken to be 0; without unread documents memory is the loss itself, negated.
+What is *kept*, and *memory*, `memory.py` explains: 0 is as if a model had never read the
+documents, 1 is as if nothing had been unlearned.
 
     relearning        share of the way back from a model's own loss to vanilla's, at most
     relearning/kept   kept after the attack, of several, that lowers the loss most
-    quantisation      kept at the number format that brings back most
-    inside            kept at the layer at which most is
-    context           kept in the context in which most is
-    extraction        the same of what comes out, verbatim
+    quantisation      kept at the number format at which it is surest that something is
+    inside            the same of layers
+    context           the same of contexts
+    extraction        of what vanilla says word by word beyond the retrained model
 
+"NAME/low" and "NAME/high" are the ends of an interval of 95 %, by draws of documents.
 With "/" and a model's name at the end a number is of that model: "relearning/oracle".
 """
 
@@ -26,15 +23,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from unlearnlib.audits.memory import LEAST, Kept, Row, kept, surest
+
 AUDITS = ("relearning", "quantisation", "inside", "context", "extraction")
 MODELS = ("unlearned", "vanilla", "oracle", "impostor")
 SOURCES = ("forget", "approximate", "general")  # what is taught in relearning
 FORMATS = ("int8", "int4", "nf4")
-LEAST = 0.005  # nats per token: two models that are nearer than this are not told apart
-LEAST_SHARE = 0.02  # the same for shares of documents
+LEAST_SHARE = 0.02  # of what vanilla says word by word beyond the retrained model
 CAUGHT = 0.5  # an audit that finds so much of the impostor's documents has caught it
-
-Row = Mapping[str, Any]
 
 
 def rows_of(rows: Iterable[Row], audit: str, **wanted: Any) -> list[Row]:
@@ -85,26 +81,6 @@ def best_attack(rows: Sequence[Row], model: str, source: str) -> Row:
     return min(attacks, key=lambda row: (row["loss"], row["update"], row["rate"]))
 
 
-def memory(row: Row) -> float:
-    """How much less unexpected the documents are than unread ones of the same kind, in nats."""
-    unread = row.get("unread")
-    return (0.0 if unread is None else float(unread)) - float(row["loss"])
-
-
-def kept(rows: Mapping[str, float], model: str, compared: bool) -> float:
-    """How much of vanilla's memory beyond the retrained model's a model has.
-
-    rows      model -> its memory under one attack
-    compared  memory is relative to unread documents, so that it is 0 for who did not read any
-    """
-    base = rows.get("oracle", 0.0 if compared else math.nan)
-    return share(rows[model] - base, rows["vanilla"] - base)
-
-
-def _is_compared(rows: Sequence[Row]) -> bool:
-    return all(row.get("unread") is not None for row in rows)
-
-
 def _suffix(model: str) -> str:
     """What stands behind the name of a number of this model."""
     return "" if model == "unlearned" else f"/{model}"
@@ -126,52 +102,75 @@ def _relearning(rows: Sequence[Row]) -> dict[str, float]:
             best = best_attack(mine, m, source)
             whole = before[m] - before["vanilla"]
             back[source] = share(before[m] - float(best["loss"]), whole)
-            at = {"source": source, "rate": best["rate"], "update": best["update"]}
-            each = {row["model"]: memory(row) for row in rows_of(mine, "relearning", **at)}
-            if "vanilla" in each and ("oracle" in each or "oracle" not in models):
-                left.append(kept(each, m, _is_compared(mine)))
+            if m != "oracle":
+                left.append(kept(alike(mine, best), m))
         found[f"relearning{_suffix(m)}"] = highest(back.values())
-        if m != "oracle":
-            found[f"relearning/kept{_suffix(m)}"] = highest(left)
         found |= {f"relearning/{s}{_suffix(m)}": value for s, value in back.items()}
+        if m != "oracle":
+            found |= _with_interval("relearning/kept", m, surest(left))
     return found
 
 
-def kept_by(rows: Sequence[Row], audit: str, name: str, model: str) -> list[tuple[Any, float]]:
-    """(value, kept) of a model at each value of a column: "format" of quantisation, or "layer"."""
-    mine = rows_of(rows, audit)
-    values = list(dict.fromkeys(row[name] for row in mine))
+def alike(rows: Sequence[Row], attack: Row) -> dict[str, Row]:
+    """Model -> its row under the same attack by relearning.
+
+    Empty where it broke the oracle or vanilla, so that there is nothing to compare with.
+    """
+    at = {name: attack[name] for name in ("source", "rate", "update")}
+    found = {row["model"]: row for row in rows_of(rows, "relearning", **at)}
+    needed = {"vanilla", "oracle"} & set(models_of(rows, "relearning"))
+    return found if needed <= set(found) else {}
+
+
+def slim(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows without the losses of single documents where no result is made of them.
+
+    Of relearning only the attacks that came furthest have them; `results` are the same.
+    """
+    mine = rows_of(rows, "relearning")
+    best = [best_attack(mine, m, s) for m in models_of(mine, "relearning") for s in
+            sources_of(mine) if rows_of(mine, "relearning", model=m, source=s)]  # fmt: skip
+    wanted = {(row["source"], row["rate"], row["update"]) for row in best}
+    each = ("losses", "unreads")
+    return [
+        dict(row)
+        if row["audit"] != "relearning" or (row["source"], row["rate"], row["update"]) in wanted
+        else {name: value for name, value in row.items() if name not in each}
+        for row in rows
+    ]
+
+
+def _with_interval(name: str, model: str, value: Kept) -> dict[str, float]:
+    end = _suffix(model)
+    return {
+        f"{name}{end}": value.value,
+        f"{name}/low{end}": value.low,
+        f"{name}/high{end}": value.high,
+    }
+
+
+COLUMNS = {"quantisation": "format", "inside": "layer", "context": "form"}
+
+
+def kept_by(rows: Sequence[Row], audit: str, model: str) -> list[tuple[Any, Kept]]:
+    """(format, layer or form, what a model kept there) of one of `COLUMNS`."""
+    mine, column = rows_of(rows, audit), COLUMNS[audit]
     found = []
-    for value in values:
-        each = {row["model"]: memory(row) for row in rows_of(mine, audit, **{name: value})}
-        found.append((value, kept(each, model, _is_compared(mine))))
+    for value in dict.fromkeys(row[column] for row in mine):
+        each = {row["model"]: row for row in rows_of(mine, audit, **{column: value})}
+        found.append((value, kept(each, model)))
     return found
 
 
-def _quantisation(rows: Sequence[Row]) -> dict[str, float]:
-    """What is kept at each format, and the most of it."""
-    return _kept_at_most(rows, "quantisation", "format", named=True)
-
-
-def _inside(rows: Sequence[Row]) -> dict[str, float]:
-    """What is kept at the layer where most of it is."""
-    return _kept_at_most(rows, "inside", "layer", named=False)
-
-
-def _context(rows: Sequence[Row]) -> dict[str, float]:
-    """What is kept in each context, and the most of it."""
-    return _kept_at_most(rows, "context", "form", named=True)
-
-
-def _kept_at_most(rows: Sequence[Row], audit: str, name: str, named: bool) -> dict[str, float]:
+def _kept_at_most(rows: Sequence[Row], audit: str) -> dict[str, float]:
+    """What is kept at each format, layer or form, and where it is surest that something is."""
     found: dict[str, float] = {}
     for m in models_of(rows, audit):
         if m in ("vanilla", "oracle"):
             continue
-        values = kept_by(rows, audit, name, m)
-        found[f"{audit}{_suffix(m)}"] = highest(value for _, value in values)
-        if named:
-            found |= {f"{audit}/{at}{_suffix(m)}": value for at, value in values}
+        values = kept_by(rows, audit, m)
+        found |= _with_interval(audit, m, surest([one for _, one in values]))
+        found |= {f"{audit}/{at}{_suffix(m)}": one.value for at, one in values}
     return found
 
 
@@ -215,22 +214,19 @@ def _extraction(rows: Sequence[Row]) -> dict[str, float]:
 
 def results(rows: Sequence[Row]) -> dict[str, float]:
     """The numbers that follow from the rows, as the metrics of an audit's record."""
-    return {
-        **_relearning(rows),
-        **_quantisation(rows),
-        **_inside(rows),
-        **_context(rows),
-        **_extraction(rows),
-    }
+    found = _relearning(rows)
+    for audit in COLUMNS:
+        found |= _kept_at_most(rows, audit)
+    return found | _extraction(rows)
 
 
 def result_names(audits: Sequence[str], sources: Sequence[str] = SOURCES) -> tuple[str, ...]:
     """The numbers of the unlearned model that such an audit gives, known before it is made."""
     parts: dict[str, tuple[str, ...]] = {
-        "relearning": ("kept", *sources),
-        "quantisation": ("full", *FORMATS),
-        "inside": (),
-        "context": ("as_is", "middle", "after", "questions"),
+        "relearning": ("kept", "kept/low", "kept/high", *sources),
+        "quantisation": ("low", "high", "full", *FORMATS),
+        "inside": ("low", "high"),
+        "context": ("low", "high", "as_is", "middle", "after", "questions"),
         "extraction": ("greedy", "leak"),
     }
     return tuple(

@@ -6,13 +6,14 @@ that hides a text at its last layers still says it at earlier ones.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from unlearnlib.audits.case import Case, Measured, Tick, tokens
+from unlearnlib.audits.case import Case, Measured, Tick, by_document, measured, tokens
 from unlearnlib.corpus.chunks import Chunk, collate
 from unlearnlib.decoder import decoder_of, head_of
 from unlearnlib.engine import Execution, micro_batches
@@ -21,7 +22,7 @@ from unlearnlib.objectives import Head, positions_per_chunk
 
 # What models call the norm before their output head.
 NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "norm_f")
-LOOKED_AT = {"forget": "loss", "approximate": "unread"}
+LOOKED_AT = ("forget", "approximate")
 
 
 def final_norm(model: nn.Module) -> nn.Module:
@@ -38,9 +39,9 @@ def final_norm(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def losses_by_layer(
-    model: nn.Module, chunks: list[Chunk], execution: Execution, tick: Tick
-) -> list[float]:
-    """Mean loss of all targets after each layer, in nats per token.
+    model: nn.Module, chunks: Sequence[Chunk], execution: Execution, tick: Tick
+) -> list[list[float]]:
+    """The loss of each document after each layer, in nats per token.
 
     The embedding alone, before the first layer, knows no context, and is left out.
     """
@@ -48,32 +49,37 @@ def losses_by_layer(
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    sums: list[float] = []
+    sums: list[list[float]] = []
     for rows in micro_batches(getattr(model, "config", None), chunks, execution):
-        batch = collate([chunks[i] for i in rows], device)
+        some = [chunks[i] for i in rows]
+        batch = collate(some, device)
         out: Any = decoder_of(model)(
             input_ids=batch.input_ids, use_cache=False, output_hidden_states=True
         )
         # The last of hidden_states is that after the norm; what the model says is another field.
         states = [norm(state) for state in out.hidden_states[1:-1]] + [out.last_hidden_state]
-        sums = sums or [0.0] * len(states)
+        sums = sums or [[0.0] * len(chunks) for _ in states]
         for layer, hidden in enumerate(states):
-            sums[layer] += _loss(hidden[batch.target_mask], head, batch.targets)
-        tick(tokens([chunks[i] for i in rows]))
+            each = _losses(hidden[batch.target_mask], head, batch.targets)
+            for index, part in zip(rows, each.split([c.targets for c in some]), strict=True):
+                sums[layer][index] = float(part.sum())
+        tick(tokens(some))
     model.train(training)
-    count = sum(chunk.targets for chunk in chunks)
-    return [float(f"{total / count:.8g}") for total in sums]
+    return [by_document(chunks, layer) for layer in sums]
 
 
-def _loss(hidden: Tensor, head: Head, targets: Tensor) -> float:
-    """The loss of N positions together, whose full logits never exist."""
-    step, total = positions_per_chunk(head.weight), 0.0
-    for start in range(0, len(hidden), step):
-        logits = head.logits(hidden[start : start + step])
-        total += float(
-            nn.functional.cross_entropy(logits, targets[start : start + step], reduction="sum")
+def _losses(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
+    """(N,) float64 losses of N positions, whose full logits never exist together."""
+    step = positions_per_chunk(head.weight)
+    pieces = [
+        nn.functional.cross_entropy(
+            head.logits(hidden[start : start + step]),
+            targets[start : start + step],
+            reduction="none",
         )
-    return total
+        for start in range(0, len(hidden), step)
+    ]
+    return torch.cat(pieces).cpu().double()
 
 
 @dataclass(frozen=True)
@@ -87,14 +93,13 @@ class Inside:
         return sum(tokens(case.chunks(split)) for split in LOOKED_AT)
 
     def measure(self, case: Case, model: nn.Module, tick: Tick) -> Measured:
-        """The loss by layer, from 1 on, and that on the approximate set (`unread`)."""
-        by_split = {
-            column: losses_by_layer(model, chunks, case.execution, tick)
-            for split, column in LOOKED_AT.items()
-            if (chunks := case.chunks(split))
-        }
-        rows = [dict(zip(by_split, losses, strict=True)) for losses in
-                zip(*by_split.values(), strict=True)]  # fmt: skip
+        """The losses by layer, from 1 on, on the documents and on unread ones."""
+        forget, unread = (
+            losses_by_layer(model, case.chunks(split), case.execution, tick) for split in LOOKED_AT
+        )
         return Measured(
-            [{"layer": layer, "unread": None, **row} for layer, row in enumerate(rows, 1)]
+            [
+                {"layer": layer, **measured(each, unread[layer - 1] if unread else [])}
+                for layer, each in enumerate(forget, 1)
+            ]
         )

@@ -19,13 +19,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from unlearnlib.audits.case import Case, Measured, Tick, loss_of, tokens
+from unlearnlib.audits.case import Case, Measured, Tick, losses_of, measured, tokens
 from unlearnlib.audits.findings import FORMATS
 from unlearnlib.decoder import decoder_of
 from unlearnlib.errors import unknown
 
 GROUP = {"int8": 128, "int4": 128, "nf4": 64}
-LOOKED_AT = {"forget": "loss", "approximate": "unread", "general_evaluation": "general"}
+LOOKED_AT = ("forget", "approximate", "general_evaluation")
 
 
 def nf4_values() -> Tensor:
@@ -85,17 +85,18 @@ class Quantisation:
         return (1 + len(self.formats)) * sum(tokens(case.chunks(s)) for s in LOOKED_AT)
 
     def measure(self, case: Case, model: nn.Module, tick: Tick) -> Measured:
-        """The loss in nats per token, in full and in each format.
+        """The losses on the documents and on unread ones, in full and in each format.
 
-        `loss` is that on the documents, `unread` on the approximate set, `general` on other texts.
+        `general` is the loss on other texts: what rounding costs anyway.
         """
         found = Measured()
+        chunks = {split: case.chunks(split) for split in LOOKED_AT}
         for name in ("full", *self.formats):
             made = model if name == "full" else quantised(model, name)
-            row: dict[str, Any] = {"format": name}
-            for split, column in LOOKED_AT.items():
-                chunks = case.chunks(split)
-                row[column] = loss_of(made, chunks, case.execution)[0]
-                tick(tokens(chunks))
+            losses = {s: losses_of(made, c, case.execution) for s, c in chunks.items()}
+            row = {"format": name, **measured(losses["forget"], losses["approximate"])}
+            if others := losses["general_evaluation"]:
+                row["general"] = sum(others) / len(others)
             found.rows.append(row)
+            tick(sum(map(tokens, chunks.values())))
         return found

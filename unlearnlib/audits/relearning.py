@@ -17,25 +17,33 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 
-from unlearnlib.audits.case import TRAINING_COST, Case, Measured, Tick, loss_of, pupil, tokens
+from unlearnlib.audits.case import (
+    TRAINING_COST,
+    Case,
+    Measured,
+    Tick,
+    losses_of,
+    measured,
+    pupil,
+    tokens,
+)
 from unlearnlib.engine import Part, Training, optimise
 from unlearnlib.methods import Descent
-from unlearnlib.metrics.scores import TokenScores
 
 
 @dataclass(frozen=True)
 class Relearning:
-    """Plain descent on one source, at each of several learning rates.
+    """Plain descent on one source at one learning rate.
 
     source      what is taught: one of `findings.SOURCES`
-    rates       learning rates of AdamW, constant
+    rate        learning rate of AdamW, constant
     steps       after how many updates the held-out half is scored; the last one ends the attack
     batch_size  chunks per update
     seed        of the order in which chunks are taught
     """
 
     source: str = "forget"
-    rates: tuple[float, ...] = (1e-5, 5e-5, 2e-4, 1e-3)
+    rate: float = 2e-4
     steps: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 32)
     batch_size: int = 4
     seed: int = 0
@@ -43,9 +51,8 @@ class Relearning:
 
     def work(self, case: Case) -> int:
         """Tokens that are looked at."""
-        looks = 1 + len(self.rates) * sum(step > 0 for step in self.steps)
         looked = tokens(case.held_out()) + tokens(case.unread())
-        return int(len(self.rates) * max(self.steps) * self._update(case)) + looks * looked
+        return int(max(self.steps) * self._update(case)) + len(self.steps) * looked
 
     def _update(self, case: Case) -> float:
         """What an update costs, in tokens looked at."""
@@ -53,56 +60,45 @@ class Relearning:
         return TRAINING_COST * min(self.batch_size, len(taught)) * tokens(taught) / len(taught)
 
     def measure(self, case: Case, model: nn.Module, tick: Tick) -> Measured:
-        """The loss by rate and update, in nats per token: `loss` on the held-out half.
+        """The losses by update, in nats per token: `loss` on the held-out half.
 
         `unread` is that on documents of the same kind that nobody taught, where there are some.
         """
-        found = Measured()
-        first, scores = self._look(case, model, tick)
-        lowest = first["loss"], scores
-        for rate in self.rates:
-            at = {"source": self.source, "rate": rate}
-            found.rows.append({**at, "update": 0, **first})
-            for update, row, scores in self._attack(case, model, rate, tick):
-                found.rows.append({**at, "update": update, **row})
-                lowest = min(lowest, (row["loss"], scores), key=lambda pair: pair[0])
-        columns: dict[str, list[Any]] = {"id": list(lowest[1].ids)}
-        columns[f"nll_{self.source}"] = _short(lowest[1])
-        found.documents["held_out"] = columns
+        found = Measured([self._row(0, self._look(case, model, tick))])
+        found.rows += [self._row(*one) for one in self._attack(case, model, tick)]
+        for name, chunks in (("held_out", case.held_out()), ("unread", case.unread())):
+            found.documents[name] = {"id": list(dict.fromkeys(c.document for c in chunks))}
         return found
 
-    def _look(self, case: Case, model: nn.Module, tick: Tick) -> tuple[dict[str, Any], TokenScores]:
-        """The losses of a model, and its scores of the held-out half."""
-        loss, scores = loss_of(model, case.held_out(), case.execution)
-        unread, _ = loss_of(model, case.unread(), case.execution)
-        tick(tokens(case.held_out()) + tokens(case.unread()))
-        assert scores is not None  # a forget set that can be halved has a second half
-        return {"loss": loss, "unread": unread}, scores
+    def _row(self, update: int, losses: dict[str, Any]) -> dict[str, Any]:
+        return {"source": self.source, "rate": self.rate, "update": update, **losses}
 
-    def _attack(
-        self, case: Case, model: nn.Module, rate: float, tick: Tick
-    ) -> list[tuple[int, dict[str, Any], TokenScores]]:
-        """(update, losses, scores) of one learning rate, as long as they are finite."""
+    def _look(self, case: Case, model: nn.Module, tick: Tick) -> dict[str, Any]:
+        """The losses of a model on the held-out half, and on unread documents."""
+        held_out, unread = case.held_out(), case.unread()
+        tick(tokens(held_out) + tokens(unread))
+        return measured(
+            losses_of(model, held_out, case.execution), losses_of(model, unread, case.execution)
+        )
+
+    def _attack(self, case: Case, model: nn.Module, tick: Tick) -> list[tuple[int, dict[str, Any]]]:
+        """(update, losses) after each of the steps, as long as they are finite."""
         student = pupil(model)
-        found: list[tuple[int, dict[str, Any], TokenScores]] = []
+        found: list[tuple[int, dict[str, Any]]] = []
         each = int(self._update(case))
 
         def look(update: int) -> None:
             tick(each)
             if update in self.steps:
-                row, scores = self._look(case, student, tick)
-                if np.isfinite(scores.logprob).all():
-                    found.append((update, row, scores))
+                row = self._look(case, student, tick)
+                if np.isfinite([*row["losses"], *row["unreads"]]).all():
+                    found.append((update, row))
 
         optimise(
             student,
             [Part("relearning", case.taught(self.source), Descent())],
-            Training(max(self.steps), self.batch_size, lambda _: rate, seed=self.seed),
+            Training(max(self.steps), self.batch_size, lambda _: self.rate, seed=self.seed),
             execution=case.execution,
             on_update=look,
         )
         return found
-
-
-def _short(scores: TokenScores) -> list[float]:
-    return [float(f"{-value:.6g}") for value in scores.chunk_means(scores.logprob)]

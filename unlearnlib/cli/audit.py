@@ -23,6 +23,7 @@ from unlearnlib.cli.arguments import (
     column_words,
     file_to_write,
     hush_transformers,
+    pairs,
     write_output,
 )
 from unlearnlib.cli.inputs import check_named, chunk_length, is_own, own_documents
@@ -32,8 +33,16 @@ from unlearnlib.devices import choose_device
 from unlearnlib.errors import UnlearnError, unknown
 from unlearnlib.models import load_model
 from unlearnlib.profiles import check_domains
-from unlearnlib.report.audit import audit_page
-from unlearnlib.report.audited import lines, percent, remarks, result_rows, verdict, with_section
+from unlearnlib.report.audit import PAGE, RECORD, audit_files
+from unlearnlib.report.audited import (
+    HEADING,
+    lines,
+    percent,
+    remarks,
+    result_rows,
+    verdict,
+    with_section,
+)
 from unlearnlib.report.tuning import check_extra
 from unlearnlib.store.folder import Store
 from unlearnlib.text import file_name, shell_join, source_name
@@ -44,7 +53,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PAGE, RECORD, CARD = "audit.html", "audit.json", "README.md"
+CARD = "README.md"
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -88,7 +97,8 @@ def audit_command(args: argparse.Namespace) -> Report:
     own = is_own(args.files, args.out)
     check_named(args)
     _check_what(args, own)
-    spec = AuditSpec(audits=_audits(args.only), seed=args.seed)
+    settings = pairs(args.settings, "--set", "rates=1e-5,1e-4")
+    spec = AuditSpec.of_texts(_audits(args.only), settings)
     wanted = [requirement(text, result_names(spec.audits)) for text in args.require]
     files = _files(args)
     card = _card(args)
@@ -105,13 +115,12 @@ def audit_command(args: argparse.Namespace) -> Report:
         about={"unlearned": _run_of(args.model)},
     )
     if files:
-        page = audit_page(
+        texts = audit_files(
             record,
             model=source_name(args.model),
             original=source_name(bench.source),
             documents=len(bench.data.forget),
         )
-        texts = {PAGE: page, RECORD: json.dumps(record.to_json(), indent=1) + "\n"}
         Path(args.out).mkdir(parents=True, exist_ok=True)
         for path in files:
             write_output(path, texts[path.name].encode("utf-8"), "--out", args.force)
@@ -194,8 +203,6 @@ def _card(args: argparse.Namespace) -> Path | None:
     """The model card that the result is put into; `UnlearnError` where there is none of ours."""
     if not args.card:
         return None
-    from unlearnlib.report.audited import HEADING
-
     path = Path(args.model) / CARD
     try:
         known = HEADING in path.read_text(encoding="utf-8")
@@ -262,7 +269,8 @@ def _again(args: argparse.Namespace) -> str:
     words += [] if args.length is None else ["--length", str(args.length)]
     for name in args.only or ():
         words += ["--only", name]
-    words += ["--seed", str(args.seed)] if args.seed else []
+    for text in args.settings:
+        words += ["--set", text]
     for text in args.require:
         words += ["--require", text]
     return shell_join(words)
@@ -291,12 +299,13 @@ def _report(args: argparse.Namespace, record: Record, wanted: Sequence[Requireme
         (
             line.audit,
             percent(line.value),
+            line.interval,
             line.impostor_in_words,
         )
         for line in lines(record)
     ]
     parts = [
-        columns(("audit", "this model", "impostor"), shown),
+        columns(("audit", "this model", "95 % interval", "impostor"), shown),
         columns(("number", "value"), result_rows(record.metrics)),
         "\n".join([verdict(record), *remarks(record)]),
     ]

@@ -342,6 +342,12 @@ low for a small model: `unlearn tune` finds one that reaches the target.""",
     parser.add_argument("--out", metavar="DIR", help="save model, record and model card here")
     parser.add_argument("--force", action="store_true", help="write into an --out that has files")
     parser.add_argument(
+        "--audit",
+        action="store_true",
+        help="then try to bring back what was forgotten, as `unlearn audit` does; the page and the "
+        "card's section go to --out",
+    )
+    parser.add_argument(
         "--plan",
         action="store_true",
         help="do nothing, but say what memory and time the run would take, and what it would cost",
@@ -484,7 +490,15 @@ Exits with 0, with 1 if a requirement is not met, with 2 on bad input.""",
         metavar="NAME<=NUMBER",
         help="what must hold of a number of the report; repeat for several",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of halves and of the order (0)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="NAME=VALUE",
+        help="a setting, several numbers with commas: rates (for a large model rather 1e-6,1e-5), "
+        "steps, batch_size, formats, prefixes, span, tries, seed, most",
+    )
     parser.add_argument(
         "--store",
         metavar="DIR",

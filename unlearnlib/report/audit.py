@@ -6,6 +6,7 @@ matplotlib (the extra `report`).
 
 from __future__ import annotations
 
+import json
 import math
 
 from markupsafe import Markup
@@ -14,6 +15,7 @@ from unlearnlib.audits.findings import CAUGHT, SOURCES, kept_by, rows_of
 from unlearnlib.report.audited import (
     ASKED,
     MODEL_TITLES,
+    between,
     found_something,
     lines,
     models,
@@ -26,6 +28,7 @@ from unlearnlib.report.tuning import check_extra
 from unlearnlib.store.record import Record
 from unlearnlib.text import show
 
+PAGE, RECORD = "audit.html", "audit.json"
 SOURCE_WORDS = {
     "forget": "the other half of the documents to forget",
     "approximate": "documents of the same kind that no model read",
@@ -42,6 +45,12 @@ WORDS = {
     "after": "behind another text",
     "questions": "facts, asked in other words",
 }
+
+
+def audit_files(record: Record, *, model: str, original: str, documents: int) -> dict[str, str]:
+    """Name -> text of what an audit leaves in a folder: the page, and the record."""
+    page = audit_page(record, model=model, original=original, documents=documents)
+    return {PAGE: page, RECORD: json.dumps(record.to_json(), indent=1) + "\n"}
 
 
 def audit_page(record: Record, *, model: str, original: str, documents: int) -> str:
@@ -82,8 +91,9 @@ def audit_page(record: Record, *, model: str, original: str, documents: int) -> 
         hidden=found_something(record),
         most=CAUGHT,
         taught=_taught(record),
-        rounded=_kept(record, "quantisation", "format"),
-        contexts=_kept(record, "context", "form"),
+        rounded=_kept(record, "quantisation"),
+        contexts=_kept(record, "context"),
+        layered=_kept(record, "inside"),
         extracted=_extracted(record),
         extracted_header=_extracted_header(record),
         figures={name: Markup(figure) for name, figure in figures.items()},
@@ -110,14 +120,22 @@ def _taught(record: Record) -> list[tuple[str, ...]]:
     ]
 
 
-def _kept(record: Record, audit: str, column: str) -> list[tuple[str, str, str]]:
-    """(what was tried, kept by this model, by the impostor) of quantisation, or of context."""
+def _kept(record: Record, audit: str) -> list[tuple[str, ...]]:
+    """(what was tried, kept by this model, between, kept by the impostor) of an audit's parts."""
     if not rows_of(record.trajectory, audit):
         return []
     ours, theirs = (
-        dict(kept_by(record.trajectory, audit, column, name)) for name in ("unlearned", "impostor")
+        dict(kept_by(record.trajectory, audit, name)) for name in ("unlearned", "impostor")
     )
-    return [(WORDS[name], percent(ours[name]), percent(theirs[name])) for name in ours]
+    return [
+        (
+            WORDS.get(name, f"layer {name}"),
+            percent(one.value),
+            between(one.low, one.high),
+            percent(theirs[name].value),
+        )
+        for name, one in ours.items()
+    ]
 
 
 def _extracted_header(record: Record) -> tuple[str, ...]:

@@ -9,15 +9,14 @@ from typing import Any
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from unlearnlib.audits.findings import (
-    Row,
     best_attack,
     curve,
     kept_by,
-    memory,
     models_of,
     rows_of,
     sources_of,
 )
+from unlearnlib.audits.memory import Row, memory
 from unlearnlib.figures import DescribedFigure, Layout, add_legend, figure_function, mark_handle
 from unlearnlib.looks import BASELINE_STYLES, GREY
 from unlearnlib.report.audited import MODEL_TITLES
@@ -97,8 +96,8 @@ def inside(record: Record, *, narrow: bool = False) -> DescribedFigure:
     ax.set_ylabel(f"loss on the documents\n{what}, nats")
     _legend(figure, layout, models)
     layers = [
-        f"layer {layer} {number(100 * value, 2)} %"
-        for layer, value in kept_by(rows, "inside", "layer", "unlearned")
+        f"layer {layer} {number(100 * one.value, 2)} %"
+        for layer, one in kept_by(rows, "inside", "unlearned")
     ]
     figure.alt = (
         "How much of the memory of the model before is there at each layer of this model: "

@@ -36,13 +36,16 @@ class Line:
     """One audit: how much it found of what the model before had; NaN where it cannot tell.
 
     value     in the model that is audited: 0 as if it had never read the documents, 1 as before
-    impostor  the same in the impostor
+    low, high of its 95 % interval; NaN where there is none
+    impostor  the same as `value` in the impostor
     back      relearning's share of the way back from the model's own loss, and the retrained
               model's under the same attack; NaN of other audits
     """
 
     audit: str
     value: float
+    low: float
+    high: float
     impostor: float
     back: float = math.nan
     back_oracle: float = math.nan
@@ -51,6 +54,16 @@ class Line:
     def catches(self) -> bool:
         """Whether it tells an impostor from a model that has forgotten."""
         return self.impostor >= CAUGHT
+
+    @property
+    def finds(self) -> bool:
+        """Whether something is there: more than a little, and not by chance."""
+        return self.value >= PART and not self.low <= 0
+
+    @property
+    def interval(self) -> str:
+        """The 95 % interval as it is printed."""
+        return between(self.low, self.high)
 
     @property
     def impostor_in_words(self) -> str:
@@ -67,6 +80,8 @@ def lines(record: Record) -> list[Line]:
         Line(
             name,
             found[headline(name)],
+            found.get(f"{headline(name)}/low", math.nan),
+            found.get(f"{headline(name)}/high", math.nan),
             found.get(f"{headline(name)}/impostor", math.nan),
             found.get(name, math.nan) if name == "relearning" else math.nan,
             found.get(f"{name}/oracle", math.nan) if name == "relearning" else math.nan,
@@ -87,6 +102,11 @@ def percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.0f} %".replace("-", "−")
 
 
+def between(low: float, high: float) -> str:
+    """An interval of shares as it is printed."""
+    return "–" if math.isnan(low) else f"{percent(low)} to {percent(high)}"
+
+
 def found_something(record: Record) -> bool:
     """Whether the answer is not good: something was found, or nothing that counts was asked."""
     return _worst(record) is not None or not _cleared(record)
@@ -98,13 +118,13 @@ def _worst(record: Record) -> Line | None:
     Also one that the impostor passes: what it finds is there, and only where it finds nothing does
     it say little.
     """
-    known = [line for line in lines(record) if line.value >= PART]
+    known = [line for line in lines(record) if line.finds]
     return max(known, key=lambda line: line.value, default=None)
 
 
 def _cleared(record: Record) -> list[Line]:
     """The audits that catch an impostor and found nothing in this model."""
-    return [line for line in lines(record) if line.catches and line.value < PART]
+    return [line for line in lines(record) if line.catches and not line.finds and line.value < PART]
 
 
 def verdict(record: Record) -> str:
@@ -184,7 +204,8 @@ def audit_section(record: Record | None) -> str:
     return (
         f"{HEADING}\n\n**{verdict(record)}**\n\n"
         "0 % is as if the model had never read the documents, 100 % is as before unlearning.\n\n"
-        f"| Audit | What it asks | This model | Impostor |\n| --- | --- | --- | --- |\n{rows}\n\n"
+        f"| Audit | What it asks | This model | 95 % interval | Impostor |\n"
+        f"| --- | --- | --- | --- | --- |\n{rows}\n\n"
         f"{notes}\n"
     )
 
