@@ -183,3 +183,50 @@ def test_an_impostor_that_passes_is_told(record: Record) -> None:
     assert "| extraction |" in text and "0 %, passes" in text
     changed.metrics["extraction/impostor"] = float("nan")
     assert "passes" not in audit_section(changed)
+
+
+# --- run and then audit --------------------------------------------------------------------------
+
+
+def test_a_run_may_be_audited_at_once_and_a_later_run_is_not(
+    folder: Path, unlearn: Unlearn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("unlearnlib.cli.run.AuditSpec", lambda: AuditSpec(("inside",)))
+    words = ["run", "--model", str(folder / "original"), "--method", "ga", "--updates", "1"]
+    words += ["--forget", str(folder / "forget.jsonl"), "--length", "48", "--device", "cpu"]
+    words += ["--approximate", str(folder / "approximate.jsonl"), "--quiet", "--json"]
+    out = tmp_path / "out"
+    code, said, err = unlearn(*words, "--out", out, "--audit")
+    assert code == 0, err
+    found = json.loads(said)["audit"]
+    assert found["metrics"]["inside/impostor"] == pytest.approx(1.0)
+    card_text = (out / "README.md").read_text(encoding="utf-8")
+    assert HEADING in card_text and "Not audited" not in card_text
+    assert "unlearned: is it gone, or hidden?" in (out / "audit.html").read_text(encoding="utf-8")
+    # The same model, audited from its folder, has been measured already.
+    words = ["audit", "--model", out, "--original", folder / "original", "--only", "inside"]
+    words += ["--forget", folder / "forget.jsonl", "--approximate", folder / "approximate.jsonl"]
+    code, said, err = unlearn(*words, "--length", "48", "--device", "cpu", "--json", "--card")
+    assert code == 0 and "measurements are to be made" not in err, err
+    assert json.loads(said)["key"] == found["key"]
+    again = (out / "README.md").read_text(encoding="utf-8")
+    assert again == card_text
+
+
+def test_a_model_that_replaces_an_audited_one_takes_its_audit_away(
+    folder: Path, unlearn: Unlearn, tmp_path: Path
+) -> None:
+    words = ["run", "--model", str(folder / "original"), "--method", "ga", "--updates", "1"]
+    words += ["--forget", str(folder / "forget.jsonl"), "--length", "48", "--device", "cpu"]
+    words += ["--quiet", "--json", "--out", str(tmp_path / "out")]
+    assert unlearn(*words)[0] == 0
+    (tmp_path / "out" / "audit.html").write_text("of the first model", encoding="utf-8")
+    assert unlearn(*words, "--force")[0] == 0
+    assert not (tmp_path / "out" / "audit.html").exists()
+    assert "Not audited" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_run_that_cannot_be_audited_says_so_before_it_starts(unlearn: Unlearn) -> None:
+    code, out, err = unlearn("run", "--profile", "stream", "--set", "exposure=2", "--audit")
+    assert (code, out) == (2, "") and "exposure is 2, and an audit is" in err
