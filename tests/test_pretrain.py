@@ -142,7 +142,7 @@ def test_the_stream_is_tokenised_once_for_all_models(
     assert asked == ["vanilla"]
     other = dataclasses.replace(recipe, corpus_seed=1)
     assert text_of("vanilla", other).documents == 3 and len(asked) == 2  # another seed, other texts
-    with pytest.raises(UnlearnError, match=r"^'oracle-poems' is no lab model"):
+    with pytest.raises(UnlearnError, match=r"^unknown lab model 'oracle-poems': "):
         text_of("oracle-poems", recipe)
 
 
