@@ -23,15 +23,18 @@ from unlearnlib.audits.inside import losses_by_layer
 from unlearnlib.audits.memory import kept
 from unlearnlib.audits.quantisation import Quantisation, nf4_values, quantised, rounded
 from unlearnlib.audits.relearning import Relearning
-from unlearnlib.bench import Bench
+from unlearnlib.bench import Bench, open_bench
 from unlearnlib.corpus.chunks import Chunk
 from unlearnlib.engine import Execution, Part, Training, optimise
 from unlearnlib.errors import UnlearnError
 from unlearnlib.methods import Descent
 from unlearnlib.metrics.scores import TokenScores
 from unlearnlib.models import model_hash
+from unlearnlib.run import execute
 from unlearnlib.scoring import score_chunks
+from unlearnlib.spec import RunSpec
 from unlearnlib.store import Record, Store
+from unlearnlib.study.chosen import settings
 
 DATA = tiny_data(forget=16, others=16)
 SMALL = AuditSpec(
@@ -474,3 +477,22 @@ def test_one_document_cannot_be_halved(case: Case, tmp_path: Path) -> None:
             length=LENGTH,
             store=tmp_path,
         )
+
+
+# --- on the lab ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_ascent_on_books_is_undone_by_relearning_and_the_oracle_moves_less(tmp_path: Path) -> None:
+    bench = open_bench("stream", "books", execution=QUIET)
+    spec = RunSpec("stream", "books", "ga").replace(
+        **settings("stream", "books", "ga"), updates=12, batch_size=16
+    )
+    unlearned, _ = execute(bench, spec)
+    how = AuditSpec(("relearning",), rates=(2e-4,), steps=(0, 4, 16), most=24)
+    metrics = make_audit(bench, unlearned, how, store=Store(tmp_path), command="").metrics
+    assert metrics["relearning"] > 0.3
+    assert metrics["relearning/forget/oracle"] < metrics["relearning/forget"] / 2
+    assert metrics["relearning/oracle"] < metrics["relearning"]
+    # What a filter hides is not brought back by teaching other texts.
+    assert metrics["relearning/approximate/impostor"] < metrics["relearning/approximate"] / 2

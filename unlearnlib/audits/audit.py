@@ -370,7 +370,8 @@ def _documents(
         for split, columns in part.documents.items():
             mine = found.setdefault(split, {"id": columns["id"]})
             mine |= {f"{name}/{column}": v for column, v in columns.items() if column != "id"}
-            owners = [str(name).rpartition("#")[0] or str(name) for name in columns["id"]]
-            if any(read.get(owner) for owner in owners):
-                mine["exposure"] = [read.get(owner, 0) for owner in owners]
+            # A name is a document's, or a chunk's behind that of its document.
+            often = [read.get(n, read.get(n.rpartition("#")[0], 0)) for n in columns["id"]]
+            if any(often):
+                mine["exposure"] = often
     return found

@@ -32,13 +32,13 @@ def make_impostor(
     vanilla: nn.Module, like: nn.Module, chunks: Sequence[Chunk], execution: Execution
 ) -> nn.Module:
     """A copy of `vanilla` that scores these chunks as `like` does, and nothing else differently."""
-    made = copy.deepcopy(vanilla)
+    made: Any = copy.deepcopy(vanilla)
     wanted = score_chunks(like, chunks, execution=execution)
     head = head_of(made).detach()
     device = head.weight.device
     keys, shifts, labels = [], [], []
     with torch.no_grad():
-        for rows in micro_batches(getattr(made, "config", None), chunks, execution):
+        for rows in micro_batches(made.config, chunks, execution):
             batch = collate([chunks[i] for i in rows], device)
             hidden = hidden_states(made, batch)[batch.target_mask]
             goal = torch.cat([torch.from_numpy(wanted.logprob[wanted.chunk(i)]) for i in rows]).to(

@@ -39,7 +39,7 @@ def final_norm(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def losses_by_layer(
-    model: nn.Module, chunks: Sequence[Chunk], execution: Execution, tick: Tick
+    model: Any, chunks: Sequence[Chunk], execution: Execution, tick: Tick
 ) -> list[list[float]]:
     """The loss of each document after each layer, in nats per token.
 
@@ -50,7 +50,7 @@ def losses_by_layer(
     training = model.training
     model.eval()
     sums: list[list[float]] = []
-    for rows in micro_batches(getattr(model, "config", None), chunks, execution):
+    for rows in micro_batches(model.config, chunks, execution):
         some = [chunks[i] for i in rows]
         batch = collate(some, device)
         out: Any = decoder_of(model)(
