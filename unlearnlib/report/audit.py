@@ -29,6 +29,12 @@ from unlearnlib.store.record import Record
 from unlearnlib.text import show
 
 PAGE, RECORD = "audit.html", "audit.json"
+IN_WORDS = {
+    "unlearned": "this model",
+    "vanilla": "the model before unlearning",
+    "oracle": "the retrained model",
+    "impostor": "an impostor",
+}
 SOURCE_WORDS = {
     "forget": "the other half of the documents to forget",
     "approximate": "documents of the same kind that no model read",
@@ -50,7 +56,7 @@ WORDS = {
 def audit_files(record: Record, *, model: str, original: str, documents: int) -> dict[str, str]:
     """Name -> text of what an audit leaves in a folder: the page, and the record."""
     page = audit_page(record, model=model, original=original, documents=documents)
-    return {PAGE: page, RECORD: json.dumps(record.to_json(), indent=1) + "\n"}
+    return {PAGE: page, RECORD: json.dumps(record.to_json()) + "\n"}
 
 
 def audit_page(record: Record, *, model: str, original: str, documents: int) -> str:
@@ -84,7 +90,8 @@ def audit_page(record: Record, *, model: str, original: str, documents: int) -> 
         remarks=remarks(record),
         lines=lines(record),
         asked=ASKED,
-        attacked=[MODEL_TITLES[name].lower() for name in models(record)],
+        attacked=[IN_WORDS[name] for name in models(record)],
+        tries=_tries(record),
         percent=percent,
         show=show,
         isnan=math.isnan,
@@ -145,11 +152,16 @@ def _extracted_header(record: Record) -> tuple[str, ...]:
     return ("tokens given", *(f"{kind}: {title}" for kind in kinds for title in titles))
 
 
+def _tries(record: Record) -> int:
+    """The largest number of samples that extraction counted; 0 without extraction."""
+    rows = rows_of(record.trajectory, "extraction")
+    return max((int(row["tries"]) for row in rows), default=0)
+
+
 def _extracted(record: Record) -> list[tuple[str, ...]]:
     """(length of prefix, then greedy and leak of each model) of extraction, on the documents."""
     rows = rows_of(record.trajectory, "extraction", split="forget")
-    tries = max((int(row["tries"]) for row in rows), default=0)
-    found = []
+    tries, found = _tries(record), []
     for prefix in sorted({int(row["prefix"]) for row in rows}):
         cells = [str(prefix)]
         for kind, k in (("greedy", 0), ("leak", tries)):

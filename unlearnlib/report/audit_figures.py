@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from unlearnlib.audits.findings import (
@@ -17,15 +18,15 @@ from unlearnlib.audits.findings import (
     sources_of,
 )
 from unlearnlib.audits.memory import Row, memory
-from unlearnlib.figures import DescribedFigure, Layout, add_legend, figure_function, mark_handle
+from unlearnlib.figures import DescribedFigure, Layout, add_legend, figure_function
 from unlearnlib.looks import BASELINE_STYLES, GREY
 from unlearnlib.report.audited import MODEL_TITLES
 from unlearnlib.store.record import Record
 from unlearnlib.text import number
 
 SOURCE_TITLES = {
-    "forget": "Taught: the other half",
-    "approximate": "Taught: unread documents",
+    "forget": "Taught: half of them",
+    "approximate": "Taught: unread ones",
     "general": "Taught: general texts",
 }
 STYLES: Mapping[str, Mapping[str, Any]] = {
@@ -37,7 +38,7 @@ STYLES: Mapping[str, Mapping[str, Any]] = {
 
 
 def _legend(figure: DescribedFigure, layout: Layout, models: tuple[str, ...]) -> None:
-    handles = [mark_handle(MODEL_TITLES[m], **STYLES[m]) for m in models]
+    handles = [Line2D([], [], label=MODEL_TITLES[m], **STYLES[m]) for m in models]
     add_legend(figure, layout, extra=handles)
 
 

@@ -133,8 +133,8 @@ def verdict(record: Record) -> str:
     if worst is not None:
         how = "Hidden" if worst.value >= CAUGHT else "Hidden in part"
         return (
-            f"{how}: the audit “{worst.audit}” finds {percent(worst.value)} of what the model "
-            f"before had of the documents beyond {_measure(record)}."
+            f"{how}: the audit “{worst.audit}” finds that {percent(worst.value)} of what the model "
+            f"before unlearning knew of the documents beyond {_measure(record)} is still there."
         )
     if not cleared:
         return (
@@ -143,9 +143,9 @@ def verdict(record: Record) -> str:
         )
     names = " and ".join(f"“{line.audit}”" for line in cleared)
     return (
-        f"Nothing was found beyond {percent(PART)} of what the model before had of the documents "
-        f"beyond {_measure(record)}, by {names}, which {'catch' if len(cleared) > 1 else 'catches'}"
-        " an impostor."
+        f"Little is left: less than {percent(PART)} of what the model before unlearning knew of "
+        f"the documents beyond {_measure(record)}, by {names}, which "
+        f"{'catch' if len(cleared) > 1 else 'catches'} an impostor."
     )
 
 
@@ -197,7 +197,8 @@ def audit_section(record: Record | None) -> str:
             "`unlearn audit` tries it.\n"
         )
     rows = "\n".join(
-        f"| {line.audit} | {ASKED[line.audit]} | {percent(line.value)} | {line.impostor_in_words} |"
+        f"| {line.audit} | {ASKED[line.audit]} | {percent(line.value)} | {line.interval} | "
+        f"{line.impostor_in_words} |"
         for line in lines(record)
     )
     notes = "\n".join(f"- {said}" for said in remarks(record))
