@@ -33,6 +33,7 @@ SHARED = {
     "origins",
     "peers",
     "records",
+    "theory",
 }  # modules of the book that are no chapter
 OF_ALL = {"no_torch"}  # tests of all modules of the book together
 # Chapters whose studies may be missing at a profile, and which then say so.
