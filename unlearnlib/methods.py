@@ -173,3 +173,18 @@ def data_of(method: Method) -> str:
     """The sets of documents that a method needs."""
     more = {None: "", "general": ", general", "in_distribution": ", retain"}
     return "forget" + more[method.data]
+
+
+def row_in_words(method: Method) -> dict[str, str]:
+    """What a row is, as tables print it: heading -> words."""
+    short = {Descent: "descent", KLToOriginal: "KL", JensenShannon: "Jensen-Shannon"}
+    usual = "" if method.retain is None else "its own"
+    options = method.options.items()
+    return {
+        "family": family_of(method.forget),
+        "weight or target": formula_of(method.forget),
+        "strengths": " ".join(f"{option}={value:g}" for option, value in options),
+        "retain term": next((w for t, w in short.items() if type(method.retain) is t), usual),
+        "documents": data_of(method),
+        "more memory": memory_of(method),
+    }

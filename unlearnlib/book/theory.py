@@ -379,7 +379,7 @@ def _with_range(values: np.ndarray) -> str:
 
 @figure_function
 def synthetic_figure(courses: Sequence[Course], *, narrow: bool = False) -> DescribedFigure:
-    """Distance to the retrained model over steps, on what is forgotten and on what is kept."""
+    """Distance to the retrained model over steps: the middle seed, and all of them shaded."""
     if not courses:
         raise UnlearnError("there is no method to draw: give `synthetic` at least one.")
     layout = Layout(narrow)
@@ -395,7 +395,7 @@ def synthetic_figure(courses: Sequence[Course], *, narrow: bool = False) -> Desc
         set_log_axis(ax, "y", *axis_range([low, *(float(v.mean(0).max()) for v in values)]))
         for course, each in zip(courses, values, strict=True):
             look = _line(course.method)
-            mean = np.maximum(each.mean(0), ax.get_ylim()[0])
+            middle = np.maximum(np.median(each, 0), ax.get_ylim()[0])
             ax.fill_between(
                 course.steps,
                 np.maximum(each.min(0), ax.get_ylim()[0]),
@@ -404,7 +404,7 @@ def synthetic_figure(courses: Sequence[Course], *, narrow: bool = False) -> Desc
                 alpha=0.12,
                 linewidth=0,
             )
-            ax.plot(course.steps, mean, **look)
+            ax.plot(course.steps, middle, **look)
         if kind == "forget":
             ax.axhline(NEAR, **BASELINE_STYLES["oracle"])
     add_legend(
