@@ -43,8 +43,8 @@ PATIENT = ("forget_size", "robust_region", "sensitivity", "target_check", "what_
 # profile, and a real model's are shown beside those of the lab.
 OTHERS = {"engine", "real_model", "step_by_step", "open_in_colab"}
 EMPTY = sorted({path.stem for path in TEMPLATES} - OTHERS)
-# What these draw without records: the authors' release by account, and texts.
-DRAWN_ANYWAY = {"cost", "data", "what_holds"}
+# What these draw without records: the authors' release by account, texts, and solved problems.
+DRAWN_ANYWAY = {"cost", "data", "modern_methods", "what_holds"}
 
 every_template = pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
 # The first page answers and leads on; it teaches nothing and shows every domain.

@@ -112,7 +112,7 @@ def growth(
     before = draw.normal(size=dimension)
     theta, logr = before.copy(), log_expit(signed @ before)
     wanted = np.unique(np.geomspace(1, steps, 400).round()).astype(int)
-    distances = []
+    distances: list[float] = []
     for step in range(1, steps + 1):
         margin = signed @ theta
         weight = npo_weight(log_expit(margin), logr, beta)
