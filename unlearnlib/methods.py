@@ -7,6 +7,13 @@ An update of the model minimises
 and each of the paper's seven methods is a choice of the two terms and of the data. A new method
 is a new row (`register`), a new term a small class with the two functions of `Term`; nothing
 else in the package asks which method it is running.
+
+Two methods that peers have are no rows. RMU (Li et al. 2024, arXiv 2403.03218) needs the states of
+a layer in the middle, which the engine never holds: it would take a hook that captures them once
+although layers are recomputed, gathered or packed, in every architecture, and a second kind of term
+beside the one that sees the last states and the head. A task vector (Ilharco et al. 2023, arXiv
+2212.04089) is subtracted after training on the forget set, so no probe on the way is of the model
+that comes out, and what is compared, stopped and interrupted here is a run along its updates.
 """
 
 from __future__ import annotations
