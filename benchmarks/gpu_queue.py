@@ -32,6 +32,7 @@ import functools
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -945,6 +946,8 @@ def main() -> int:
     parser.add_argument("--publish", type=Path, metavar="OUT", help="put OUT into data/, and stop")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and texts, on a CPU")
     arguments = parser.parse_args()
+    # A call that is ended at its limit saves what it has, too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # cuBLAS reads it once: with it its products are repeatable.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     with contextlib.ExitStack() as stack:

@@ -14,7 +14,7 @@ import torch
 from helpers import QUIET, documents, flat, tiny_tokenizer
 
 from unlearnlib.corpus import fictitious
-from unlearnlib.corpus.documents import hash_documents
+from unlearnlib.corpus.documents import Document, hash_documents
 from unlearnlib.errors import UnlearnError
 from unlearnlib.models import load_model, model_hash, parameter_count
 from unlearnlib.pretrain import (
@@ -23,9 +23,11 @@ from unlearnlib.pretrain import (
     lab_documents,
     lab_tokenizer,
     new_model,
+    text_of,
     train_from_scratch,
     train_lab_model,
     train_tokenizer,
+    training_chunks,
 )
 from unlearnlib.spec import DOMAINS
 from unlearnlib.trained import lab_checkpoint
@@ -110,6 +112,50 @@ def test_a_record_tells_how_its_model_was_made(
     assert record["model_hash"] == model_hash(load_model(folder))
     assert Recipe(**record["recipe"]) == TINY
     assert len(record["losses"]) == record["updates"] == TINY.updates(8)
+
+
+def test_the_stream_is_tokenised_once_for_all_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept of it gives each model what its own documents would have given it."""
+    told = {"books-forget-4x-0001": 4, "books-rest-0001": 1, "arxiv-forget-2x-0001": 2}
+    few = [
+        dataclasses.replace(document, id=name, exposure=read)
+        for document, (name, read) in zip(documents("train", 3), told.items(), strict=True)
+    ]
+    asked = []
+
+    def stream_of(name: str, seed: int = 0, read: int = 0) -> list[Document]:
+        asked.append(name)
+        return few
+
+    monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path))
+    monkeypatch.setattr("unlearnlib.pretrain.lab_documents", stream_of)
+    monkeypatch.setattr("unlearnlib.pretrain.lab_tokenizer", lambda recipe: tiny_tokenizer())
+    recipe = dataclasses.replace(TINY, documents=1, seed=3)
+    for name, read in (("vanilla", few), ("oracle-books", few[1:]), ("oracle-arxiv-s1", few[:2])):
+        text = text_of(name, recipe)
+        expected = training_chunks(recipe, tiny_tokenizer(), read)
+        assert [(c.id, c.tokens) for c in text.chunks] == [(c.id, c.tokens) for c in expected]
+        assert text.data_hash == hash_documents(read) and text.documents == len(read)
+        assert len(text.chunks) == sum(document.exposure for document in read)
+    assert asked == ["vanilla"]
+    other = dataclasses.replace(recipe, corpus_seed=1)
+    assert text_of("vanilla", other).documents == 3 and len(asked) == 2  # another seed, other texts
+    with pytest.raises(UnlearnError, match=r"^unknown lab model 'oracle-poems': "):
+        text_of("oracle-poems", recipe)
+
+
+def test_a_document_of_the_stream_fits_into_a_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = [dataclasses.replace(documents("train", 1)[0], exposure=1)]
+    monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path))
+    monkeypatch.setattr("unlearnlib.pretrain.lab_documents", lambda name, seed=0, read=0: few)
+    monkeypatch.setattr("unlearnlib.pretrain.lab_tokenizer", lambda recipe: tiny_tokenizer())
+    short = dataclasses.replace(TINY, documents=1, length=8)
+    with pytest.raises(UnlearnError, match=r"^a document is longer than 8 tokens: "):
+        text_of("vanilla", short)
 
 
 def test_pre_training_that_diverges_is_an_error(

@@ -92,8 +92,9 @@ class Recipe:
 
 
 RECIPE = Recipe()
-# `tools/peak_rate.py` tries peak rates on a stream of a quarter the size; what it has tried so far
-# is in `data/stream/peak_rate.json`.
+# The stream's recipe is the best of those in `data/stream/peak_rate.json`: rates and batch sizes on
+# a stream of a fifth the size (`tools/peak_rate.py`), then four recipes on all of it
+# (`benchmarks/gpu_lab.py --sweep`).
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "lab": RECIPE,

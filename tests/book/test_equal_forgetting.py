@@ -28,6 +28,7 @@ from unlearnlib.book.at_equal import (
     band_of,
 )
 from unlearnlib.book.equal_forgetting import (
+    BASE_TITLES,
     agreement_figure,
     agreement_table,
     agreements,
@@ -41,6 +42,7 @@ from unlearnlib.book.equal_forgetting import (
 from unlearnlib.errors import UnlearnError
 from unlearnlib.looks import method_title
 from unlearnlib.store import Record
+from unlearnlib.text import number
 
 DOMAINS = ("arxiv", "books")
 BASELINES = equal.baselines(DOMAINS)
@@ -153,11 +155,14 @@ def test_the_figure_has_the_best_method_on_top_and_says_every_value(measure: str
     made, bands = found()
     figure = methods_by(made, bands, measure)
     order = [method_title(m) for m in overall_order(made, measure)]
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == order
+    rows = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert rows == [*order, "before unlearning"]
     assert order == [method_title(m) for m in BEST_FIRST]
     for domain, base in itertools.product(DOMAINS, made.bases):
         value = with_interval(made.estimate(measure, domain, "ga", base=base))
         assert f"GA {value}" in figure.alt
+        start = number(made.before[domain, base][measure], 2)
+        assert f"{BASE_TITLES[base]} before unlearning {start}" in figure.alt
     assert "retrained model" in " ".join(t.get_text() for ax in figure.axes for t in ax.texts)
 
 
@@ -220,7 +225,7 @@ def test_the_notebook_shows_all_of_it_from_published_records(
         tmp_path
     )  # where there is no book, so each figure is drawn into the page alone
     monkeypatch.setenv("UNLEARN_STORE", str(tmp_path / "runs"))
-    few = {"domains": list(DOMAINS), "methods": "ga,ga_gd_in_dist,adversarial"}
+    few = {"profile": "lab", "domains": list(DOMAINS), "methods": "ga,ga_gd_in_dist,adversarial"}
     pages = shown("equal_forgetting", few, monkeypatch)
     figures = re.findall(r"exhibits\.show\(", code(NOTEBOOKS / "equal_forgetting.ipynb"))
     assert sum("<figure" in page for page in pages) == len(figures) == 4

@@ -3,7 +3,9 @@
 A run is taken where its perplexity on the forgotten documents reaches that of the retrained model:
 between the two probes around that point the logarithms of perplexities, divergences and AUCs are
 interpolated over the update. Harm is the worst of retain, approximate and general perplexity there,
-each against the retrained model's: ln of the ratio, nats per token.
+each against the retrained models': ln of the ratio to their geometric mean, nats per token. All
+retrained models of a domain count, whichever vanilla a run starts from: on texts to keep two of
+them differ by as much as a method differs from one of them.
 
 Intervals come from resampling documents, the same ones for every run of a domain, and the runs of a
 method on a domain (its seeds). The last part is about leeway: how far a run may be off.
@@ -47,6 +49,7 @@ RESAMPLES = 1000
 LEVEL = 0.95  # of every interval
 # Records keep a document's loss in a few digits: a level made of them is met within this, in nats.
 SLACK = 1e-4
+ROUNDING = 1e-6  # of two computations of one perplexity, in its logarithm
 
 
 # ---- whom a run is compared with ------------------------------------------------------------
@@ -69,6 +72,25 @@ def scores_for(baselines: Iterable[Record], run: Record, names: Mapping[str, str
         if known:
             return min(known, key=lambda r: r.basis != run.basis)
     return None
+
+
+def retrained_models(baselines: Iterable[Record], run: Record, own: Record) -> list[Record]:
+    """The scores of all retrained models on a run's texts, `own` alone if there are no others."""
+    names = set(SIBLINGS)
+    found = [
+        r
+        for r in select(baselines, run.spec["domain"])
+        if r.data_hash == run.data_hash
+        and base_of(r) == "vanilla"
+        and r.spec.get("baseline") in names
+    ]
+    return found if len(found) > 1 else [own]
+
+
+def mean_log(records: Iterable[Record], split: str) -> float:
+    """The mean of ln perplexity on a split over some models; NaN where one has none."""
+    values = [float(r.metrics.get(f"{split}/perplexity", math.nan)) for r in records]
+    return fmean(math.log(x) if x > 0 else math.nan for x in values)
 
 
 def named_scores(baselines: Iterable[Record], domain: str, name: str) -> Record | None:
@@ -206,17 +228,18 @@ class Crossing:
 
 
 def find_crossing(
-    rows: Sequence[Mapping[str, Any]], level: float, name: str = FORGET
+    rows: Sequence[Mapping[str, Any]], level: float, name: str = FORGET, slack: float = SLACK
 ) -> Crossing | None:
     """Where ln of a probed perplexity first reaches `level`, a logarithm; None if it never does.
 
-    A run that is above it at its first probe crosses there. Where a perplexity becomes infinite at
-    once, there is nothing to interpolate: the run crosses at that probe.
+    A level within `slack` counts as reached. A run that is above it at its first probe crosses
+    there. Where a perplexity becomes infinite at once, there is nothing to interpolate: the run
+    crosses at that probe.
     """
     known = [row for row in rows if not math.isnan(float(row.get(name, math.nan)))]
     logs = [math.log(row[name]) if row[name] > 0 else -math.inf for row in known]
     for place, (row, height) in enumerate(zip(known, logs, strict=True)):
-        if not height >= level - SLACK:
+        if not height >= level - slack:
             continue
         final = row is known[-1]
         if place == 0:
@@ -235,7 +258,7 @@ class Point:
     """A run at equal forgetting. What was not reached or not measured is NaN.
 
     crossing  None: the run never reached the retrained model's perplexity
-    harms     split -> ln(perplexity / the retrained model's), nats per token
+    harms     split -> ln(perplexity / the retrained models'), nats per token
     distance  KL to the retrained model on the forgotten documents, nats per token
     aucs      attack -> AUC of forgotten against unseen documents
     traces    attack -> how far that AUC is from the retrained model's
@@ -311,35 +334,42 @@ def dose_until(run: Record, updates: float) -> float:
     return total + (updates - whole) * rates.get(whole + 1, rate)
 
 
-def level_for(run: Record, retrained: Record) -> float:
-    """ln of the retrained model's perplexity on the documents that a run forgets."""
+def level_for(run: Record, retrained: Record) -> tuple[float, float]:
+    """(ln of the retrained model's perplexity on the documents that a run forgets, its slack).
+
+    Made of documents' losses it is known within `SLACK`, else as exactly as the run's own.
+    """
     names = names_in(run, "forget")
     whole = retrained.metrics.get(FORGET, math.nan)
     if not names or set(names) == set(names_in(retrained, "forget")):
-        return math.log(whole) if whole > 0 else math.nan
-    return log_perplexity(retrained, "forget", names)
+        return (math.log(whole) if whole > 0 else math.nan), ROUNDING
+    return log_perplexity(retrained, "forget", names), SLACK
 
 
-def point_of(run: Record, retrained: Record) -> Point:
-    """A probed run where it has forgotten as much as the retrained model."""
-    crossing = find_crossing(probed_rows(run), level_for(run, retrained))
+def point_of(run: Record, retrained: Record, all_retrained: Sequence[Record] = ()) -> Point:
+    """A probed run where it has forgotten as much as the retrained model.
+
+    `all_retrained` are the models that its harm is measured against; by default that one.
+    """
+    level, slack = level_for(run, retrained)
+    crossing = find_crossing(probed_rows(run), level, slack=slack)
     if crossing is None:
         return Point(run, None)
-    harms = {}
-    for split in HARMED:
-        theirs = retrained.metrics.get(f"{split}/perplexity", math.nan)
-        ours = crossing.log_at(f"{split}/perplexity")
-        harms[split] = ours - math.log(theirs) if theirs > 0 else math.nan
+    harms = {
+        split: crossing.log_at(f"{split}/perplexity")
+        - mean_log(all_retrained or [retrained], split)
+        for split in HARMED
+    }
     names, unseen = names_in(run, "forget"), names_in(run, "approximate")
     aucs = {attack: crossing.at(f"membership/{attack}/auc") for attack in ATTACKS}
     traces = {}
     for attack in ATTACKS:
-        theirs = _auc(retrained, attack, names, unseen)
+        theirs = auc_of(retrained, attack, names, unseen)
         traces[attack] = abs(aucs[attack] - theirs)
     return Point(run, crossing, harms, crossing.at(KL), aucs, traces)
 
 
-def _auc(record: Record, attack: str, names: Sequence[str], unseen: Sequence[str]) -> float:
+def auc_of(record: Record, attack: str, names: Sequence[str], unseen: Sequence[str]) -> float:
     """AUC of an attack on some forget documents against some that are unseen."""
     from unlearnlib.metrics.membership import auc
 
@@ -349,7 +379,9 @@ def _auc(record: Record, attack: str, names: Sequence[str], unseen: Sequence[str
     return auc(members, others) if known and np.isfinite(others).all() else math.nan
 
 
-def point_draws(point: Point, retrained: Record, draws: Draws) -> dict[str, np.ndarray]:
+def point_draws(
+    point: Point, retrained: Record, draws: Draws, all_retrained: Sequence[Record] = ()
+) -> dict[str, np.ndarray]:
     """By the names of `Point.value`, what each resample of the documents gives: (resamples,) each.
 
     A resample crosses where its own perplexity reaches the retrained model's on the same documents;
@@ -365,10 +397,13 @@ def point_draws(point: Point, retrained: Record, draws: Draws) -> dict[str, np.n
     for split in ("forget", *HARMED):
         names[split] = names_in(run, split)
         counts[split] = draws.counts(point.domain, split, len(names[split]))
-        ends[split] = [
-            drawn_means(counts[split], *document_sums(record, split, column, names[split]))
-            for record, column in ((run, "nll_before"), (run, "nll"), (retrained, "nll"))
-        ]
+
+        def drawn(record: Record, column: str, split: str = split) -> np.ndarray:
+            return drawn_means(counts[split], *document_sums(record, split, column, names[split]))
+
+        against = [retrained] if split == "forget" else all_retrained or [retrained]
+        theirs = np.mean([drawn(record, "nll") for record in against], axis=0)
+        ends[split] = [drawn(run, "nll_before"), drawn(run, "nll"), theirs]
     before, after, level = ends["forget"]
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.where(after > before, (level - before) / (after - before), np.nan)
@@ -396,7 +431,7 @@ def point_draws(point: Point, retrained: Record, draws: Draws) -> dict[str, np.n
             )
             for record in (run, retrained)
         )
-        whole = _auc(run, attack, names["forget"], names["approximate"])
+        whole = auc_of(run, attack, names["forget"], names["approximate"])
         found[f"auc/{attack}"] = point.aucs[attack] + ours - whole
         found[f"trace/{attack}"] = np.abs(found[f"auc/{attack}"] - theirs)
     found[MEMBERSHIP] = found[f"trace/{ATTACKS[-1]}"]
@@ -437,12 +472,14 @@ class AtEqual:
 
     points   every run, those that never got there among them
     drawn    key of a run -> what each resample of the documents gives (see `point_draws`)
+    before   (domain, base) -> by measure what the model before unlearning has
     known    estimates that were asked for already
     """
 
     points: tuple[Point, ...]
     drawn: dict[str, dict[str, np.ndarray]]
     draws: Draws
+    before: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
     known: dict[tuple[Any, ...], Estimate] = field(default_factory=dict)
 
     @property
@@ -479,7 +516,7 @@ class AtEqual:
             min(several, key=lambda p: (p.crossing is None, p.run.spec["learning_rate"]))
             for several in groups.values()
         )
-        return AtEqual(tuple(kept), self.drawn, self.draws)
+        return AtEqual(tuple(kept), self.drawn, self.draws, self.before)
 
     def of(
         self, domain: str, method: str, base: str | None = None, exposure: int | None = None
@@ -596,16 +633,45 @@ def at_equal(
     """
     records, baselines = list(records), list(baselines)
     draws, points, drawn = Draws(resamples, seed), [], {}
+    before: dict[tuple[str, str], dict[str, float]] = {}
     for domain in domains_of(records):
         for method in methods_of(select(records, domain)):
             for run in select(records, domain, method):
                 retrained = scores_for(baselines, run, RETRAINED)
                 if retrained is None or not probed_rows(run):
                     continue
-                point = point_of(run, retrained)
+                every = retrained_models(baselines, run, retrained)
+                point = point_of(run, retrained, every)
                 points.append(point)
-                drawn[run.key] = point_draws(point, retrained, draws)
-    return AtEqual(tuple(points), drawn, draws)
+                drawn[run.key] = point_draws(point, retrained, draws, every)
+                if (domain, point.base) not in before:
+                    start = scores_for(baselines, run, BEFORE)
+                    before[domain, point.base] = measures_of(start, retrained, every)
+    return AtEqual(tuple(points), drawn, draws, before)
+
+
+def measures_of(
+    record: Record | None, retrained: Record, all_retrained: Sequence[Record]
+) -> dict[str, float]:
+    """`MEASURES` of a model's scores on the whole forget set; empty without a record.
+
+    Its distance and its AUCs are compared with `retrained`, its harm with all retrained models.
+    """
+    if record is None:
+        return {}
+    attack = f"membership/{ATTACKS[-1]}/auc"
+    values = [r.metrics.get(attack, math.nan) for r in (record, retrained)]
+    return {
+        HARM: max(harms_of(record, all_retrained).values()),
+        DISTANCE: float(record.metrics.get(KL, math.nan)),
+        MEMBERSHIP: abs(values[0] - values[1]),
+    }
+
+
+def harms_of(record: Record, retrained: Sequence[Record]) -> dict[str, float]:
+    """Split -> ln(a model's perplexity / the retrained models'); itself is not among these."""
+    others = [r for r in retrained if r is not record]
+    return {split: mean_log([record], split) - mean_log(others, split) for split in HARMED}
 
 
 # ---- retrained models among themselves --------------------------------------------------------
@@ -769,7 +835,8 @@ def leeways(
             retrained = scores_for(baselines, run, RETRAINED)
             before = scores_for(baselines, run, BEFORE)
             if retrained is not None and before is not None:
-                maps[rate] = _course(run, before, retrained)
+                every = retrained_models(baselines, run, retrained)
+                maps[rate] = _course(run, before, retrained, every)
         updates = {
             rate: stretch_within(_path(list(map(float, course)), list(course.values())), tolerance)
             for rate, course in maps.items()
@@ -783,7 +850,9 @@ def leeways(
     return out
 
 
-def _course(run: Record, before: Record, retrained: Record) -> dict[int, tuple[float, list[float]]]:
+def _course(
+    run: Record, before: Record, retrained: Record, all_retrained: Sequence[Record]
+) -> dict[int, tuple[float, list[float]]]:
     """Update -> (share of the way less 1, harm of each split), from no update on.
 
     From where a run diverged on, both are infinite up to the updates that it was meant to have.
@@ -796,10 +865,10 @@ def _course(run: Record, before: Record, retrained: Record) -> dict[int, tuple[f
     level, start = logs(retrained.metrics, "forget"), logs(before.metrics, "forget")
     rows: dict[int, Mapping[str, Any]] = {0: before.metrics}
     rows |= {int(row["update"]): row for row in probed_rows(run)}
-    found = {}
+    found, theirs = {}, {split: mean_log(all_retrained, split) for split in HARMED}
     for update, row in sorted(rows.items()):
         off = (logs(row, "forget") - level) / (level - start)
-        found[update] = off, [logs(row, s) - logs(retrained.metrics, s) for s in HARMED]
+        found[update] = off, [logs(row, split) - theirs[split] for split in HARMED]
     step = int(run.spec.get("probe_every") or run.spec["updates"])
     if run.diverged_at is not None:
         for update in range(step, int(run.spec["updates"]) + 1, step):

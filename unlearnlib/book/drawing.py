@@ -101,12 +101,16 @@ def method_panels(
     *,
     row_height: float = 0.3,
     extra: float = 0.4,
+    below: Sequence[str] = (),
 ) -> tuple[DescribedFigure, list[tuple[Axes, str]]]:
-    """`Layout.panels` with a row per method, `row_height` inches each, named at the first panel."""
+    """`Layout.panels` with a row per method, `row_height` inches each, named at the first panel.
+
+    `below` are the titles of rows under those of the methods.
+    """
+    titles = [*map(method_title, methods), *below]
     figure, panels = layout.panels(
-        domains, 0.75 + row_height * len(methods), xlabel=xlabel, extra=extra
+        domains, 0.75 + row_height * len(titles), xlabel=xlabel, extra=extra
     )
-    titles = [method_title(m) for m in methods]
     for i, (ax, _) in enumerate(panels):
         name_rows(ax, titles, shown=layout.is_narrow or i == 0)
     return figure, panels

@@ -11,23 +11,24 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from unlearnlib.book.at_equal import (
     ATTACKS,
+    BASES,
     DISTANCE,
     HARM,
     HARMED,
     MEASURES,
     MEMBERSHIP,
-    RETRAINED,
     SIBLINGS,
     AtEqual,
     Band,
     Estimate,
+    harms_of,
     named_scores,
 )
 from unlearnlib.book.drawing import method_panels, name_rows
@@ -68,6 +69,9 @@ AXES = {
 BY = {HARM: "harm", DISTANCE: "distance", MEMBERSHIP: "membership"}
 BASE_TITLES = {"vanilla": "first vanilla", "second": "second vanilla"}
 # Methods that differ only in which texts their retain term is of: in-distribution, general.
+NONE = np.zeros(0)  # no resamples
+BEFORE_STYLE = {"color": GREY, "marker": "o"}
+WIDE = 20  # largest distance / least, from which on their axis is logarithmic
 PAIRS = (("ga_gd_in_dist", "ga_gd_general"), ("ga_kl_in_dist", "ga_kl_general"))
 
 
@@ -136,31 +140,26 @@ def _reference_rows(
     baselines: Sequence[Record], domain: str, band: Band | None
 ) -> list[tuple[str, list[str]]]:
     """The rows of the model before unlearning, and of the other retrained models' mean."""
-    oracle = named_scores(baselines, domain, RETRAINED["vanilla"])
     vanilla = named_scores(baselines, domain, "vanilla")
-    others = [named_scores(baselines, domain, name) for name in SIBLINGS[1:]]
-    siblings = [record for record in others if record is not None]
+    known = [named_scores(baselines, domain, name) for name in SIBLINGS]
+    every = [record for record in known if record is not None]
+    siblings = [record for record in known[1:] if record is not None]
     rows = []
     for name, records in (
         ("Vanilla", [vanilla] if vanilla else []),
-        ("Another retrained model", siblings),
+        ("Another retrained model", siblings if known[0] is not None else []),
     ):
-        if oracle is None or not records:
+        if not every or not records:
             continue
-        harms = {s: known_mean(_log_ratio(record, oracle, s) for record in records) for s in HARMED}
-        worst = max(harms, key=lambda split: harms[split])
+        harms = [harms_of(record, every) for record in records]
+        worst = max(HARMED, key=lambda split: known_mean(h[split] for h in harms))
+        harm = known_mean(max(h.values()) for h in harms)
         kl = Estimate(known_mean(r.metrics.get(KL) for r in records), np.zeros(0))
         if band is not None and records is siblings:
             kl = band.floor
         aucs = [known_mean(r.metrics.get(f"membership/{a}/auc") for r in records) for a in ATTACKS]
-        rows.append((name, [number(harms[worst], 2), worst, with_interval(kl), *map(number, aucs)]))
+        rows.append((name, [number(harm, 2), worst, with_interval(kl), *map(number, aucs)]))
     return rows
-
-
-def _log_ratio(record: Record, other: Record, split: str) -> float:
-    """ln of one model's perplexity on a split over another's; NaN where not measured."""
-    a, b = (r.metrics.get(f"{split}/perplexity", math.nan) for r in (record, other))
-    return math.log(a / b) if a > 0 and b > 0 else math.nan
 
 
 def effort_table(found: AtEqual) -> pd.DataFrame:
@@ -252,6 +251,9 @@ def _least_in_words(found: AtEqual, measure: str, bands: Mapping[str, Band]) -> 
         floor = bands[domain].floor.value if domain in bands else math.nan
         if measure == DISTANCE and math.isfinite(floor):
             text += f", where two retrained models are {number(floor, 2)} apart"
+        before = fmean(found.before.get((domain, b), {}).get(measure, math.nan) for b in BASES)
+        if math.isfinite(before):
+            text += f" (before unlearning {number(before, 2)})"
         text += f"; the most has {method_title(order[-1])}, {number(last.value, 2)}"
         parts.append(f"{domain_title(domain)}: {text}")
     units = "" if measure == MEMBERSHIP else " (nats per token)"
@@ -285,10 +287,7 @@ def _orders_in_words(found: AtEqual) -> str:
         ):
             if inside:
                 low = min(inside, key=lambda e: e.value)
-                parts.append(
-                    f"by {BY[measure]} {what} at least {number(low.value, 2)}"
-                    + f" ({number(low.interval[0], 2)} to {number(low.interval[1], 2)})"
-                )
+                parts.append(f"by {BY[measure]} {what} at least {with_interval(low)}")
     return (
         f"**Orders of the methods** (Spearman’s rho, the least of each kind with its interval): "
         f"{'; '.join(parts)}."
@@ -324,8 +323,9 @@ def methods_by(
 ) -> DescribedFigure:
     """A row per method, best first, and a panel per domain: a measure, with its intervals.
 
-    Filled: runs of the first vanilla; open: of the second. The green line is where a retrained
-    model would be; for the distance it is how far two of them are apart.
+    Filled: runs of the first vanilla; open: of the second. The last row has the two vanillas
+    themselves. The green line is where a retrained model would be; for the distance it is how far
+    two of them are apart.
     """
     if not found.any_reached:
         raise UnlearnError(
@@ -335,8 +335,9 @@ def methods_by(
     legend = len(found.bases) > 1
     extra = 0.1 + (legend_height(layout, len(found.bases)) if legend else 0.0)
     figure, panels = method_panels(
-        layout, found.domains, methods, AXES[measure], row_height=0.34, extra=extra
-    )
+        layout, found.domains, methods, AXES[measure],
+        row_height=0.34, extra=extra, below=["before unlearning"],
+    )  # fmt: skip
     alt = [f"{AXES[measure].capitalize()}, at equal forgetting."]
     for ax, domain in panels:
         ideal = bands[domain].floor.value if measure == DISTANCE and domain in bands else 0.0
@@ -347,9 +348,16 @@ def methods_by(
             for base in found.bases:
                 estimate = found.estimate(measure, domain, method, base=base)
                 shift = 0.14 * (2 * found.bases.index(base) - 1) if legend else 0.0
-                _draw_estimate(ax, estimate, row + shift, method, filled=base == "vanilla")
+                style = method_style(method)
+                _draw_estimate(ax, estimate, row + shift, style, filled=base == "vanilla")
                 if math.isfinite(estimate.value):
                     said.append(f"{method_title(method)} {with_interval(estimate)}")
+        for base in found.bases:
+            start = Estimate(found.before.get((domain, base), {}).get(measure, math.nan), NONE)
+            shift = 0.14 * (2 * found.bases.index(base) - 1) if legend else 0.0
+            _draw_estimate(ax, start, len(methods) + shift, BEFORE_STYLE, filled=base == "vanilla")
+            if math.isfinite(start.value):
+                said.append(f"{BASE_TITLES[base]} before unlearning {number(start.value, 2)}")
         alt.append(f"{domain_title(domain)}: {', '.join(said)}.")
     if legend:
         faces = {"vanilla": GREY, "second": "white"}
@@ -363,7 +371,10 @@ def methods_by(
 
 
 def _scale_measure(ax: Axes, found: AtEqual, domain: str, measure: str, ideal: float) -> None:
-    """The axis of a measure: all values, and where a retrained model is; logarithmic for KL."""
+    """The axis of a measure: all values, and where a retrained model is.
+
+    Distances that differ by orders of magnitude get a logarithmic one.
+    """
     values = [
         x
         for method in found.methods
@@ -372,8 +383,10 @@ def _scale_measure(ax: Axes, found: AtEqual, domain: str, measure: str, ideal: f
         for x in (e.value, *e.interval)
         if math.isfinite(x)
     ]
-    if measure == DISTANCE:
-        set_log_axis(ax, "x", *axis_range([*values, ideal]))
+    starts = [found.before.get((domain, base), {}).get(measure, math.nan) for base in found.bases]
+    values += [x for x in (*starts, ideal) if math.isfinite(x)]
+    if measure == DISTANCE and max(values) > WIDE * min(values) > 0:
+        set_log_axis(ax, "x", *axis_range(values))
         return
     low, high = min([0.0, *values]), max([0.0, *values])
     room = 0.06 * (high - low or 1.0)
@@ -390,9 +403,10 @@ def _draw_ideal(ax: Axes, x: float, text: str) -> None:
     ax.text(x, -1.05, f" {text}", color=style["color"], fontsize=9, va="top", ha="left")
 
 
-def _draw_estimate(ax: Axes, estimate: Estimate, y: float, method: str, filled: bool) -> None:
-    """A value as the method's mark, with its interval as a line."""
-    style = method_style(method)
+def _draw_estimate(
+    ax: Axes, estimate: Estimate, y: float, style: Mapping[str, Any], filled: bool
+) -> None:
+    """A value as a mark, with its interval as a line."""
     low, high = estimate.interval
     if math.isfinite(low):
         ax.plot([low, high], [y, y], color=style["color"], linewidth=1.4, zorder=2)

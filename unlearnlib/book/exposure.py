@@ -58,6 +58,7 @@ from unlearnlib.text import number
 if TYPE_CHECKING:
     import pandas as pd
 
+_NO_VALUE = Estimate(math.nan, np.zeros(0))
 DOSE = "dose"
 # What is drawn by exposure: what its axis says, and by how much it is multiplied for that.
 SHOWN = {
@@ -92,8 +93,13 @@ class TargetAt:
 
     @property
     def share(self) -> float:
-        """The error as a share of what there is to forget; NaN where that is nothing."""
-        return self.error.value / self.way.value if self.way.value > 0 else math.nan
+        """The error as a share of what there is to forget.
+
+        NaN where that is nothing, or cannot be told from nothing by its interval.
+        """
+        low = self.way.interval[0]
+        known = low > 0 if math.isfinite(low) else self.way.value > 0
+        return self.error.value / self.way.value if known else math.nan
 
 
 def targets(
@@ -258,13 +264,10 @@ def exposures_in(found: AtEqual) -> list[int]:
 
 
 def measure_table(found: AtEqual, measure: str) -> pd.DataFrame:
-    """Per domain and method a column per exposure: "updates", or one of `SHOWN`, with intervals.
-
-    Updates are given with the learning rate that they were made at.
-    """
+    """Per domain and method a column per exposure: one of `SHOWN`, with intervals."""
     import pandas as pd
 
-    scale = SHOWN[measure][1] if measure in SHOWN else 1.0
+    scale = SHOWN[measure][1]
     exposures, index, rows = exposures_in(found), [], []
     for domain in found.domains:
         for method in found.methods:
@@ -275,15 +278,19 @@ def measure_table(found: AtEqual, measure: str) -> pd.DataFrame:
                 reached, runs = found.reached(domain, method, exposure=exposure)
                 estimate = found.estimate(measure, domain, method, exposure=exposure)
                 text = with_interval(estimate.times(scale))
-                if measure == "updates":
-                    points = found.of(domain, method, exposure=exposure)
-                    rates = sorted({p.run.spec["learning_rate"] for p in points})
-                    text += f" at {', '.join(f'{rate:g}' for rate in rates)}"
+                if nothing_to_forget(found, domain, method, exposure):
+                    text = "nothing to forget"
                 cells.append("not reached" if runs and not reached else text)
             index.append((domain_title(domain), method_title(method)))
             rows.append(cells)
     columns = [f"read {times(exposure)}" for exposure in exposures]
     return pd.DataFrame(rows, index=domain_index(index), columns=columns)
+
+
+def nothing_to_forget(found: AtEqual, domain: str, method: str, exposure: int) -> bool:
+    """Whether vanilla has the retrained model's perplexity on these documents before any update."""
+    points = found.of(domain, method, exposure=exposure)
+    return bool(points) and all(p.updates == 0 for p in points)
 
 
 def growth(found: AtEqual, measure: str, domain: str, method: str) -> float:
@@ -366,7 +373,8 @@ def _range(values: Iterable[float]) -> str:
 def by_exposure(found: AtEqual, measure: str = DOSE, *, narrow: bool = False) -> DescribedFigure:
     """One of `SHOWN` by how often the documents had been read: a line per method, panel per domain.
 
-    Where a method never reached the retrained model its line has a gap.
+    Where a method never reached the retrained model its line has a gap, and that of the dose also
+    where vanilla is there before any update.
     """
     exposures = exposures_in(found)
     if not exposures:
@@ -383,6 +391,8 @@ def by_exposure(found: AtEqual, measure: str = DOSE, *, narrow: bool = False) ->
             for method in found.methods
             if found.of(domain, method)
         }
+        if measure == DOSE:  # no dose is no place on a logarithmic axis
+            rows = {m: [e if e.value > 0 else _NO_VALUE for e in row] for m, row in rows.items()}
         values = [x for row in rows.values() for e in row for x in (e.value,) if math.isfinite(x)]
         _exposure_axis(ax, [float(e) for e in exposures])
         if measure == HARM:
