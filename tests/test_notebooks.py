@@ -36,7 +36,7 @@ SHARED = {
 }  # modules of the book that are no chapter
 OF_ALL = {"no_torch", "findings"}  # tests of several modules of the book together
 # Chapters whose usual profile is not the one of all others.
-PROFILES_OF = {"real_model", "lab", "equal_forgetting", "exposure"}
+PROFILES_OF = {"real_model", "lab", "equal_forgetting", "exposure", "modern_methods"}
 # Chapters whose studies may be missing at a profile, and which then say so.
 PATIENT = ("forget_size", "robust_region", "sensitivity", "target_check", "what_holds")
 

@@ -19,6 +19,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from unlearnlib.book.at_equal import (
     ATTACKS,
+    BASES,
     DISTANCE,
     HARM,
     RETRAINED,
@@ -27,6 +28,7 @@ from unlearnlib.book.at_equal import (
     Estimate,
     Point,
     point_of,
+    retrained_models,
     scores_for,
 )
 from unlearnlib.book.equal_forgetting import with_interval
@@ -85,7 +87,7 @@ def at_best_rates(records: Iterable[Record], baselines: Iterable[Record]) -> lis
         retrained = scores_for(baselines, run, RETRAINED)
         if retrained is None or not probed_rows(run):
             continue
-        point = point_of(run, retrained)
+        point = point_of(run, retrained, retrained_models(baselines, run, retrained))
         rates = groups.setdefault((point.domain, point.method, point.base), {})
         rates.setdefault(float(run.spec["learning_rate"]), {})[int(run.spec["seed"])] = point
     kept = []
@@ -167,6 +169,9 @@ def _best_in_words(found: AtEqual, measure: str, bands: Mapping[str, Band]) -> s
             f"{method_title(paper[0])}, {with_interval(theirs)}; the difference is "
             f"{with_interval(ours.minus(theirs))}"
         )
+        before = found.before.get((domain, BASES[0]), {}).get(measure, math.nan)
+        if math.isfinite(before):
+            text += f" (before unlearning {number(before, 2)})"
         floor = bands[domain].floor.value if domain in bands else math.nan
         if measure == DISTANCE and math.isfinite(floor):
             text += f", where two retrained models are {number(floor, 2)} apart"

@@ -45,16 +45,17 @@ SHAPES = (
 # Of the study `modern`: rates as multiples of the chosen one, of the paper's method in
 # `LATER_METHODS` for a later row. Harm at equal forgetting hardly depends on the rate, so two do.
 MODERN_FACTORS = (1.0, 3.0)
-# Other strengths than the row's, of those that its docstring names: defaults are for answers that
-# the model knows by heart, and beside descent they weigh documents that it does not know so well
-# by almost nothing. SimNPO's is its authors' for MUSE, WGA's open-unlearning's, SatImp's retain
-# weight its authors'.
+# Other strengths than the row's: defaults are for answers that the model knows by heart, and beside
+# descent they weigh documents that it does not know so well by almost nothing, so that WGA and
+# SatImp with their defaults never reach the retrained model. SimNPO's is its authors' for MUSE,
+# WGA's open-unlearning's, SatImp's the same for the same power of p, with its authors' retain weight.
 MODERN_SETTINGS: dict[str, dict[str, float]] = {
     "simnpo": {"beta": 0.7},
     "simnpo_gd_in_dist": {"beta": 0.7},
     "wga": {"beta": 1.0},
     "wga_gd_in_dist": {"beta": 1.0},
-    "satimp_gd_in_dist": {"retain_weight": 0.1},
+    "satimp": {"beta": 1.0},
+    "satimp_gd_in_dist": {"beta": 1.0, "retain_weight": 0.1},
 }
 # Of the study `chunk_beta`: chunk lengths as parts of the profile's, and strengths of NPO.
 CHUNK_PARTS = (8, 4, 2, 1)
