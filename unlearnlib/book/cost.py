@@ -44,6 +44,7 @@ KINDS = {"forget alone": 1.0, "forget + descent": 2.0, "forget + KL": 2.0 + 1 / 
 SECONDS_A_YEAR = 365.25 * 24 * 3600
 
 _TIMED = ("shape", "method", "recipe")
+_SHAPES = {"yi-6b": "Yi-6B", "smollm2-135m": "SmolLM2-135M"}
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,8 @@ def throughput_table(records: Iterable[Record]) -> pd.DataFrame:
     rows, index = [], []
     for record in sorted(records, key=lambda r: [str(r.spec[n]) for n in _TIMED]):
         spec, timed = record.spec, record.provenance
-        index.append((spec["shape"], method_title(spec["method"]), spec["recipe"]))
+        shape = _SHAPES.get(spec["shape"], spec["shape"])
+        index.append((shape, f"{method_title(spec['method'])}, {spec['recipe']}"))
         rows.append(
             {
                 "tokens per second": number(timed["tokens_per_second"]),
@@ -206,7 +208,7 @@ def throughput_table(records: Iterable[Record]) -> pd.DataFrame:
                 "device": timed.get("accelerator") or timed["device"],
             }
         )
-    names = ["shape", "method", "recipe"]
+    names = ["shape", "method, recipe"]
     return pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(index, names=names))
 
 
