@@ -48,7 +48,8 @@ MODERN_FACTORS = (1.0, 3.0)
 # Other strengths than the row's: defaults are for answers that the model knows by heart, and beside
 # descent they weigh documents that it does not know so well by almost nothing, so that WGA and
 # SatImp with their defaults never reach the retrained model. SimNPO's is its authors' for MUSE,
-# WGA's open-unlearning's, SatImp's the same for the same power of p, with its authors' retain weight.
+# WGA's open-unlearning's, and SatImp's the same for the same power of p, with the retain weight
+# that its authors have.
 MODERN_SETTINGS: dict[str, dict[str, float]] = {
     "simnpo": {"beta": 0.7},
     "simnpo_gd_in_dist": {"beta": 0.7},
