@@ -44,8 +44,8 @@ def named(specs: list[RunSpec]) -> set[str]:
     return {json.dumps(spec.as_dict()) for spec in specs}
 
 
-def test_every_row_is_the_paper_s_or_a_later_one() -> None:
-    assert {*PAPER_METHODS, *LATER_METHODS} == set(METHODS)
+def test_every_row_that_is_compared_is_one_of_the_package() -> None:
+    assert {*PAPER_METHODS, *LATER_METHODS} <= set(METHODS)
     assert not set(PAPER_METHODS) & set(LATER_METHODS)
 
 
@@ -63,8 +63,8 @@ def test_modern_has_every_row_on_every_domain_with_three_seeds_and_few_rates(
     specs = specs_of("modern", "stream", DOMAINS)
     assert len(specs) == len(named(specs)) <= 500
     cells = Counter((s.domain, s.method, s.seed) for s in specs)
-    seeds = get_profile("stream").seeds
-    assert set(cells) == {(d, m, s) for d in DOMAINS for m in METHODS for s in seeds}
+    seeds, rows = get_profile("stream").seeds, (*PAPER_METHODS, *LATER_METHODS)
+    assert set(cells) == {(d, m, s) for d in DOMAINS for m in rows for s in seeds}
     assert set(cells.values()) == {len(MODERN_FACTORS)}
     assert all(s.stop == "retrained" and s.probe_every == 1 for s in specs)
     rates = {s.learning_rate for s in specs if s.method == "npo_gd_in_dist"}
