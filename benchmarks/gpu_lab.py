@@ -48,6 +48,7 @@ PROFILE = "stream"
 ORDER = (  # of value; the dearest come last
     "main", "equal_forgetting", "trajectory", "alignment", "exposure", "retain_weight",
     "forget_size", "batch_size", "schedule", "sequential", "robust_region", "region_seeds",
+    "modern", "chunk_beta",
 )  # fmt: skip
 SAVING = 25.0  # seconds for writing OUT
 LARGEST = 14 << 20  # bytes of a file of records
