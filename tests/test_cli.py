@@ -48,7 +48,7 @@ from unlearnlib.store import Basis, Record, Store, manifest, read_parquet, run_k
 from unlearnlib.text import printable, shell_join, show, strict_json
 from unlearnlib.verification import find_runs, pick, runs_to_verify, verify_records
 
-COMMANDS = ("run", "study", "pretrain", "score", "verify", "data", "methods", "profiles")
+COMMANDS = ("run", "study", "pretrain", "score", "audit", "verify", "data", "methods", "profiles")
 LIMITS = [
     word
     for limit in ("forget=3", "retain=4", "approximate=3", "general_retain=3")

@@ -19,6 +19,7 @@ PUBLIC = {
     "RunSpec",
     "TokenScores",
     "UnlearnError",
+    "audit",
     "load_domain",
     "load_model",
     "load_tokenizer",

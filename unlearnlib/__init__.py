@@ -20,6 +20,7 @@ _PUBLIC = {
     "RunSpec": "unlearnlib.spec",
     "TokenScores": "unlearnlib.metrics.scores",
     "UnlearnError": "unlearnlib.errors",
+    "audit": "unlearnlib.audits.audit",
     "load_domain": "unlearnlib.profiles",
     "load_model": "unlearnlib.models",
     "load_tokenizer": "unlearnlib.models",
@@ -33,6 +34,7 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
+    from unlearnlib.audits.audit import audit as audit
     from unlearnlib.corpus.documents import Document as Document
     from unlearnlib.engine import Execution as Execution
     from unlearnlib.errors import UnlearnError as UnlearnError

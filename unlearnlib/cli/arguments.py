@@ -26,7 +26,7 @@ NOT_BY_SET = ("profile", "domain", "method")  # they have flags of their own
 FILES = ("forget", "retain", "approximate", "general")
 
 
-def _pairs(given: Sequence[str], flag: str, example: str) -> dict[str, str]:
+def pairs(given: Sequence[str], flag: str, example: str) -> dict[str, str]:
     """NAME=VALUE arguments as a dictionary."""
     pairs: dict[str, str] = {}
     for text in given:
@@ -62,7 +62,7 @@ def chosen_limits(given: Sequence[str]) -> dict[str, int]:
     from unlearnlib.corpus.files import checked_limits
 
     limits: dict[str, int] = {}
-    for split, text in _pairs(given, "--limit", "forget=16").items():
+    for split, text in pairs(given, "--limit", "forget=16").items():
         try:
             limits[split] = int(text)
         except ValueError:
@@ -74,7 +74,7 @@ def chosen_limits(given: Sequence[str]) -> dict[str, int]:
 
 def given_settings(args: argparse.Namespace) -> dict[str, str]:
     """What --set and its shortcuts give."""
-    settings = _pairs(args.settings, "--set", "updates=8")
+    settings = pairs(args.settings, "--set", "updates=8")
     for name in SHORTCUTS:
         value = getattr(args, name)
         if value is None:

@@ -2,7 +2,8 @@
 
 Every command is a function from parsed arguments to a `Report`; `main` prints it, as a short
 text or, with --json, as one line of JSON, and nothing else ever reaches stdout. Progress and log
-go to stderr. Exit codes: 0 fine; 1 `verify` found a difference; 2 bad input, with one sentence;
+go to stderr. Exit codes: 0 fine; 1 `verify` found a difference, or `audit`
+what must not be; 2 bad input, with one sentence;
 130 interrupted. A command's file is imported when the command is chosen, so that help comes at
 once.
 """
@@ -41,6 +42,7 @@ COMMANDS = {
     "study": "unlearnlib.cli.study:study_command",
     "pretrain": "unlearnlib.cli.pretrain:pretrain_command",
     "score": "unlearnlib.cli.score:score_command",
+    "audit": "unlearnlib.cli.audit:audit_command",
     "verify": "unlearnlib.cli.verify:verify_command",
     "data": "unlearnlib.cli.data:data_command",
     "notebook": "unlearnlib.cli.notebook:notebook_command",
@@ -160,6 +162,8 @@ def _what_remains(args: argparse.Namespace, saved: tuple[int, int] | None) -> st
         return "finished models stay, and --missing goes on with the others"
     if args.command == "notebook":
         return "finished runs are in the store, and the same command goes on with the others"
+    if args.command == "audit":
+        return "what was measured is kept, the same command goes on with the rest"
     if args.command == "tune":
         return "finished runs of the search are remembered, the same command goes on"
     if args.command == "run":

@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_study,
         _add_pretrain,
         _add_score,
+        _add_audit,
         _add_verify,
         _add_data,
         _add_notebook,
@@ -341,6 +342,12 @@ low for a small model: `unlearn tune` finds one that reaches the target.""",
     parser.add_argument("--out", metavar="DIR", help="save model, record and model card here")
     parser.add_argument("--force", action="store_true", help="write into an --out that has files")
     parser.add_argument(
+        "--audit",
+        action="store_true",
+        help="then try to bring back what was forgotten, as `unlearn audit` does; the page and the "
+        "card's section go to --out",
+    )
+    parser.add_argument(
         "--plan",
         action="store_true",
         help="do nothing, but say what memory and time the run would take, and what it would cost",
@@ -426,6 +433,82 @@ def _add_score(commands: Any) -> None:
     parser.add_argument("--out", metavar="FILE.npz", help="save the token scores of the texts")
     parser.add_argument("--force", action="store_true", help="replace an --out that is there")
     _add_abilities(parser)
+    _add_device(parser)
+
+
+def _add_audit(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "audit",
+        "try to bring back what a model is to have forgotten: is it gone, or hidden",
+        epilog="""examples:
+  documents of your own; the page audit.html goes to --out
+    unlearn audit --model unlearned --original FOLDER --forget f.jsonl --retain r.jsonl \\
+        --approximate a.jsonl --general g.jsonl --out audited
+  a model that was unlearned of a profile's documents, which have a retrained model
+    unlearn audit --model unlearned --profile lab --domain books
+  in a pipeline: exit code 1 where more than a quarter comes back
+    unlearn audit --model unlearned --original FOLDER --forget f.jsonl --approximate a.jsonl \\
+        --require "relearning<=0.25" --require "inside<=0.25"
+
+The audits are relearning, quantisation, inside, context and extraction. Each is made on the model
+before, on the retrained one and on an impostor, too. What is measured is kept, and the same command
+goes on with the rest. A requirement is about a number of the report, such as relearning,
+relearning/kept, quantisation/int4, inside or context; one that is not known is not met.
+
+Exits with 0, with 1 if a requirement is not met, with 2 on bad input.""",
+    )
+    parser.add_argument(
+        "--model", required=True, metavar="SOURCE", help="the unlearned model, which is audited"
+    )
+    parser.add_argument(
+        "--original",
+        metavar="SOURCE",
+        help="the model before unlearning (default: the profile's vanilla)",
+    )
+    parser.add_argument(
+        "--oracle",
+        metavar="SOURCE",
+        help="an exactly retrained model, if there is one (default: the profile's)",
+    )
+    _add_scale(parser, several=False, default=None)
+    _add_tokenizer(parser)
+    _add_files(parser)
+    _add_columns(parser)
+    _add_source(parser)
+    parser.add_argument("--length", type=_count, metavar="N", help="tokens per chunk (1024)")
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="AUDIT",
+        help="relearning, quantisation, inside, context or extraction; repeatable (default: all)",
+    )
+    parser.add_argument(
+        "--require",
+        action="append",
+        default=[],
+        metavar="NAME<=NUMBER",
+        help="what must hold of a number of the report; repeat for several",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="NAME=VALUE",
+        help="a setting, several numbers with commas: rates (for a large model rather 1e-6,1e-5), "
+        "steps, batch_size, formats, prefixes, span, tries, seed, most",
+    )
+    parser.add_argument(
+        "--store",
+        metavar="DIR",
+        help="where measurements are kept (default: in the user's cache)",
+    )
+    parser.add_argument("--out", metavar="DIR", help="write audit.html and audit.json here")
+    parser.add_argument(
+        "--card", action="store_true", help="put the result into the model card of --model"
+    )
+    parser.add_argument("--force", action="store_true", help="replace what is in --out")
     _add_device(parser)
 
 

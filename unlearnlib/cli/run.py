@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unlearnlib.audits.audit import AuditSpec, make_audit, store_folder
 from unlearnlib.bench import Models, evaluate, key_of, sources
 from unlearnlib.cli.arguments import (
     chosen_execution,
@@ -39,9 +40,12 @@ from unlearnlib.errors import UnlearnError
 from unlearnlib.folders import published_files
 from unlearnlib.models import load_tokenizer, model_config
 from unlearnlib.planning import Machine, plan_reading, plan_run, trained_chunks
-from unlearnlib.profiles import clipped, get_profile, load_domain
+from unlearnlib.profiles import YOURS, clipped, get_profile, load_domain
+from unlearnlib.report.audit import audit_files
+from unlearnlib.report.audited import remarks, verdict
 from unlearnlib.report.card import score_rows
 from unlearnlib.report.saved import ELSEWHERE, card_facts, save_unlearned
+from unlearnlib.report.tuning import check_extra
 from unlearnlib.run import execute
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.claims import reserved
@@ -72,6 +76,8 @@ def run_command(args: argparse.Namespace) -> Report:
             "--published takes numbers in place of a run, and --out needs the run for its "
             "model: leave out one of them."
         )
+    if args.audit:
+        _check_audit(spec, args.out is not None)
     inputs = check_inputs(args, spec, needs_out=not args.plan)
     if args.plan:
         return _plan_report(inputs, _run_execution(args, progress=False))
@@ -89,7 +95,7 @@ def _run(args: argparse.Namespace, inputs: Inputs) -> Report:
     where = store_path(args.store, args.model, args.limit, args.files)
     store = None if where is None else Store(where)
     out, key = inputs.out, key_of(bench, spec)
-    if out is None:
+    if out is None and not args.audit:
         library = Library(published_files() if args.published else [], store)
         recorded = _recorded(library, key, bench, tasks)
         if recorded is not None:
@@ -101,7 +107,8 @@ def _run(args: argparse.Namespace, inputs: Inputs) -> Report:
     with _claimed(store, key if out is None and is_main_process() else None):
         # Between looking and claiming, another process may have finished. Several processes of one
         # run must do the same, and what one of them finds now another may not: they compute.
-        if out is None and store is not None and process_count() == 1:
+        found = out is None and not args.audit and process_count() == 1
+        if found and store is not None:
             recorded = _recorded(library, key, bench, tasks)
             if recorded is not None:
                 return _run_report(recorded, computed=False, store=where)
@@ -110,7 +117,7 @@ def _run(args: argparse.Namespace, inputs: Inputs) -> Report:
             before = evaluate(bench, bench.model, spec)[0]
             before |= _answers(bench.model, bench.tokenizer, tasks, progress)
         logger.info("unlearning: %s, %d updates, in %s", spec.method, spec.updates, spec.precision)
-        model, record = execute(bench, spec, in_place=True, command=command)
+        model, record = execute(bench, spec, in_place=not args.audit, command=command)
         answers = _answers(model, bench.tokenizer, tasks, progress)
         if store is not None and is_main_process():
             _put(store, record, tasks, answers)
@@ -119,10 +126,56 @@ def _run(args: argparse.Namespace, inputs: Inputs) -> Report:
         from accelerate import PartialState
 
         PartialState().destroy_process_group()
+    audited = _audited(bench, model, record) if args.audit else None
     if out is not None and is_main_process():
         facts = card_facts(bench, spec, record, before, args.adapter)
-        save_unlearned(out, model, bench.tokenizer, record, facts, force=args.force)
-    return _run_report(record, computed=True, store=where, before=before, out=out)
+        facts = dataclasses.replace(facts, audit=audited)
+        more = {}
+        if audited is not None:
+            count = len(bench.data.forget)
+            names = {"model": f"{facts.source}, unlearned", "original": facts.source}
+            more = audit_files(audited, **names, documents=count)
+        save_unlearned(out, model, bench.tokenizer, record, facts, more, force=args.force)
+    made = _run_report(record, computed=True, store=where, before=before, out=out)
+    return made if audited is None else _with_audit(made, audited)
+
+
+def _check_audit(spec: RunSpec, page: bool) -> None:
+    """`UnlearnError` for a run that cannot be audited."""
+    if process_count() > 1:
+        raise UnlearnError(
+            f"an audit is made by one process and {process_count()} were launched: leave out "
+            "--audit, and give the model in --out to `unlearn audit`."
+        )
+    for name in ("base_bits", "exposure"):
+        if value := getattr(spec, name):
+            raise UnlearnError(
+                f"{name} is {value}, and an audit is of a model in full and of all documents to "
+                f"forget: leave out {name}, or --audit."
+            )
+    if page:
+        check_extra()
+
+
+def _audited(bench: Bench, model: nn.Module, record: Record) -> Record:
+    """The audit of the model that a run made; `bench` has the one before."""
+    own = record.spec["domain"] == YOURS
+    return make_audit(
+        bench,
+        model,
+        AuditSpec(),
+        store=Store(store_folder(None)),
+        command=f"{record.provenance['command']} --audit",
+        profile="" if own else record.spec["profile"],
+        about={"unlearned": {"key": record.key, "spec": record.spec}},
+    )
+
+
+def _with_audit(made: Report, audited: Record) -> Report:
+    """A run's report with what the audit found."""
+    said = [verdict(audited), *remarks(audited)]
+    values = {"key": audited.key, "verdict": said[0], "metrics": audited.metrics}
+    return Report({**made.values, "audit": values}, "\n".join([made.text, "", *said]), made.code)
 
 
 def _run_execution(args: argparse.Namespace, progress: bool = True) -> Execution:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from unlearnlib.corpus.chunks import MINIMUM_TOKENS
 from unlearnlib.corpus.documents import Document, hash_documents
 from unlearnlib.errors import UnlearnError
+from unlearnlib.report.audited import audit_section
+from unlearnlib.store.record import Record
 from unlearnlib.text import printable, show
 
 if TYPE_CHECKING:
@@ -142,6 +144,7 @@ class CardFacts:
                 neither trained on nor scored
     prompted    whether documents have prompts, which are given and not predicted
     ends        split -> a sentence on the ends of its documents that were not either, or ""
+    audit       the record of an audit of the model; None where it was not audited
     """
 
     source: str
@@ -165,6 +168,7 @@ class CardFacts:
     ends: Mapping[str, str] = field(default_factory=dict)
     prompted: bool = False
     weights: str = ""
+    audit: Record | None = None
 
 
 class Markdown(str):
@@ -236,6 +240,7 @@ def card_text(facts: CardFacts) -> str:
             # The first lines of docstrings, which are Markdown.
             forget_term=Markdown(facts.forget_term),
             retain_term=Markdown(facts.retain_term),
+            audit=Markdown(audit_section(facts.audit)),
             forgotten=[row for row in facts.splits[0].documents if row[0] not in short],
             minimum=MINIMUM_TOKENS,
             scores=[(*row[:3], Markdown(row[3])) for row in score_rows(facts.before, facts.after)],

@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 ELSEWHERE = "wait for it, or give another folder"
 ADAPTER, ADAPTER_FILES = "adapter", ("adapter_config.json", "adapter_model.safetensors")
+REPORTS = ("report.html", "audit.html", "audit.json")  # of an earlier model
 # What is written beside weights. A tokenizer may have files of other names, see `_put_in_place`.
 WRITTEN = {"README.md", "record.json", "config.json", "generation_config.json"}
 WRITTEN |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
@@ -362,7 +363,7 @@ def save_unlearned(
 
     A model trained with LoRA comes with its adapter, in `out/adapter`, only where the card says so.
     Everything is written to a temporary folder, then moved. With `force`, weights, adapter and
-    report.html of an earlier model in `out` are deleted. If `out` was filled since `check_out`, the
+    reports of an earlier model in `out` are deleted. If `out` was filled since `check_out`, the
     model is kept beside it, and `UnlearnError` says where.
     """
     body = {
@@ -413,7 +414,7 @@ def _put_in_place(staged: Path, out: Path, force: bool) -> bool:
         if _foreign(out) or (not ours and any((out / p.name).exists() for p in staged.iterdir())):
             return False
         obsolete = earlier_weights(out, staged) if ours else []
-        old = [*(out / ADAPTER / name for name in ADAPTER_FILES), out / "report.html"]
+        old = [*(out / ADAPTER / name for name in ADAPTER_FILES), *(out / name for name in REPORTS)]
         obsolete += [path for path in old if ours and not (staged / path.relative_to(out)).exists()]
         move_in(staged, out, obsolete)
         with contextlib.suppress(OSError):  # there is none, or it holds files
