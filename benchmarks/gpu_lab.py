@@ -2,7 +2,9 @@
 
     python benchmarks/gpu_lab.py --sweep RECIPES.json --out OUT
     python benchmarks/gpu_lab.py --seconds 480 --workers 14 --out OUT
-    python benchmarks/gpu_lab.py --models OUT NAME ...
+    python benchmarks/gpu_lab.py --seconds 300 --published --no-training [--only STUDY ...] \\
+        --out OUT
+    python benchmarks/gpu_lab.py --models NAME ... --out OUT
     python benchmarks/gpu_lab.py --take OUT --store STORE
 
 A model of two million parameters keeps no GPU busy: a dozen processes share it, best under NVIDIA's
@@ -13,10 +15,11 @@ list of what differs from the profile's recipe.
 
 --seconds makes what `unlearn pretrain` and `unlearn study --all` make, in order of value, and stops
 in time: all models, the study `rates`, the settings that it chooses, then the other studies. OUT
-gets the records (`records-N.parquet`), the chosen settings, and the weights that come with the
-project. --models adds the weights of others. --take puts them where they belong: the models into
-the project's data and the user's cache, the records into a run store, from which `unlearn study
---all --publish` goes on.
+gets the records (`records-N.parquet`) and the chosen settings. With --published what is published
+is not computed again, and with --no-training the models are those of the project: what unlearns the
+second vanilla is then left out. --models adds weights, a file per model. --take puts OUT where it
+belongs: the models into the project's data and the user's cache, the records into a run store, from
+which `unlearn study --all --publish` goes on.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ import tarfile
 import time
 import traceback
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +48,7 @@ PROFILE = "stream"
 ORDER = (  # of value; the dearest come last
     "main", "equal_forgetting", "trajectory", "alignment", "exposure", "retain_weight",
     "forget_size", "batch_size", "schedule", "sequential", "robust_region", "region_seeds",
+    "modern", "chunk_beta",
 )  # fmt: skip
 SAVING = 25.0  # seconds for writing OUT
 LARGEST = 14 << 20  # bytes of a file of records
@@ -128,9 +132,17 @@ def train(name: str, device: str) -> float:
     return time.monotonic() - started
 
 
-def go_through(
-    studies: list[str], domains: list[str], store: str, device: str, deadline: float
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Task:
+    """What every process is told: where records go, what counts as computed, and until when."""
+
+    store: str
+    device: str
+    deadline: float
+    fresh: bool = True
+
+
+def go_through(studies: list[str], domains: list[str], task: Task) -> dict[str, Any]:
     """Compute the runs of some studies that no other process has begun, until the deadline."""
     from unlearnlib.bench import Bench, Models, open_bench
     from unlearnlib.engine import Execution
@@ -143,23 +155,23 @@ def go_through(
             _BENCHES[key] = open_bench(
                 profile,
                 domain,
-                models=Models(base=base, device=device),
+                models=Models(base=base, device=task.device),
                 execution=Execution(micro_tokens=32768, progress=False),
             )
         return _BENCHES[key]
 
     made = {}
     for study in studies:
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= task.deadline:
             break
         try:
             made[study] = run_study(
                 study,
                 PROFILE,
                 domains,
-                portion=Portion(deadline=deadline),
-                store=Store(Path(store)),
-                fresh=True,
+                portion=Portion(deadline=task.deadline),
+                store=Store(Path(task.store)),
+                fresh=task.fresh,
                 benches=bench,
                 progress=False,
             ).computed
@@ -169,14 +181,14 @@ def go_through(
     return made
 
 
-def divide(pool: ProcessPoolExecutor, workers: int, studies: list[str], *how: Any) -> None:
+def divide(pool: ProcessPoolExecutor, workers: int, studies: list[str], task: Task) -> None:
     """Let every process go through some studies, each beginning with a domain of its own."""
     from unlearnlib.profiles import get_profile
 
     domains = list(get_profile(PROFILE).domains)
     turned = [domains[i % 3 :] + domains[: i % 3] for i in range(workers)]
     began = time.monotonic()
-    waiting = [pool.submit(go_through, studies, turn, *how) for turn in turned]
+    waiting = [pool.submit(go_through, studies, turn, task) for turn in turned]
     made: dict[str, int] = {}
     for one in waiting:
         for study, count in one.result().items():
@@ -192,21 +204,22 @@ def compute(args: argparse.Namespace, end: float) -> None:
     from unlearnlib.trained import is_whole, lab_checkpoint, lab_names
 
     domains = get_profile(PROFILE).domains
-    store = str(args.store)
+    task = Task(str(args.store), args.device, end, fresh=not args.published)
     lacking = [n for n in lab_names(PROFILE) if not is_whole(lab_checkpoint(n, PROFILE))]
+    if args.no_training:
+        lacking = []
     with workers_of(args.workers) as pool:
-        began = time.monotonic()
-        took = list(pool.map(train, lacking, [args.device] * len(lacking)))
-        say(
-            trained=len(took),
-            each=[round(t) for t in took],
-            seconds=round(time.monotonic() - began),
-        )
-        divide(pool, args.workers, ["rates"], store, args.device, end)
-        if not choose(Store(args.store)):
-            return
+        if lacking:
+            began = time.monotonic()
+            took = list(pool.map(train, lacking, [args.device] * len(lacking)))
+            seconds = round(time.monotonic() - began)
+            say(trained=len(took), each=[round(t) for t in took], seconds=seconds)
+        if not args.published:
+            divide(pool, args.workers, ["rates"], task)
+            if not choose(Store(args.store)):
+                return
         rest = sorted(set(studies_of(PROFILE, domains)) - {"rates"}, key=ORDER.index)
-        divide(pool, args.workers, rest, store, args.device, end)
+        divide(pool, args.workers, [n for n in rest if n in (args.only or rest)], task)
 
 
 def choose(store: Store) -> bool:
@@ -247,16 +260,18 @@ def save(args: argparse.Namespace) -> None:
 
 
 def pack(out: Path, names: list[str]) -> None:
-    """The folders of some models in one file of OUT."""
+    """The folder of each model that there is in a file of OUT, with its record."""
     from unlearnlib.trained import is_whole, lab_checkpoint, lab_record
 
     out.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(out / f"models-{names[0]}.tar.gz", "w:gz", compresslevel=1) as packed:
-        for name in names:
-            if is_whole(lab_checkpoint(name, PROFILE)):
-                packed.add(lab_checkpoint(name, PROFILE), name)
-                if not (lab_checkpoint(name, PROFILE) / "record.json").exists():
-                    packed.add(lab_record(name, PROFILE), f"{name}/record.json")
+    for name in names:
+        folder = lab_checkpoint(name, PROFILE)
+        if not is_whole(folder):
+            continue
+        with tarfile.open(out / f"models-{name}.tar.gz", "w:gz", compresslevel=1) as packed:
+            packed.add(folder, name)
+            if not (folder / "record.json").exists():
+                packed.add(lab_record(name, PROFILE), f"{name}/record.json")
 
 
 def take(folder: Path, store: Path) -> None:
@@ -294,6 +309,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=480, help="in all, from the start on")
     parser.add_argument("--workers", type=int, default=14)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--published", action="store_true", help="published records count")
+    parser.add_argument("--no-training", action="store_true", help="take the project's models")
+    parser.add_argument("--only", nargs="+", metavar="STUDY", help="these studies alone")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--store", type=Path, default=Path("/tmp/gpu-lab-store"))
     parser.add_argument("--models", nargs="+", metavar="NAME", help="pack these into OUT and stop")

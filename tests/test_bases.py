@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import synthetic
 import torch
 from helpers import LENGTH, QUIET, tiny_bench, tiny_data, tiny_llama, tiny_tokenizer
 
@@ -235,3 +236,25 @@ def test_the_tables_of_a_study_keep_vanillas_and_exposures_apart(tiny: Path) -> 
     ]
     apart = _study_metrics(study.StudyResult(exposed, [], 0))["means"]
     assert [row["exposure"] for row in apart] == [1, 4] and apart[0]["runs"] == 1
+
+
+def test_means_are_not_taken_over_strengths_or_chunk_lengths() -> None:
+    found = [
+        dataclasses.replace(synthetic.run("books", "ga", seed), spec={**spec, **more})
+        for seed in (0, 1)
+        for spec in (synthetic.run("books", "ga", seed).spec,)
+        for more in ({}, {"beta": 0.5}, {"length": 40}, {"beta": 0.5, "length": 40})
+    ]
+    means = _study_metrics(study.StudyResult(found, [], 0))["means"]
+    assert [(m.get("beta"), m.get("length"), m["runs"]) for m in means] == [
+        (None, None, 2),
+        (0.5, None, 2),
+        (None, 40, 2),
+        (0.5, 40, 2),
+    ]
+    text = _study_text(
+        {**dict.fromkeys(("study", "profile"), "x"), "domains": ["books"], "shard": None,
+         "seconds": 1.0, "published": None, "chosen": {}, "baselines": [], "means": means,
+         **_study_counts(study.StudyResult(found, [], 0), None)}
+    )  # fmt: skip
+    assert "ga (beta 0.5, chunks of 40)" in text and "ga (chunks of 40)" in text

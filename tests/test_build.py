@@ -34,7 +34,8 @@ def build() -> ModuleType:
 def test_the_book_runs_its_pages_and_no_notebook_beside_them(build: ModuleType) -> None:
     templates = sorted(build.TEMPLATES.glob("*.ipynb"))
     beside = {path.stem for path in templates} - {p.stem for p in build.of_the_book(templates)}
-    assert beside == {"open_in_colab"}  # it trains for as long as its reader allows
+    # One trains for as long as its reader allows; of the other no records are published yet.
+    assert beside == {"open_in_colab", "modern_methods"}
 
 
 # --- one page

@@ -32,10 +32,11 @@ SHARED = {
     "origins",
     "peers",
     "records",
+    "theory",
 }  # modules of the book that are no chapter
 OF_ALL = {"no_torch", "findings"}  # tests of several modules of the book together
 # Chapters whose usual profile is not the one of all others.
-PROFILES_OF = {"real_model", "lab", "equal_forgetting", "exposure"}
+PROFILES_OF = {"real_model", "lab", "equal_forgetting", "exposure", "modern_methods"}
 # Chapters whose studies may be missing at a profile, and which then say so.
 PATIENT = ("forget_size", "robust_region", "sensitivity", "target_check", "what_holds")
 
@@ -43,8 +44,8 @@ PATIENT = ("forget_size", "robust_region", "sensitivity", "target_check", "what_
 # profile, and a real model's are shown beside those of the lab.
 OTHERS = {"engine", "real_model", "step_by_step", "open_in_colab"}
 EMPTY = sorted({path.stem for path in TEMPLATES} - OTHERS)
-# What these draw without records: the authors' release by account, and texts.
-DRAWN_ANYWAY = {"cost", "data", "what_holds"}
+# What these draw without records: the authors' release by account, texts, and solved problems.
+DRAWN_ANYWAY = {"cost", "data", "modern_methods", "what_holds"}
 
 every_template = pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
 # The first page answers and leads on; it teaches nothing and shows every domain.

@@ -15,7 +15,20 @@ class Look:
     marker: str
 
 
-# In the order in which figures and tables list the methods.
+# The markers of rows that came after the paper say which retain data they have.
+ALONE, GENERAL, IN_DIST = "^", "o", "s"
+
+
+def _alone_and_with_descent(name: str, short: str, colour: str) -> dict[str, Look]:
+    """A forget term by itself, and with descent on retain documents of the domain."""
+    return {
+        name: Look(short, colour, ALONE),
+        f"{name}_gd_in_dist": Look(f"{short} + GD", colour, IN_DIST),
+    }
+
+
+# In the order in which figures and tables list the methods. Of the later ones the colour says the
+# family: greens are weighted ascent, violets target distributions.
 METHOD_LOOKS: dict[str, Look] = {
     "ga": Look("GA", "#22272e", "X"),
     "random_label": Look("Random labels", "#cc79a7", "^"),
@@ -24,6 +37,16 @@ METHOD_LOOKS: dict[str, Look] = {
     "ga_gd_in_dist": Look("GA + GD, in-dist.", "#0072b2", "s"),
     "ga_kl_general": Look("GA + KL, general", "#e69f00", "D"),
     "ga_kl_in_dist": Look("GA + KL, in-dist.", "#d55e00", "P"),
+    "ga_js_general": Look("GA + JS, general", "#8d6e63", GENERAL),
+    "ga_js_in_dist": Look("GA + JS, in-dist.", "#8d6e63", IN_DIST),
+    **_alone_and_with_descent("npo", "NPO", "#2f7d32"),
+    **_alone_and_with_descent("tnpo", "Token NPO", "#00897b"),
+    **_alone_and_with_descent("simnpo", "SimNPO", "#6a9a1f"),
+    **_alone_and_with_descent("wga", "WGA", "#827717"),
+    **_alone_and_with_descent("satimp", "SatImp", "#4c9f70"),
+    **_alone_and_with_descent("ceu", "Unlikelihood", "#2c8c99"),
+    **_alone_and_with_descent("undial", "UNDIAL", "#7e57c2"),
+    **_alone_and_with_descent("max_entropy", "Max. entropy", "#b04fc9"),
 }
 OWN_COLOUR, OWN_MARKER = "#6b7280", "*"  # of a method without a look
 BASELINE_TITLES = {

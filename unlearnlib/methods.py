@@ -7,6 +7,13 @@ An update of the model minimises
 and each of the paper's seven methods is a choice of the two terms and of the data. A new method
 is a new row (`register`), a new term a small class with the two functions of `Term`; nothing
 else in the package asks which method it is running.
+
+Two methods that peers have are no rows. RMU (Li et al. 2024, arXiv 2403.03218) needs the states of
+a layer in the middle, which the engine never holds: it would take a hook that captures them once
+although layers are recomputed, gathered or packed, in every architecture, and a second kind of term
+beside the one that sees the last states and the head. A task vector (Ilharco et al. 2023, arXiv
+2212.04089) is subtracted after training on the forget set, so no probe on the way is of the model
+that comes out, and what is compared, stopped and interrupted here is a run along its updates.
 """
 
 from __future__ import annotations
@@ -173,3 +180,18 @@ def data_of(method: Method) -> str:
     """The sets of documents that a method needs."""
     more = {None: "", "general": ", general", "in_distribution": ", retain"}
     return "forget" + more[method.data]
+
+
+def row_in_words(method: Method) -> dict[str, str]:
+    """What a row is, as tables print it: heading -> words."""
+    short = {Descent: "descent", KLToOriginal: "KL", JensenShannon: "Jensen-Shannon"}
+    usual = "" if method.retain is None else "its own"
+    options = method.options.items()
+    return {
+        "family": family_of(method.forget),
+        "weight or target": formula_of(method.forget),
+        "strengths": " ".join(f"{option}={value:g}" for option, value in options),
+        "retain term": next((w for t, w in short.items() if type(method.retain) is t), usual),
+        "documents": data_of(method),
+        "more memory": memory_of(method),
+    }

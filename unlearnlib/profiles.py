@@ -36,6 +36,20 @@ PAPER_METHODS = (
 )
 # Those of them that have a retain term: known here, so that naming a grid needs no torch.
 WITH_RETAIN_TERM = ("ga_gd_general", "ga_gd_in_dist", "ga_kl_general", "ga_kl_in_dist")
+# Rows that came after the paper, which the study `modern` compares with its seven. Of each: the
+# method of the paper whose chosen rate its own are measured by, one with the same retain data.
+LATER_METHODS = {
+    **{name: "ga" for name in ("npo", "tnpo", "simnpo", "wga", "satimp", "ceu")},
+    **{name: "random_label" for name in ("undial", "max_entropy")},
+    **{
+        f"{name}_gd_in_dist": "ga_gd_in_dist"
+        for name in (
+            "npo", "tnpo", "simnpo", "wga", "satimp", "ceu", "undial", "max_entropy"
+        )
+    },
+    "ga_js_general": "ga_kl_general",
+    "ga_js_in_dist": "ga_kl_in_dist",
+}  # fmt: skip
 COMPARED = ("ga", "ga_gd_in_dist")  # by the paper's claim of robustness: without, with retain term
 
 

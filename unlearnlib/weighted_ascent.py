@@ -188,7 +188,9 @@ class WGA(WeightedAscent):
 
     loss    weight times log p
     weight  p^beta
-    beta    5, as its authors have it; open-unlearning has 1. At 0 it is ascent.
+    beta    5. At 0 it is ascent. Sources disagree on what its authors have: 5 by one reading of
+            their experiments, and 1 by the note of the peer that lists the paper's settings;
+            their code has no default, and open-unlearning's is 1
 
     Wang et al. 2025 (arXiv 2502.19301).
     """

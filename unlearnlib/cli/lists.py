@@ -20,7 +20,6 @@ def methods_command(args: argparse.Namespace) -> Report:
     from unlearnlib import methods as rows  # loads torch, as the next line does
     from unlearnlib.report.saved import term_in_words
 
-    short = {rows.Descent: "descent", rows.KLToOriginal: "KL", rows.JensenShannon: "Jensen-Shannon"}
     found = [
         {
             "name": name,
@@ -36,20 +35,10 @@ def methods_command(args: argparse.Namespace) -> Report:
         }
         for name, method in rows.METHODS.items()
     ]
-    header = ("method", "family", "weight or target", "strengths", "retain term", "documents")
-    table = [
-        (
-            name,
-            rows.family_of(method.forget),
-            rows.formula_of(method.forget),
-            " ".join(f"{option}={value:g}" for option, value in method.options.items()),
-            short.get(type(method.retain), "" if method.retain is None else "its own"),
-            rows.data_of(method),
-            rows.memory_of(method),
-        )
-        for name, method in rows.METHODS.items()
-    ]
-    return Report({"methods": found}, columns((*header, "more memory"), table) + LEGEND)
+    table = {name: rows.row_in_words(method) for name, method in rows.METHODS.items()}
+    header = ("method", *table["ga"])
+    listed = columns(header, [(name, *row.values()) for name, row in table.items()])
+    return Report({"methods": found}, listed + LEGEND)
 
 
 def profiles_command(args: argparse.Namespace) -> Report:

@@ -50,6 +50,8 @@ KEY_METRICS = (
     "membership/min_k_40/auc",
     "oracle_kl/forget",
 )
+# The model that is unlearned, how often what is forgotten was read, NPO's strength, the chunks.
+VARIED = ("base", "exposure", "beta", "length")
 # Metric -> heading, for the tables that people read; --json has all of KEY_METRICS.
 HEADINGS = {
     "forget/perplexity": "ppl forget",
@@ -238,12 +240,12 @@ def _key_metrics(record: Record) -> dict[str, float]:
 def _study_metrics(result: StudyResult) -> dict[str, Any]:
     """The baselines, and means over seeds: a row per domain, method and learning rate.
 
-    And per model that is unlearned and exposure of what is forgotten, if these are not the usual.
+    And by what else varies (`VARIED`), where it is not the usual.
     """
     groups: dict[tuple[str, str, float, str], list[Record]] = {}
     for record in result.records:
         spec = record.spec
-        more = json.dumps({name: spec[name] for name in ("base", "exposure") if name in spec})
+        more = json.dumps({name: spec[name] for name in VARIED if spec.get(name) is not None})
         key = (spec["domain"], spec["method"], spec["learning_rate"], more)
         groups.setdefault(key, []).append(record)
     baselines = [
@@ -273,9 +275,11 @@ def _study_metrics(result: StudyResult) -> dict[str, Any]:
 
 
 def _named(row: Mapping[str, Any], name: str) -> str:
-    """A method or a baseline, with the model that is unlearned and the exposure where they vary."""
+    """A method or a baseline, with what else varies (`VARIED`)."""
     more = [str(row["base"])] if "base" in row else []
     more += [f"read {row['exposure']}x"] if "exposure" in row else []
+    more += [f"beta {row['beta']:g}"] if "beta" in row else []
+    more += [f"chunks of {row['length']}"] if "length" in row else []
     return f"{row[name]} ({', '.join(more)})" if more else str(row[name])
 
 

@@ -20,7 +20,7 @@ from unlearnlib.profiles import get_profile, load_domain
 from unlearnlib.spec import RunSpec
 from unlearnlib.store.folder import Store
 from unlearnlib.study.chosen import NotChosen, choose_settings
-from unlearnlib.study.grids import STUDIES, Asked, specs_of
+from unlearnlib.study.grids import MODERN_FACTORS, STUDIES, Asked, specs_of
 from unlearnlib.study.publishing import publish
 from unlearnlib.study.records import open_library, spec_text
 from unlearnlib.study.searches import read_searches, searches_path
@@ -118,8 +118,8 @@ class Everything:
                 specs = specs_of(name, work.profile, work.domains)
             except NotChosen:
                 scale = get_profile(work.profile)
-                count = len(scale.stop_divisors) if STUDIES[name].axis == "exposures" else 1
-                some = Asked(rates=scale.rates[:count])
+                several = {"exposure": len(scale.stop_divisors), "modern": len(MODERN_FACTORS)}
+                some = Asked(rates=scale.rates[: several.get(name, 1)])
                 specs = specs_of(name, work.profile, work.domains, some)
             lacking[name] = [spec for spec in specs if spec_text(spec.as_dict()) not in there]
         return lacking

@@ -47,6 +47,7 @@ AXIS_NOTES = {
     "schedules": 'None: the study\'s shapes of the rate; or others, as ["linear 0.25"]',
     "bases": 'None: the profile\'s vanillas; or some, as ["vanilla", "second"]',
     "exposures": "None: the study's numbers of readings; or others, as [1, 16]",
+    "lengths": "None: the study's tokens per chunk; or others, as [40, 320]",
 }
 _NUMBERS: dict[str, Callable[[Any], Any]] = {
     "seeds": int,
@@ -57,6 +58,7 @@ _NUMBERS: dict[str, Callable[[Any], Any]] = {
     "sizes": int,
     "requests": int,
     "exposures": int,
+    "lengths": int,
 }
 # In the metadata of what an executed notebook shows: that it says what could not be computed.
 FAILED = "unlearn_failed"

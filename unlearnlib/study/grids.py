@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from unlearnlib.errors import UnlearnError, unknown
-from unlearnlib.profiles import COMPARED, PAPER_METHODS, WITH_RETAIN_TERM, get_profile
+from unlearnlib.profiles import (
+    COMPARED,
+    LATER_METHODS,
+    PAPER_METHODS,
+    WITH_RETAIN_TERM,
+    get_profile,
+)
 from unlearnlib.spec import RunSpec
 from unlearnlib.study.chosen import BATCH, settings
 
@@ -36,6 +42,27 @@ SHAPES = (
     ("cosine", 0.25),
 )
 
+# Of the study `modern`: rates as multiples of the chosen one, of the paper's method in
+# `LATER_METHODS` for a later row. Harm at equal forgetting hardly depends on the rate, so two do.
+MODERN_FACTORS = (1.0, 3.0)
+# Other strengths than the row's: defaults are for answers that the model knows by heart, and beside
+# descent they weigh documents that it does not know so well by almost nothing, so that WGA and
+# SatImp with their defaults never reach the retrained model. SimNPO's is its authors' for MUSE,
+# WGA's open-unlearning's, and SatImp's the same for the same power of p, with the retain weight
+# that its authors have.
+MODERN_SETTINGS: dict[str, dict[str, float]] = {
+    "simnpo": {"beta": 0.7},
+    "simnpo_gd_in_dist": {"beta": 0.7},
+    "wga": {"beta": 1.0},
+    "wga_gd_in_dist": {"beta": 1.0},
+    "satimp": {"beta": 1.0},
+    "satimp_gd_in_dist": {"beta": 1.0, "retain_weight": 0.1},
+}
+# Of the study `chunk_beta`: chunk lengths as parts of the profile's, and strengths of NPO.
+CHUNK_PARTS = (8, 4, 2, 1)
+CHUNK_BETAS = (0.01, 0.1, 1.0, 4.0)
+CHUNK_METHODS = ("npo", "tnpo")  # by sequences, by tokens
+
 Specs = list[RunSpec]
 
 # Of every study: which methods and seeds, and in place of the chosen settings.
@@ -57,6 +84,7 @@ class Asked:
     schedules       (shape, share of the updates that warm up), as ("linear", 0.25)
     bases           which of a profile's models is unlearned (see `RunSpec.base`)
     exposures       how often the model read the documents to forget; 0: all documents
+    lengths         tokens per chunk
     """
 
     methods: Sequence[str] | None = None
@@ -70,6 +98,7 @@ class Asked:
     schedules: Sequence[tuple[str, float]] | None = None
     bases: Sequence[str] | None = None
     exposures: Sequence[int] | None = None
+    lengths: Sequence[int] | None = None
 
     def only(self, axes: Iterable[str]) -> Asked:
         """The values of some axes alone."""
@@ -356,6 +385,65 @@ def _exposure(profile: str, domain: str, asked: Asked) -> Specs:
     ]
 
 
+def _modern(profile: str, domain: str, asked: Asked) -> Specs:
+    """Every row until it has forgotten as much as the retrained model, at a few rates of its own.
+
+    The seeds are the profile's: for each the rate is chosen on the others, by whoever reads them.
+    """
+    most = asked.updates or (get_profile(profile).stop_updates,)
+    asked = dataclasses.replace(asked, updates=most)
+    factors = MODERN_FACTORS if asked.rates is None else (1.0,)
+    return [
+        spec.replace(
+            method=method,
+            learning_rate=float(f"{spec.learning_rate * factor:.6g}"),
+            **MODERN_SETTINGS.get(method, {}),
+        )
+        for method in asked.methods or (*PAPER_METHODS, *LATER_METHODS)
+        for seed in asked.seeds or get_profile(profile).seeds
+        for spec in _chosen(
+            profile,
+            domain,
+            asked,
+            LATER_METHODS.get(method, method),
+            seed,
+            stop="retrained",
+            probe_every=1,
+        )
+        for factor in factors
+    ]
+
+
+def _chunk_beta(profile: str, domain: str, asked: Asked) -> Specs:
+    """NPO and token-wise NPO on the same documents, cut into shorter and longer chunks.
+
+    An update has as many tokens, whatever the length. NPO is run with each of its strengths,
+    token-wise NPO with its own; both at the rate chosen for ascent, which they are at first.
+    """
+    whole = get_profile(profile).length
+    most = asked.updates or (get_profile(profile).stop_updates,)
+    return [
+        spec.replace(
+            method=method,
+            length=None if length == whole else length,
+            batch_size=max(1, BATCH * whole // length),
+            **({} if beta is None else {"beta": beta}),
+        )
+        for method in asked.methods or CHUNK_METHODS
+        for beta in (CHUNK_BETAS if method == "npo" else (None,))
+        for seed in asked.seeds or get_profile(profile).seeds[:1]
+        for length in asked.lengths or tuple(whole // part for part in CHUNK_PARTS)
+        for spec in _chosen(
+            profile,
+            domain,
+            dataclasses.replace(asked, updates=most),
+            "ga",
+            seed,
+            probe_every=4,
+        )
+    ]
+
+
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
@@ -395,6 +483,17 @@ STUDIES: dict[str, Study] = {
             "the same on documents that the model read once, twice, ... sixteen times",
             _exposure,
             "exposures",
+        ),
+        Study(
+            "modern",
+            "the paper's methods and those since, until each has forgotten as much as retraining",
+            _modern,
+        ),
+        Study(
+            "chunk_beta",
+            "chunk length x strength of NPO, beside token-wise NPO",
+            _chunk_beta,
+            "lengths",
         ),
         Study(
             "published",
