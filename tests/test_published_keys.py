@@ -59,7 +59,7 @@ def test_the_key_of_a_run_written_out_by_hand() -> None:
 
 def test_a_published_record_names_all_that_it_rests_on(published: list[Record]) -> None:
     """A baseline is of the same basis as the runs that it stands beside."""
-    for record in published:
+    for record in (r for r in published if r.kind != "throughput"):  # of random weights and texts
         basis = record.basis
         assert basis.config_hash and basis.tokenizer_hash and basis.length and basis.prefix
         assert bool(basis.oracle_hash) == any(m.startswith("oracle_kl") for m in record.metrics)
@@ -78,7 +78,7 @@ def test_the_keys_of_the_lab_are_of_the_models_that_come_with_the_project(
         domain: oracle_hash(model_hash(oracle), config_hash(oracle.config))
         for domain, oracle in oracles.items()
     }
-    records = [r for r in published if r.spec["profile"] == "lab"]
+    records = [r for r in published if r.spec.get("profile") == "lab"]
     assert records
     for record in records:
         expected = (*hashes, retrained[record.spec["domain"]], 320, 32)

@@ -39,6 +39,7 @@ Base = Literal["vanilla", "second", "published"]
 Stop = Literal["end", "retrained"]
 SCHEDULES: tuple[str, ...] = typing.get_args(Schedule)
 OPTIMIZERS: tuple[str, ...] = typing.get_args(Optimizer)
+SHORTEST = 8  # tokens of a chunk
 # Above these nothing can be run: a mistyped number is refused rather than begun. Whole numbers of
 # more than 64 bits would not fit into tensors and files, either.
 LARGEST = {
@@ -237,8 +238,10 @@ class RunSpec:
             value = getattr(self, name)
             if value is not None and value < at_least:
                 raise UnlearnError(f"{name} is {value}: give at least {at_least}.")
-        if self.length is not None and self.length < 8:
-            raise UnlearnError(f"length is {self.length}: give at least 8 tokens per chunk.")
+        if self.length is not None and self.length < SHORTEST:
+            raise UnlearnError(
+                f"length is {self.length}: give at least {SHORTEST} tokens per chunk."
+            )
         self._check_together()
         self._check_method()
         if self.lora_alpha == 2 * self.lora_rank:  # the same run, hence the same key

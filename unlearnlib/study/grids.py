@@ -20,7 +20,7 @@ from unlearnlib.profiles import (
     WITH_RETAIN_TERM,
     get_profile,
 )
-from unlearnlib.spec import RunSpec
+from unlearnlib.spec import SHORTEST, RunSpec
 from unlearnlib.study.chosen import BATCH, settings
 
 TUNING_SEED = get_profile("lab").tuning_seed
@@ -421,6 +421,7 @@ def _chunk_beta(profile: str, domain: str, asked: Asked) -> Specs:
     token-wise NPO with its own; both at the rate chosen for ascent, which they are at first.
     """
     whole = get_profile(profile).length
+    parts = [whole // part for part in CHUNK_PARTS]
     most = asked.updates or (get_profile(profile).stop_updates,)
     return [
         spec.replace(
@@ -432,7 +433,7 @@ def _chunk_beta(profile: str, domain: str, asked: Asked) -> Specs:
         for method in asked.methods or CHUNK_METHODS
         for beta in (CHUNK_BETAS if method == "npo" else (None,))
         for seed in asked.seeds or get_profile(profile).seeds[:1]
-        for length in asked.lengths or tuple(whole // part for part in CHUNK_PARTS)
+        for length in asked.lengths or [n for n in parts if n >= SHORTEST]
         for spec in _chosen(
             profile,
             domain,
