@@ -30,6 +30,7 @@ import math
 import os
 import sys
 import tarfile
+import tempfile
 import time
 import traceback
 from concurrent.futures import ProcessPoolExecutor
@@ -50,6 +51,7 @@ ORDER = (  # of value; the dearest come last
     "forget_size", "batch_size", "schedule", "sequential", "robust_region", "region_seeds",
     "modern", "chunk_beta",
 )  # fmt: skip
+STORE = Path(tempfile.gettempdir()) / "gpu-lab-store"
 SAVING = 25.0  # seconds for writing OUT
 LARGEST = 14 << 20  # bytes of a file of records
 _BENCHES: dict[tuple[str, str, str], Any] = {}
@@ -313,7 +315,7 @@ def main() -> int:
     parser.add_argument("--no-training", action="store_true", help="take the project's models")
     parser.add_argument("--only", nargs="+", metavar="STUDY", help="these studies alone")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--store", type=Path, default=Path("/tmp/gpu-lab-store"))
+    parser.add_argument("--store", type=Path, default=STORE)
     parser.add_argument("--models", nargs="+", metavar="NAME", help="pack these into OUT and stop")
     parser.add_argument("--take", type=Path, metavar="OUT", help="put OUT into place and stop")
     args = parser.parse_args()
