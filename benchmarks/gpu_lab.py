@@ -243,7 +243,7 @@ def choose(store: Store) -> bool:
 
 
 def save(args: argparse.Namespace) -> None:
-    """Write OUT: records in files that are not too large, settings, and the project's weights."""
+    """Write OUT: records in files that are not too large, and the settings."""
     from unlearnlib.folders import settings_path
     from unlearnlib.store import Store, write_parquet
 

@@ -131,7 +131,7 @@ def test_the_stream_is_tokenised_once_for_all_models(
 
     monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path))
     monkeypatch.setattr("unlearnlib.pretrain.lab_documents", stream_of)
-    monkeypatch.setattr("unlearnlib.pretrain.lab_tokenizer", lambda recipe: tiny_tokenizer())
+    monkeypatch.setattr("unlearnlib.pretrain.train_tokenizer", lambda *_: tiny_tokenizer())
     recipe = dataclasses.replace(TINY, documents=1, seed=3)
     for name, read in (("vanilla", few), ("oracle-books", few[1:]), ("oracle-arxiv-s1", few[:2])):
         text = text_of(name, recipe)
@@ -152,7 +152,7 @@ def test_a_document_of_the_stream_fits_into_a_chunk(
     few = [dataclasses.replace(documents("train", 1)[0], exposure=1)]
     monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path))
     monkeypatch.setattr("unlearnlib.pretrain.lab_documents", lambda name, seed=0, read=0: few)
-    monkeypatch.setattr("unlearnlib.pretrain.lab_tokenizer", lambda recipe: tiny_tokenizer())
+    monkeypatch.setattr("unlearnlib.pretrain.train_tokenizer", lambda *_: tiny_tokenizer())
     short = dataclasses.replace(TINY, documents=1, length=8)
     with pytest.raises(UnlearnError, match=r"^a document is longer than 8 tokens: "):
         text_of("vanilla", short)

@@ -14,7 +14,7 @@ from unlearnlib.corpus import stream
 from unlearnlib.corpus.chunks import cut
 from unlearnlib.folders import data_folder
 from unlearnlib.metrics.ngram import NGram
-from unlearnlib.pretrain import lab_documents, lab_tokenizer, recipe_of, training_chunks
+from unlearnlib.pretrain import recipe_of, text_of
 from unlearnlib.store.files import write_file
 
 ORDERS = (1, 2, 3, 4, 5)
@@ -23,15 +23,14 @@ ORDERS = (1, 2, 3, 4, 5)
 def main() -> None:
     """Count once per order, judge every domain."""
     recipe = recipe_of("stream")
-    tokenizer = lab_tokenizer(recipe)
-    documents = lab_documents("vanilla", recipe.corpus_seed, recipe.documents)
-    read = [chunk.tokens for chunk in training_chunks(recipe, tokenizer, documents)]
+    training = text_of("vanilla", recipe)
+    read = [chunk.tokens for chunk in training.chunks]
     unseen = {
         domain: [
             chunk.tokens
             for chunk in cut(
                 stream.generate(domain, recipe.corpus_seed).approximate,
-                tokenizer,
+                training.tokenizer,
                 recipe.length,
                 name=domain,
             )

@@ -23,7 +23,7 @@ from unlearnlib.corpus.chunks import cut
 from unlearnlib.corpus.documents import Document
 from unlearnlib.engine import Execution
 from unlearnlib.folders import data_folder
-from unlearnlib.pretrain import Recipe, lab_documents, lab_tokenizer, recipe_of, train_from_scratch
+from unlearnlib.pretrain import Recipe, recipe_of, text_of, train_on_chunks
 from unlearnlib.scoring import score_chunks
 from unlearnlib.store.files import write_file
 
@@ -36,13 +36,12 @@ def unseen(seed: int) -> dict[str, tuple[Document, ...]]:
 
 def try_rate(recipe: Recipe) -> dict[str, float]:
     """Corpus -> loss of a model trained by `recipe`, nats per token, on unseen documents."""
-    tokenizer = lab_tokenizer(recipe)
-    documents = lab_documents("vanilla", recipe.corpus_seed, recipe.documents)
+    text = text_of("vanilla", recipe)
     name = f"rate {recipe.learning_rate:g}"
-    model, _ = train_from_scratch(recipe, tokenizer, documents, name=name)
+    model, _ = train_on_chunks(recipe, text.tokenizer, text.chunks, name=name)
     losses = {}
     for corpus, texts in unseen(recipe.corpus_seed).items():
-        chunks = cut(texts, tokenizer, recipe.length, name=corpus)
+        chunks = cut(texts, text.tokenizer, recipe.length, name=corpus)
         scores = score_chunks(model, chunks, execution=Execution(progress=False))
         losses[corpus] = round(-float(np.mean(scores.logprob, dtype=np.float64)), 5)
     return losses

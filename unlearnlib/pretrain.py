@@ -182,7 +182,11 @@ def lab_tokenizer(recipe: Recipe = RECIPE) -> Any:
     It is trained on what vanilla sees, the forget sets too (of the stream on a quarter of it): one
     document adds a piece to the vocabulary at most.
     """
-    seen = lab_documents("vanilla", recipe.corpus_seed, recipe.documents)
+    return _tokenizer_of(recipe, lab_documents("vanilla", recipe.corpus_seed, recipe.documents))
+
+
+def _tokenizer_of(recipe: Recipe, seen: Sequence[Document]) -> Any:
+    """`lab_tokenizer`, of what vanilla sees."""
     texts = [document.text for document in seen[:: _OF_TOKENIZER if recipe.documents else 1]]
     return train_tokenizer(texts, recipe.vocabulary)
 
@@ -337,8 +341,8 @@ class TokenisedStream:
     @classmethod
     def make(cls, recipe: Recipe) -> TokenisedStream:
         """Write the stream and tokenise it. `UnlearnError` for a document longer than a chunk."""
-        tokenizer = lab_tokenizer(recipe)
         documents = lab_documents("vanilla", recipe.corpus_seed, recipe.documents)
+        tokenizer = _tokenizer_of(recipe, documents)
         chunks = cut(documents, tokenizer, recipe.length, name="training")
         if [chunk.document for chunk in chunks] != [document.id for document in documents]:
             raise UnlearnError(

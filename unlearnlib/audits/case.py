@@ -144,15 +144,15 @@ class Case:
 
     def held_out(self) -> list[Chunk]:
         """The documents to forget that relearning does not teach, `most` of them at most."""
-        kept = self.halves("forget")[1]
-        names = list(dict.fromkeys(chunk.document for chunk in kept))
-        return _of(kept, names[: self.most])
+        return self._not_taught("forget")
 
     def unread(self) -> list[Chunk]:
         """Documents of the same kind that no model read and relearning does not teach."""
-        if not self.taught_count("approximate"):
-            return []
-        kept = self.halves("approximate")[1]
+        return self._not_taught("approximate") if self.taught_count("approximate") else []
+
+    def _not_taught(self, split: str) -> list[Chunk]:
+        """The other half of a split, `most` documents of it at most."""
+        kept = self.halves(split)[1]
         names = list(dict.fromkeys(chunk.document for chunk in kept))
         return _of(kept, names[: self.most])
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from unlearnlib.audits.case import Case, Measured, Tick, by_document, measured, tokens
 from unlearnlib.corpus.chunks import Chunk, collate
 from unlearnlib.decoder import decoder_of, head_of
 from unlearnlib.engine import Execution, micro_batches
 from unlearnlib.errors import UnlearnError
-from unlearnlib.objectives import Head, positions_per_chunk
+from unlearnlib.objectives import log_probability
 
 # What models call the norm before their output head.
 NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "norm_f")
@@ -60,26 +60,12 @@ def losses_by_layer(
         states = [norm(state) for state in out.hidden_states[1:-1]] + [out.last_hidden_state]
         sums = sums or [[0.0] * len(chunks) for _ in states]
         for layer, hidden in enumerate(states):
-            each = _losses(hidden[batch.target_mask], head, batch.targets)
+            each = -log_probability(hidden[batch.target_mask], head, batch.targets).cpu().double()
             for index, part in zip(rows, each.split([c.targets for c in some]), strict=True):
                 sums[layer][index] = float(part.sum())
         tick(tokens(some))
     model.train(training)
     return [by_document(chunks, layer) for layer in sums]
-
-
-def _losses(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
-    """(N,) float64 losses of N positions, whose full logits never exist together."""
-    step = positions_per_chunk(head.weight)
-    pieces = [
-        nn.functional.cross_entropy(
-            head.logits(hidden[start : start + step]),
-            targets[start : start + step],
-            reduction="none",
-        )
-        for start in range(0, len(hidden), step)
-    ]
-    return torch.cat(pieces).cpu().double()
 
 
 @dataclass(frozen=True)
